@@ -1,0 +1,38 @@
+# make distill   from nothing to distilled users and their test metrics
+# make test      the tests
+# make bench     the speed figures of the README
+# make setup     only .venv with the pinned requirements
+#
+# ARGS reach the script: make distill ARGS="--user_support=100 --seed=7"
+# PYTHON chooses the interpreter of .venv: make setup PYTHON=python3.12
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$python && break; done)
+VENV = .venv/bin/python
+PIP_INSTALL = $(VENV) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: setup distill test bench
+
+setup: .venv/core.done
+
+.venv/core.done: requirements.txt
+	@if [ -z "$(PYTHON)" ]; then echo "make: Python 3.10 to 3.13 with its venv module is needed, and none was found" >&2; exit 1; fi
+	@echo "making .venv with $(PYTHON) and requirements.txt (about 2.5 GB, a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/dev.done: .venv/core.done requirements-dev.txt
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+# The data set is the first that can be had; prep.sh says so if it is not the first one named.
+distill: .venv/core.done
+	@dataset=$$(./prep.sh ml-1m ml-100k) && $(VENV) distill.py --dataset=$$dataset $(ARGS)
+
+test: .venv/dev.done
+	@$(VENV) -m pytest $(ARGS)
+
+bench: .venv/core.done
+	@$(VENV) bench.py $(ARGS)

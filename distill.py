@@ -1,0 +1,370 @@
+"""Distill-CF: learns synthetic users from real ones, then trains and evaluates the ∞-AE on them alone.
+
+    python distill.py                          the settings of hyper_params.py
+    python distill.py --dataset=ml-100k --user_support=100 --seed=7
+    python distill.py --paper=true             every choice as in the paper
+    CUDA_VISIBLE_DEVICES=0 python distill.py   on the first GPU
+
+It can be killed at any moment: the same command goes on where the last checkpoint was, and ends with
+the same bits as if nothing had happened. What it makes is described in runs.py.
+"""
+import json
+import math
+import signal
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import data
+import devices
+import model
+from eval import METRICS, inverse_propensity, search_lamda, summarise
+from runs import describe, open_run, peak_rss_mb, plot_curve
+from settings import UserError, resolve, run_script
+
+CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
+PAPER_NDCG_AT_10 = {"magazine": 23.81, "ml-1m": 32.52, "douban": 24.20, "netflix": 30.54}  # its table 1, S = 500
+
+
+class State(NamedTuple):
+    """What a step changes, on the devices."""
+    params: model.Params
+    adam: optax.OptState
+
+
+class Best(NamedTuple):
+    """The synthetic users of the best validation, (S, I) each, on the host."""
+    rows: np.ndarray
+    logits: np.ndarray
+
+
+class Progress(NamedTuple):
+    """What else is needed to go on: plain numbers, kept in the checkpoint as JSON."""
+    step: int = 0
+    best_step: int = 0
+    lamda: float = math.nan    # of the last validation
+    history: tuple = ()        # a dict a validation, as in metrics.jsonl
+    step_seconds: tuple = ()   # of each step that was timed: not the first ones, which compile
+    wall_seconds: float = 0.0  # of the run in all its processes
+
+
+def initial_logits(settings, dataset):
+    """Where the synthetic users start: the train rows of S random real users, (S, I) float."""
+    rng = np.random.default_rng([settings["seed"], 0])
+    rows = data.sample_users(rng, dataset.train, settings["user_support"]).toarray()
+    return rows.astype(np.float64 if settings["float64"] else np.float32)
+
+
+def make_batches(settings, train, mesh):
+    """batches(step) -> a list of accumulate_steps arrays (B', I) int8 of real users, on the devices.
+
+    A batch is drawn without replacement and depends on the seed and the step alone. B' is B, or the
+    next multiple of the number of devices; what is added is empty rows.
+    """
+    users, size = train.shape[0], settings["batch_size"]
+    if size == -1 or size >= users:
+        everyone = [devices.spread(mesh, train.toarray())] * settings["accumulate_steps"]
+        return lambda step: everyone
+
+    def batch(step, part):
+        rng = np.random.default_rng([settings["seed"], 1, step, part])
+        return devices.spread(mesh, train[rng.choice(users, size, replace=False)].toarray())
+
+    return lambda step: [batch(step, part) for part in range(settings["accumulate_steps"])]
+
+
+def make_sampler(settings):
+    """sample(key, logits (S, I)) -> X_syn (S, I), jitted."""
+    groups = settings["noise_groups"] if settings["noise_groups"] > 0 else settings["user_support"]
+    return jax.jit(lambda key, logits: model.sample(key, logits, settings["gumbel_tau"], settings["num_per_user"], groups))
+
+
+def make_loss(settings, kernel, train):
+    """The outer objective of Distill-CF (equation 4 of the paper).
+
+    Returns:
+        loss(params, lamda, noise_key, split_key, batch (B', I)) -> (scalar, the lamda it used): the
+        mean cross entropy of B real users under the ∞-AE trained on sampled synthetic users, plus
+        cardinality_reg times the mean length of a synthetic user relative to a real one.
+    """
+    sample = make_sampler(settings)
+    users = train.shape[0] if settings["batch_size"] == -1 else min(settings["batch_size"], train.shape[0])
+    interactions_per_user = train.nnz / train.shape[0]
+
+    def loss(params, lamda, noise_key, split_key, batch):
+        rows = sample(noise_key, params.logits)
+        lamda = jnp.exp(params.log_lamda) if settings["learn_lamda"] else lamda
+        alpha = model.ridge(kernel(rows), rows, lamda)
+        if settings["objective"] == "held_out":
+            fed, targets = model.split_rows(split_key, batch, settings["keep_prob"])
+            hidden = fed
+        else:
+            fed, targets, hidden = batch, batch, None
+        scores = model.predict(kernel(fed.astype(rows.dtype), rows), alpha)
+        entropy = model.cross_entropy(scores, targets, hidden, settings["history_discount"])
+        length = rows.sum() / len(rows) / interactions_per_user
+        return entropy.sum() / users + settings["cardinality_reg"] * length, lamda
+
+    return loss
+
+
+def make_optimizer(settings):
+    rate = settings["learning_rate"]
+    return optax.adam(optax.cosine_decay_schedule(rate, settings["train_steps"]) if settings["cosine_decay"] else rate)
+
+
+def make_step(settings, loss, optimizer):
+    """One Adam update from one or more batches.
+
+    The same noise serves all batches of a step; each batch has its own split into fed and held out.
+
+    Returns:
+        step(state, lamda, key, batches) -> (state, (loss, lamda)), without waiting for the devices.
+    """
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    add = jax.jit(lambda total, part: jax.tree.map(jnp.add, total, part))
+    parts = settings["accumulate_steps"]
+
+    @jax.jit
+    def update(state, total):
+        mean = jax.tree.map(lambda each: each / parts, total)
+        values, gradients = mean
+        changes, adam = optimizer.update(gradients, state.adam, state.params)
+        return State(optax.apply_updates(state.params, changes), adam), values
+
+    def step(state, lamda, key, batches):
+        noise_key, split_key = jax.random.split(key)
+        total = None
+        for part_key, batch in zip(jax.random.split(split_key, parts), batches):
+            part = gradient(state.params, lamda, noise_key, part_key, batch)
+            total = part if total is None else add(total, part)
+        return update(state, total)
+
+    return step
+
+
+def validates(step, settings):
+    """Whether a validation follows this many steps: 0, 25, ..., 200, each log_freq after, and the last."""
+    return step % (25 if step <= 200 else settings["log_freq"]) == 0 or step == settings["train_steps"]
+
+
+def show(metrics):
+    return "  ".join(f"{name} {metrics[name]:.{4 if name == 'AUC' else 2}f}" for name in METRICS)
+
+
+class Stop:
+    """Turns a first SIGINT or SIGTERM into a wish to stop after the step; a second one interrupts at once."""
+
+    def __init__(self):
+        self.signal = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number, frame):
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class Distillation:
+    """The optimisation of one run: its state on the devices, and what is kept of it on the disk.
+
+    Every random choice is a function of the seed and the step, so going on from a checkpoint repeats
+    exactly what would have come.
+    """
+
+    def __init__(self, settings, run, dataset, mesh):
+        self.settings, self.run, self.mesh = settings, run, mesh
+        self.weights = inverse_propensity(dataset.train)
+        self.view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]))
+        self.kernel = model.make_kernel(settings["depth"], settings["normalize"])
+        self.sample, optimizer = make_sampler(settings), make_optimizer(settings)
+        self.update = make_step(settings, make_loss(settings, self.kernel, dataset.train), optimizer)
+        self.batches = make_batches(settings, dataset.train, mesh)
+        # 'rbg' makes noise several times faster than JAX's default generator.
+        self.step_key, self.validation_key = jax.random.split(jax.random.key(settings["seed"], impl="rbg"))
+
+        logits = initial_logits(settings, dataset)
+        params = model.Params(jnp.asarray(logits), jnp.log(jnp.asarray(settings["lamda"], logits.dtype)))
+        self.state, self.best = State(params, optimizer.init(params)), Best(logits, logits)
+        self.progress = Progress()
+        self._restore()
+        self.state = devices.replicate(mesh, self.state)
+        self._saved_at, self._step_began, self._pending = time.monotonic(), None, None
+
+    def due(self):
+        """Whether the synthetic users, as they are, are still to be validated."""
+        step, history = self.progress.step, self.progress.history
+        return validates(step, self.settings) and (not history or history[-1]["step"] < step)
+
+    def finished(self):
+        step = self.progress.step
+        return step >= self.settings["train_steps"] or step - self.progress.best_step >= self.settings["patience"]
+
+    def stale(self):
+        return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
+
+    def step(self):
+        """Sends one step to the devices, then looks at the loss of the one before, which is ready by now."""
+        step, previous = self.progress.step, self._pending
+        key = jax.random.fold_in(self.step_key, step)
+        self.state, self._pending = self.update(self.state, self.progress.lamda, key, self.batches(step))
+        self._check(previous, step)
+        now, seconds = time.perf_counter(), self.progress.step_seconds
+        if previous is not None and self._step_began is not None:
+            seconds += (now - self._step_began,)
+        self._step_began = now if previous is not None else None
+        self.progress = self.progress._replace(step=step + 1, step_seconds=seconds)
+
+    def validate(self):
+        """Measures the synthetic users, keeps them if they are the best, and says so; returns HR@100."""
+        settings, step = self.settings, self.progress.step
+        loss = self._settle()
+        rows = self.sample(jax.random.fold_in(self.validation_key, step), self.state.params.logits)
+        lamdas = [float(jnp.exp(self.state.params.log_lamda))] if settings["learn_lamda"] else settings["lamda_grid"]
+        found = search_lamda(self.kernel, rows, lamdas, self.view, self.weights, settings["eval_batch_size"], self.mesh)
+        found = [(lamda, metrics) for lamda, metrics in ((lamda, summarise(each)) for lamda, _, each in found)
+                 if math.isfinite(metrics["HR@100"])]
+        if not found:
+            raise UserError(f"step {step}: the kernel of the synthetic users is not positive definite in {rows.dtype} "
+                            f"at lamda {', '.join(f'{each:.3g}' for each in lamdas)}; a larger lamda or --float64=true helps")
+        lamda, metrics = max(found, key=lambda each: each[1]["HR@100"])
+        if metrics["HR@100"] > max((line["validation"]["HR@100"] for line in self.progress.history), default=-1):
+            self.best = Best(np.asarray(rows), np.asarray(self.state.params.logits))
+            self.progress = self.progress._replace(best_step=step)
+        line = {"step": step, "lamda": lamda, "loss": loss, "validation": metrics}
+        self.progress = self.progress._replace(lamda=lamda, history=(*self.progress.history, line))
+        self.run.say(f"step {step:4d}  lamda {lamda:<8.3g}  validation  {show(metrics)}")
+        self.run.save_metrics(self.progress.history)
+        return metrics["HR@100"]
+
+    def save(self):
+        """Writes the checkpoint: everything `__init__` cannot make again from settings and data."""
+        self._settle()
+        self.progress = self.progress._replace(wall_seconds=self.run.wall_seconds())
+        leaves = {f"state_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.state))}
+        self.run.save_checkpoint({**leaves, **self.best._asdict()}, self.progress._asdict())
+        self._saved_at = time.monotonic()
+
+    def _restore(self):
+        saved = self.run.load_checkpoint()
+        if saved is None:
+            return
+        arrays, progress = saved
+        try:
+            leaves, structure = jax.tree.flatten(self.state)
+            found = [arrays[f"state_{i}"] for i in range(len(leaves))]
+            if [each.shape for each in found] != [leaf.shape for leaf in leaves]:
+                raise ValueError("shapes differ")
+            self.state = jax.tree.unflatten(structure, [jnp.asarray(each) for each in found])
+            self.best = Best(arrays["rows"], arrays["logits"])
+            self.progress = Progress(**progress)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.run.folder}/checkpoint.npz does not fit these settings ({error}); "
+                            "--resume=false starts again") from error
+        self.run.earlier_seconds = self.progress.wall_seconds
+        self.run.say(f"going on from step {self.progress.step}")
+
+    def _settle(self):
+        """Waits for the devices and returns the last loss, None before the first step of a process."""
+        pending, self._pending, self._step_began = self._pending, None, None
+        self._check(pending, self.progress.step)
+        return None if pending is None else float(pending[0])
+
+    def _check(self, pending, step):
+        """Stops the run if the loss of this step (counted from 1) is not finite."""
+        if pending is not None and not math.isfinite(pending[0]):
+            raise UserError(f"the loss of step {step} is {float(pending[0])} (lamda {float(pending[1]):.3g}); the last good "
+                            f"state is kept in {self.run.folder}/checkpoint.npz. A smaller learning_rate, a larger "
+                            "lamda or --float64=true may help")
+
+
+def optimise(settings, run, dataset, mesh):
+    """Runs the steps, validations and checkpoints that are still to do; (Best, Progress).
+
+    SIGINT and SIGTERM end the process, after a checkpoint, with the exit code shells expect.
+    """
+    stop = Stop()
+    work = Distillation(settings, run, dataset, mesh)
+    with tqdm(total=settings["train_steps"], initial=work.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar:
+        while True:
+            if work.due():
+                quality = work.validate()
+                work.save()
+                bar.set_postfix_str(f"validation HR@100 {quality:.2f}")
+            elif stop.signal or work.stale():
+                work.save()
+            if work.finished():
+                return work.best, work.progress
+            if stop.signal:
+                run.say(f"{signal.Signals(stop.signal).name}: stopped after step {work.progress.step}; "
+                        "the same command goes on from there")
+                sys.exit(128 + stop.signal)
+            work.step()
+            bar.update()
+
+
+def finish(settings, run, dataset, mesh, best, progress):
+    """Trains the ∞-AE on the best synthetic users, reads the test set once, writes what remains; the result."""
+    chosen = next(line for line in progress.history if line["step"] == progress.best_step)
+    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    view = dataset.test_view(np.random.default_rng([settings["seed"], 3]))
+    [(_, _, metrics)] = search_lamda(kernel, devices.replicate(mesh, best.rows), [chosen["lamda"]], view,
+                                     inverse_propensity(dataset.train), settings["eval_batch_size"], mesh)
+    run.save_arrays("distilled.npz", {
+        "data": best.rows.astype(np.float32), "logits": best.logits.astype(np.float32), "item_ids": dataset.item_ids,
+        "lamda": np.float64(chosen["lamda"]), "settings": np.array(json.dumps(settings))})
+    plot_curve(run.folder / "curve.png", progress.history, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
+    result = {"dataset": dataset.name, "val": chosen["validation"], "test": summarise(metrics), "lamda": chosen["lamda"],
+              "best_step": progress.best_step, "steps": progress.step,
+              "wall_seconds": run.wall_seconds(), "step_seconds": float(np.median(progress.step_seconds or [math.nan])),
+              "peak_rss_mb": peak_rss_mb()}
+    run.save_json("result.json", result)
+    return result
+
+
+def main(arguments):
+    settings, changed = resolve(arguments, __doc__)
+    mesh = devices.start(settings["float64"])
+    dataset = data.load(settings["dataset"], settings["data_dir"])
+    users, items = dataset.train.shape
+    print(f"{dataset.name}: {users:,} users, {items:,} items, {dataset.train.nnz:,} train / {dataset.validation.nnz:,} "
+          f"validation / {dataset.test.nnz:,} test interactions")
+    print("settings that differ from hyper_params.py:", ", ".join(f"{key}={value}" for key, value in changed.items()) or "none")
+    for part in ("validation", "test"):
+        if getattr(dataset, part).nnz == 0:
+            raise UserError(f"{dataset.name} has no {part} interactions: there is nothing to measure by")
+    if settings["user_support"] > users:
+        raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {users:,} users to start from")
+    if settings["noise_groups"] > settings["user_support"]:
+        raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({settings['user_support']})")
+
+    with open_run(settings, dataset.fingerprint) as run:
+        result = run.result()
+        if result is None:
+            run.save_json("config.json", describe(settings, dataset.fingerprint, devices.describe(mesh)))
+            print(f"run: {run.folder} on {devices.describe(mesh)}", flush=True)
+            try:
+                result = finish(settings, run, dataset, mesh, *optimise(settings, run, dataset, mesh))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                raise UserError(f"out of memory on the device: a smaller batch_size or eval_batch_size needs less "
+                                f"({str(error).splitlines()[0][:120]})") from error
+        else:
+            print(f"run: {run.folder} was finished before; --resume=false runs it again")
+        run.say(f"{dataset.name}: best step {result['best_step']} of {result['steps']}, {result['wall_seconds']:.0f} s, "
+                f"{result['step_seconds']:.2f} s a step, {result['peak_rss_mb']:,.0f} MiB")
+        if dataset.name in PAPER_NDCG_AT_10:
+            run.say(f"paper, 500 synthetic users, its split of {dataset.name}: NDCG@10 {PAPER_NDCG_AT_10[dataset.name]}")
+        run.say(f"test  {show(result['test'])}")
+
+
+if __name__ == "__main__":
+    run_script(main)

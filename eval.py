@@ -1,0 +1,165 @@
+"""How well a ranking finds the targets: HR, nDCG, PSP at 10 and 100 per user, the AUC, and the lamda grid.
+
+The protocol is the paper's: every item is ranked but those of the context; users without targets are
+left out of every mean. With p targets of a user and w_i the inverse propensity of item i,
+
+    HR@k    hits in the top k / min(p, k)
+    nDCG@k  binary gains, ideal over min(p, k)
+    PSP@k   [sum of w over hits / min(p, k)] / [sum of the min(p, k) largest w of the targets]
+    PSP_textbook@k   the same without the inner division: 100 for a perfect ranking
+    AUC     all targets of all users against all their sampled negatives, in one pool
+
+All in percent, except the AUC.
+"""
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from devices import spread
+from model import predict, ridge
+
+CUTOFFS = (10, 100)
+PER_USER_METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "PSP", "PSP_textbook") for k in CUTOFFS)
+METRICS = (*(name for name in PER_USER_METRICS if "textbook" not in name), "AUC")
+
+
+def inverse_propensity(train):
+    """w_i = 1 + C (f_i + B)^-A of every item, (I,) float32.
+
+    A = 0.55, B = 1.5, C = (ln N - 1)(B + 1)^A, f_i the item's train count, N the train interactions
+    (Jain, Prabhu, Varma, KDD 2016).
+    """
+    a, b = 0.55, 1.5
+    frequency = np.bincount(train.indices, minlength=train.shape[1])
+    c = (math.log(train.nnz) - 1) * (b + 1) ** a
+    return (1 + c * (frequency + b) ** -a).astype(np.float32)
+
+
+def largest_weights(targets, weights, k):
+    """Sum of the min(p, k) largest weights among each user's targets, (U,)."""
+    user = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
+    weight = weights[targets.indices].astype(np.float64)
+    order = np.lexsort((-weight, user))  # users stay together, so a user's place in the list is his row's
+    place = np.arange(len(user)) - targets.indptr[user]
+    return np.bincount(user[order], weight[order] * (place < k), targets.shape[0])
+
+
+def pooled_auc(positive, negative):
+    """Probability that a positive's score is above a negative's, ties counted half; NaN if either is empty."""
+    if not len(positive) or not len(negative):
+        return math.nan
+    negative = np.sort(negative)
+    below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
+    return float(below.sum() / 2 / len(positive) / len(negative))
+
+
+@partial(jax.jit, static_argnums=0)
+def _cross_kernel(kernel, context, rows):
+    return kernel(context.astype(rows.dtype), rows)
+
+
+@jax.jit
+def _rank(cross, alpha, context, targets, weights, positives, negatives):
+    """Scores a batch of B users; counts of (B,) for each cutoff, and the scores the AUC needs."""
+    scores = predict(cross, alpha)
+    k = min(max(CUTOFFS), scores.shape[1])
+    top = jax.lax.top_k(jnp.where(context > 0, -jnp.inf, scores), k)[1]
+    hits = jnp.take_along_axis(targets, top, axis=1).astype(scores.dtype)
+    discount = 1 / jnp.log2(jnp.arange(k, dtype=scores.dtype) + 2)
+    sums = {f"{name}@{cutoff}": jnp.sum((hits * gain)[:, :cutoff], axis=1) for cutoff in CUTOFFS
+            for name, gain in (("HR", 1), ("NDCG", discount), ("PSP", weights[top]))}
+    return (sums, jnp.take_along_axis(scores, positives, axis=1), jnp.take_along_axis(scores, negatives, axis=1),
+            jnp.isfinite(scores).all())
+
+
+def evaluate(kernel, rows, alphas, view, weights, batch_size, mesh):
+    """Metrics of several solutions at once: each batch of users meets the kernel once, not once a solution.
+
+    Args:
+        kernel: from model.make_kernel.
+        rows: X, (m, I), what the model was trained on.
+        alphas: solutions, each (m, I).
+        view: data.View, context and targets of U users, negatives for the AUC.
+        weights: `inverse_propensity`, (I,).
+        batch_size: users at once. It changes memory, not the result.
+        mesh: from devices.start.
+
+    Returns:
+        A dict an alpha: every name of PER_USER_METRICS -> (U,) float64, percent, NaN for users
+        without targets; "AUC" -> float. All NaN where alpha gives scores that are not finite.
+    """
+    users = np.flatnonzero(np.diff(view.targets.indptr))
+    batch_size = min(batch_size, max(len(users), 1))
+    width = max(np.diff(view.targets.indptr).max(initial=0), 1)
+    sums = [{} for _ in alphas]
+    pools = [([], []) for _ in alphas]
+    for start in range(0, len(users), batch_size):
+        batch = users[start:start + batch_size]
+        fill = batch_size - len(batch)  # the last batch gets empty users, so that its shape needs no new program
+        put = lambda array, empty: spread(mesh, np.pad(array, ((0, fill), (0, 0)), constant_values=empty))
+        context, targets = (put(matrix[batch].toarray(), 0) for matrix in (view.context, view.targets))
+        positives, negatives = _padded(view.targets[batch], width), view.negatives[batch]
+        positive, negative = put(positives, -1), put(negatives, -1)
+        cross = _cross_kernel(kernel, context, rows)
+        for alpha, total, (above, below) in zip(alphas, sums, pools):
+            counted, high, low, finite = _rank(cross, alpha, context, targets, weights, positive, negative)
+            for name, values in counted.items():
+                total.setdefault(name, []).append(np.asarray(values)[:len(batch)] if finite else np.full(len(batch), np.nan))
+            above.append(np.asarray(high)[:len(batch)][positives >= 0])
+            below.append(np.asarray(low)[:len(batch)][negatives >= 0])
+    return [_finish({name: np.concatenate(parts).astype(np.float64) for name, parts in total.items()},
+                    users, view.targets, weights, above, below) for total, (above, below) in zip(sums, pools)]
+
+
+def _finish(sums, users, targets, weights, above, below):
+    """Divides the sums by what a perfect ranking of each user would have."""
+    count = np.diff(targets.indptr)[users]
+    ideal_gain = np.cumsum(1 / np.log2(np.arange(max(CUTOFFS)) + 2))
+    metrics = {name: np.full(targets.shape[0], np.nan) for name in PER_USER_METRICS}
+    for k in CUTOFFS if len(users) else ():
+        found = np.minimum(count, k)
+        ideal_psp = largest_weights(targets, weights, k)[users]
+        metrics[f"HR@{k}"][users] = 100 * sums[f"HR@{k}"] / found
+        metrics[f"NDCG@{k}"][users] = 100 * sums[f"NDCG@{k}"] / ideal_gain[found - 1]
+        metrics[f"PSP@{k}"][users] = 100 * sums[f"PSP@{k}"] / found / ideal_psp
+        metrics[f"PSP_textbook@{k}"][users] = 100 * sums[f"PSP@{k}"] / ideal_psp
+    auc = pooled_auc(np.concatenate(above), np.concatenate(below)) if above else math.nan
+    return {**metrics, "AUC": auc if all(np.isfinite(part).all() for part in above + below) else math.nan}
+
+
+def summarise(metrics):
+    """Means over the users who have targets: name -> float; NaN if there are none."""
+    return {name: float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+            for name, values in metrics.items()}
+
+
+@jax.jit
+def _solve(gram, rows, lamda):
+    return ridge(gram, rows, lamda)
+
+
+@partial(jax.jit, static_argnums=0)
+def _gram(kernel, rows):
+    return kernel(rows)
+
+
+def search_lamda(kernel, rows, lamdas, view, weights, batch_size, mesh):
+    """Trains the ∞-AE on rows with every lamda and evaluates each; kernels are built once for all.
+
+    Returns:
+        [(lamda, alpha, metrics as from `evaluate`)], in the order of lamdas. A lamda with which the
+        kernel is not positive definite in this precision has NaN for every metric.
+    """
+    gram = _gram(kernel, rows)
+    alphas = [_solve(gram, rows, lamda) for lamda in lamdas]
+    return list(zip(lamdas, alphas, evaluate(kernel, rows, alphas, view, weights, batch_size, mesh)))
+
+
+def _padded(matrix, width):
+    """Column numbers of every row of a CSR matrix, left-aligned, -1 behind them; (B, width) int32."""
+    padded = np.full((matrix.shape[0], width), -1, np.int32)
+    padded[np.arange(width) < np.diff(matrix.indptr)[:, None]] = matrix.indices
+    return padded

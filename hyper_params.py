@@ -1,0 +1,68 @@
+"""Every setting, with the value it has when nobody says otherwise.
+
+Edit this file, or override a key for one run: `python distill.py --gumbel_tau=5 --seed=7`. What a key may
+be is checked in settings.py. Defaults were chosen on validation; what was tried stands in the README.
+"""
+
+hyper_params = {
+    # ---- Data ------------------------------------------------------------------------------------------
+    "dataset": "ml-1m",        # a folder under data_dir, made by ./prep.sh
+    "data_dir": "data",
+    "results_dir": "results",  # a folder a run goes here
+
+    # ---- The ∞-AE --------------------------------------------------------------------------------------
+    "depth": 1,                # hidden layers of the infinitely wide network
+    "normalize": True,         # scale every row to the norm sqrt(I) before the kernel (the paper: False)
+    "float64": False,          # double precision everywhere, about three times slower
+
+    # ---- Synthetic users -------------------------------------------------------------------------------
+    "user_support": 500,       # S, how many to learn; they start at as many real users
+    "num_per_user": 200,       # n, Gumbel draws summed into one of them
+    "gumbel_tau": 10.0,        # temperature of a draw
+    "noise_groups": 20,        # groups that share their noise: from 1, cheapest, to S; -1 = S (the paper)
+
+    # ---- What they are asked for -----------------------------------------------------------------------
+    "objective": "held_out",   # predict what was not fed, or "reconstruct" what was (the paper)
+    "keep_prob": 0.5,          # held_out: share of a user's interactions that is fed
+    "history_discount": 0.5,   # a user's loss is divided by (number of targets)^this: 0, every interaction
+                               # weighs the same (the paper); 1, every user does
+    "cardinality_reg": 1e-3,   # price of a synthetic user's length
+    "learn_lamda": True,       # learn the ridge strength with the logits; False: search it again in
+                               # lamda_grid at every validation, by HR@100 (the paper)
+    "lamda": 0.01,             # where it starts when it is learned
+    "lamda_grid": [1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0],
+
+    # ---- Optimisation ----------------------------------------------------------------------------------
+    "learning_rate": 0.04,     # of Adam
+    "cosine_decay": True,      # let it fall to 0 over train_steps, as half a cosine (the paper: False)
+    "train_steps": 100,        # at most
+    "batch_size": 3000,        # B, real users a step; -1 = all
+    "accumulate_steps": 1,     # batches whose gradients make one step
+    "patience": 150,           # stop after as many steps without a better validation HR@100
+    "log_freq": 40,            # validate at 0, 25, 50, ..., 200, then every log_freq steps, and at the end
+    "eval_batch_size": 2048,   # users scored at once; changes memory and speed, not the metrics
+
+    # ---- The run ---------------------------------------------------------------------------------------
+    "seed": 42,
+    "resume": True,            # go on from the checkpoint of the same settings; False: start again and
+                               # keep what was there under another name
+    "paper": False,            # True: every choice below, over what stands above
+}
+
+# The paper's own choices. A key given on the command line still wins over them.
+paper = {
+    "normalize": False,
+    "noise_groups": -1,
+    "objective": "reconstruct",
+    "history_discount": 0.0,
+    "learn_lamda": False,
+    "cosine_decay": False,
+    "train_steps": 500,
+    "batch_size": -1,
+    "user_support": 500,
+    "num_per_user": 200,
+    "gumbel_tau": 10.0,
+    "cardinality_reg": 1e-3,
+    "learning_rate": 0.04,
+    "depth": 1,
+}

@@ -1,0 +1,175 @@
+"""∞-AE and Distill-CF as pure functions: kernel, ridge regression, Gumbel sampling, loss.
+
+Sachdeva, Dhaliwal, Wu, McAuley, "Infinite Recommendation Networks: A Data-Centric Approach",
+NeurIPS 2022, https://arxiv.org/abs/2206.02626. Letters in the docstrings:
+
+    U users, I items, S synthetic users, B users of a batch, n Gumbel draws of a synthetic user,
+    X the rows the model is trained on, T the rows it is asked about, lamda the ridge strength.
+
+Everything here can be jitted and differentiated, and reads no setting that it is not given.
+"""
+import os
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_factor, cho_solve
+
+
+@contextmanager
+def _silent_stderr():
+    """Neither Python nor C++ reaches stderr inside: TensorFlow's start cannot be told to be quiet otherwise."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _silent_stderr():  # neural_tangents imports all of TensorFlow, and uses none of it here
+    from neural_tangents import stax
+
+# A GPU's default (TF32) rounds products to 10 bits, after which a kernel is no longer positive definite.
+PRECISION = "highest"
+# Below this temperature exp(gumbel / tau) leaves float32 (a gumbel reaches 16; exp(88) is the end).
+SMALLEST_TAU_FOR_PRODUCTS = 0.5
+
+
+class Params(NamedTuple):
+    """What Distill-CF learns: logits (S, I), and the logarithm of lamda (used when lamda is learned)."""
+    logits: jax.Array
+    log_lamda: jax.Array
+
+
+def make_kernel(depth, normalize):
+    """The neural tangent kernel of the ∞-AE.
+
+    The network is `Flatten, (Dense, Relu) x depth, Dense` of infinite width with W_std = sqrt(2),
+    b_std = 0.1 (section 3 of the paper).
+
+    Args:
+        depth: hidden layers, at least 1.
+        normalize: scale every row to the norm sqrt(I) first, so that long histories weigh no more
+            than short ones; an empty row stays empty. False is the paper's choice.
+
+    Returns:
+        kernel(rows (m, I), columns (k, I) or None for the rows again) -> (m, k).
+    """
+    dense = stax.Dense(1, W_std=2 ** 0.5, b_std=0.1)  # the width does not enter the closed form
+    _, _, kernel_fn = stax.serial(stax.Flatten(), *(dense, stax.Relu()) * depth, dense)
+
+    def scale(rows):
+        square = jnp.sum(rows ** 2, axis=1, keepdims=True)
+        return rows * jnp.sqrt(rows.shape[1] / jnp.where(square > 0, square, 1)) if normalize else rows
+
+    def kernel(rows, columns=None):
+        with jax.default_matmul_precision(PRECISION):
+            return kernel_fn(scale(rows), None if columns is None else scale(columns), get="ntk")
+
+    return kernel
+
+
+def ridge(gram, labels, lamda):
+    """Kernel ridge regression, alpha = (K + lamda tr(K)/m Id)^-1 Y, by Cholesky.
+
+    Args:
+        gram: K(X, X), (m, m).
+        labels: Y, (m, I); the ∞-AE uses X itself.
+        lamda: strength relative to the mean of K's diagonal.
+
+    Returns:
+        alpha, (m, I); NaN everywhere if the regularised kernel is not positive definite.
+    """
+    m = gram.shape[0]
+    with jax.default_matmul_precision(PRECISION):
+        return cho_solve(cho_factor(gram + lamda * jnp.trace(gram) / m * jnp.eye(m, dtype=gram.dtype)), labels)
+
+
+def predict(cross, alpha):
+    """Scores (B, I) from the cross kernel K(T, X) (B, m) and alpha (m, I)."""
+    return jnp.matmul(cross, alpha, precision=PRECISION)
+
+
+def _sum_of_draws_by_products(gumbels, logits, tau):
+    """Sum of the softmax draws as matrix products: W * (Z^-1 E) with Z = W E'; (s, I).
+
+    One draw is W_s * E_k / <W_s, E_k> with W = exp(logits / tau), E = exp(gumbels / tau), so the users
+    of a group share E, and neither this nor its derivative ever holds (s, n, I).
+    """
+    weights = jnp.exp((logits - jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))) / tau)
+    noise = jnp.exp(gumbels / tau)
+    totals = jnp.matmul(weights, noise.T, precision=PRECISION)  # Z, (s, n)
+    return weights * jnp.matmul(1 / totals, noise, precision=PRECISION)
+
+
+def _sum_of_draws_by_softmax(gumbels, logits, tau):
+    """The same sum draw by draw, through a log-sum-exp that no temperature overflows; (s, I)."""
+    draw = jax.checkpoint(lambda logits, gumbel: jax.nn.softmax((logits + gumbel) / tau))
+    add = lambda total, gumbel: (total + draw(logits, gumbel), None)
+    return jax.lax.scan(add, jnp.zeros_like(logits), gumbels)[0]
+
+
+def sample(key, logits, tau, draws, noise_groups):
+    """Synthetic users: clip(sum over n draws of softmax((L_s + g) / tau), 0, 1), g standard Gumbel.
+
+    Users are cut into groups of neighbours, and a group shares its n rows of noise. Each user's draws
+    keep their distribution exactly; only draws of users in one group are correlated.
+
+    Args:
+        key: a jax.random key.
+        logits: L, (S, I).
+        tau: temperature, > 0 (a Python number: it chooses the algorithm).
+        draws: n.
+        noise_groups: from 1 (all users share) to S (the paper's independent noise). Memory stays
+            that of one group's noise, n x I numbers, whichever is chosen.
+
+    Returns:
+        X_syn, (S, I) in [0, 1].
+    """
+    users, items = logits.shape
+    size = -(-users // noise_groups)
+    groups = -(-users // size)  # 500 users in 300 groups are 250 pairs: never fewer users to share with
+    padded = jnp.pad(logits, ((0, groups * size - users), (0, 0))).reshape(groups, size, items)
+    sum_of_draws = _sum_of_draws_by_products if tau >= SMALLEST_TAU_FOR_PRODUCTS else _sum_of_draws_by_softmax
+
+    @jax.checkpoint  # the backward pass makes the noise again rather than keeping every group's
+    def group(key, logits):
+        return sum_of_draws(jax.random.gumbel(key, (draws, items), logits.dtype), logits, tau)
+
+    sums = jax.lax.map(lambda pair: group(*pair), (jax.random.split(key, groups), padded))
+    return jnp.clip(sums.reshape(-1, items)[:users], 0, 1)
+
+
+def split_rows(key, rows, keep_prob):
+    """Feeds each interaction with probability keep_prob and holds the others out.
+
+    Args:
+        rows: (B, I) of 0 and 1.
+        keep_prob: rounded to a multiple of 2^-16.
+
+    Returns:
+        (fed, held_out), both boolean (B, I); their union is rows.
+    """
+    fed = jax.random.bits(key, rows.shape, "uint16") < round(keep_prob * 2 ** 16)
+    return (rows > 0) & fed, (rows > 0) & ~fed
+
+
+def cross_entropy(scores, targets, hidden, discount):
+    """- sum over targets of log softmax(scores), divided by (number of targets)^discount; (B,).
+
+    Args:
+        scores: (B, I).
+        targets: (B, I) of 0 and 1; a user without any gets 0.
+        hidden: None, or boolean (B, I), never true where targets is: items that are not ranked.
+        discount: 0 as in the paper, where a user weighs as much as his interactions; 1 for the mean over them.
+    """
+    if hidden is not None:
+        scores = jnp.where(hidden, -jnp.inf, scores)
+    count = jnp.sum(targets > 0, axis=1)
+    found = jnp.sum(jnp.where(targets > 0, scores, 0), axis=1)
+    total = jnp.where(count > 0, count * jax.nn.logsumexp(scores, axis=1) - found, 0)
+    return total / jnp.maximum(count, 1).astype(scores.dtype) ** discount

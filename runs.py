@@ -1,0 +1,225 @@
+"""A run's folder, results/<run>/: the only code that writes there.
+
+    config.json      settings, command, versions, device, git revision
+    log.txt          what was said
+    metrics.jsonl    a line a validation
+    checkpoint.npz   all that is needed to go on
+    distilled.npz    the synthetic users, with the items' original ids
+    result.json      the final metrics: exists only when the run has finished
+    curve.png        validation over steps
+
+Every file is written under a temporary name, flushed to the disk and renamed, so a reader, and a run
+that goes on after a crash, sees a whole file or none.
+"""
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from settings import UserError
+
+# Where files lie and whether to go on do not shape the result; every other setting does.
+NOT_SHAPING = {"data_dir", "results_dir", "resume", "paper", "eval_batch_size"}
+PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
+
+
+@contextmanager
+def atomic(path):
+    """Opens path for writing in binary; it appears, whole, when the block ends, or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def lock(path, message):
+    """Holds the file path for this process; UserError(message) if another one holds it.
+
+    The system lets go of it when the process ends, however it ends.
+    """
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(message) from error
+        yield
+
+
+def read_npz(path):
+    """All arrays of a .npz as a dict; UserError if it is truncated or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}  # the zip's checksums are compared as it is read
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read, it is truncated or damaged ({str(error)[:120]}); "
+                        "--resume=false starts again and keeps it under another name") from error
+
+
+class Run:
+    """An open run. Made by `open_run`; every method that writes is atomic."""
+
+    def __init__(self, folder, started):
+        self.folder = folder
+        self.earlier_seconds = 0.0  # of the processes that the run goes on from
+        self._started = started
+
+    def say(self, line):
+        """Shows a line, above a progress bar if there is one, and keeps it in log.txt."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def save_json(self, name, value):
+        with atomic(self.folder / name) as file:
+            file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+    def save_arrays(self, name, arrays):
+        with atomic(self.folder / name) as file:
+            np.savez(file, **arrays)
+
+    def save_metrics(self, history):
+        """Writes metrics.jsonl anew: a dict a validation."""
+        with atomic(self.folder / "metrics.jsonl") as file:
+            file.writelines(json.dumps(line).encode() + b"\n" for line in history)
+
+    def save_checkpoint(self, arrays, state):
+        """Keeps arrays (a dict) and state (anything JSON can hold) for `load_checkpoint`."""
+        self.save_arrays("checkpoint.npz", {**arrays, "state": np.array(json.dumps(state))})
+
+    def load_checkpoint(self):
+        """(arrays, state) as saved, or None if there is no checkpoint."""
+        path = self.folder / "checkpoint.npz"
+        if not path.exists():
+            return None
+        arrays = read_npz(path)
+        try:
+            return arrays, json.loads(str(arrays.pop("state")))
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path} is not a checkpoint of this script; --resume=false starts again") from error
+
+    def result(self):
+        """The result of the finished run, or None."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is damaged; --resume=false starts again and keeps it") from error
+
+    def wall_seconds(self):
+        """Seconds the run has taken in all its processes, imports included."""
+        return self.earlier_seconds + time.time() - self._started
+
+
+def run_name(settings, fingerprint):
+    """A readable name with a hash of the data and of every setting that shapes the result."""
+    shaping = {key: value for key, value in sorted(settings.items()) if key not in NOT_SHAPING}
+    digest = hashlib.sha256(json.dumps([shaping, fingerprint]).encode()).hexdigest()[:8]
+    return "-".join([settings["dataset"], str(settings["user_support"]), settings["objective"],
+                     f"seed{settings['seed']}", digest])
+
+
+@contextmanager
+def open_run(settings, fingerprint):
+    """The folder of these settings on this data, made if needed, and locked while the block runs.
+
+    With resume off, a folder that is already there is kept under another name.
+
+    Raises:
+        UserError: another process runs the same settings.
+    """
+    results = Path(settings["results_dir"])
+    folder = results / run_name(settings, fingerprint)
+    results.mkdir(parents=True, exist_ok=True)
+    # The lock lies beside the folder, which may be renamed while it is held.
+    with lock(results / f".{folder.name}.lock", f"another process is running these settings in {folder}"):
+        if not settings["resume"] and folder.exists():
+            number = 1
+            while (kept := folder.with_name(f"{folder.name}.old{number}")).exists():
+                number += 1
+            folder.rename(kept)
+        folder.mkdir(exist_ok=True)
+        yield Run(folder, _process_start())
+
+
+def describe(settings, fingerprint, devices):
+    """What config.json holds: enough to repeat the run and to tell why another differs."""
+    return {"settings": settings, "data_fingerprint": fingerprint, "command": shlex.join([sys.executable, *sys.argv]),
+            "python": platform.python_version(), "platform": platform.platform(), "devices": devices,
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "git_revision": _git_revision(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+def peak_rss_mb():
+    """The most memory the process has held, in MiB (of the host, not of a GPU)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def plot_curve(path, history, title):
+    """A picture of validation HR@100 and nDCG@10 over steps, and of lamda."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    steps = [line["step"] for line in history]
+    figure, (quality, strength) = pyplot.subplots(2, 1, figsize=(7, 5.5), sharex=True, height_ratios=(3, 1),
+                                                  layout="constrained")
+    for metric, colour in (("HR@100", "tab:blue"), ("NDCG@10", "tab:orange")):
+        values = [line["validation"][metric] for line in history]
+        quality.plot(steps, values, "o-", color=colour, markersize=4)
+        quality.annotate(metric, (steps[-1], values[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
+    best = max(history, key=lambda line: line["validation"]["HR@100"])
+    quality.axvline(best["step"], color="0.7", linestyle=":", zorder=0)
+    quality.annotate(f"best: step {best['step']}", (best["step"], 0.03), (-4, 0), xycoords=("data", "axes fraction"),
+                     textcoords="offset points", color="0.4", ha="right")
+    quality.set(ylabel="validation, %", title=title)
+    strength.plot(steps, [line["lamda"] for line in history], "o-", color="0.4", markersize=4)
+    strength.set(xlabel="step", ylabel="λ", yscale="log")
+    for axes in (quality, strength):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.92")
+    quality.margins(x=0.12)
+    with atomic(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+    pyplot.close(figure)
+
+
+def _process_start():
+    """Seconds since the epoch at which this process was started; imports count as work."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):  # not Linux: from here on
+        return time.time()
+
+
+def _git_revision():
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
+                              cwd=Path(__file__).parent, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,145 @@
+"""From hyper_params.py, a config file and the command line to one checked dict of settings.
+
+Also the one place that turns a UserError into a line on stderr and an exit code.
+"""
+import difflib
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import hyper_params as defaults
+
+
+class UserError(Exception):
+    """Something the user can put right; its text is the one line they are shown."""
+
+
+def _choice(*words):
+    return str, "one of " + ", ".join(words), lambda value: value in words
+
+
+AT_LEAST_1 = (int, "a whole number of at least 1", lambda value: value >= 1)
+COUNT_OR_ALL = (int, "a whole number of at least 1, or -1 for all", lambda value: value >= 1 or value == -1)
+NOT_NEGATIVE = (float, "a number of at least 0", lambda value: 0 <= value < math.inf)
+POSITIVE = (float, "a number above 0", lambda value: 0 < value < math.inf)
+SWITCH = (bool, "true or false", lambda value: True)
+TEXT = (str, "text", lambda value: value != "")
+
+# What every key may be: its type, that in words, and a test.
+RULES = {
+    "dataset": (str, "the name of a folder under data_dir", lambda value: value not in ("", ".", "..") and "/" not in value),
+    "data_dir": TEXT, "results_dir": TEXT,
+    "depth": AT_LEAST_1, "normalize": SWITCH, "float64": SWITCH,
+    "user_support": AT_LEAST_1, "num_per_user": AT_LEAST_1, "gumbel_tau": POSITIVE, "noise_groups": COUNT_OR_ALL,
+    "objective": _choice("held_out", "reconstruct"),
+    "history_discount": (float, "a number between 0 and 1, both included", lambda value: 0 <= value <= 1),
+    "keep_prob": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
+    "cardinality_reg": NOT_NEGATIVE, "learn_lamda": SWITCH, "lamda": POSITIVE,
+    "lamda_grid": (list, "a list of one or more numbers of at least 0, such as [0.1,1]",
+                   lambda value: len(value) > 0 and all(_is_a(each, float) and 0 <= each < math.inf for each in value)),
+    "learning_rate": POSITIVE, "cosine_decay": SWITCH, "train_steps": AT_LEAST_1, "batch_size": COUNT_OR_ALL,
+    "accumulate_steps": AT_LEAST_1, "patience": AT_LEAST_1, "log_freq": AT_LEAST_1, "eval_batch_size": AT_LEAST_1,
+    "seed": (int, "a whole number from 0 to 2^31 - 1", lambda value: 0 <= value < 2 ** 31),
+    "resume": SWITCH, "paper": SWITCH,
+}
+
+
+def resolve(arguments, description):
+    """The settings of one run; with --help, prints the description and every key, and ends the process.
+
+    Later ones win: hyper_params.py, its `paper` dict where paper is true, --config=file.json, --key=value.
+
+    Args:
+        arguments: the words after the script's name.
+
+    Returns:
+        (settings, changed): the full dict, and the part of it that differs from hyper_params.py.
+
+    Raises:
+        UserError: an unknown key, a wrong type or an impossible value, said in one line.
+    """
+    if {"-h", "--help"} & set(arguments):
+        keys = Path(defaults.__file__).read_text(encoding="utf-8")
+        print(f"{description.strip()}\n\nEvery key is set with --key=value, or many with --config=FILE.json. They are, from "
+              f"hyper_params.py:\n\n{keys[keys.index('hyper_params = {'):].strip()}")
+        sys.exit(0)
+    given = {}
+    words = [_split(argument) for argument in arguments]
+    for key, value in words:
+        if key == "config":
+            given.update(_read_config(value))
+    given.update({key: _parse(key, value) for key, value in words if key != "config"})
+    for source in (defaults.hyper_params, defaults.paper, given):
+        for key, value in source.items():
+            _check(key, value)
+    missing = RULES.keys() - defaults.hyper_params.keys()
+    if missing:
+        raise UserError(f"hyper_params.py has lost the key {min(missing)}")
+    base = {**defaults.hyper_params, **given}
+    settings = {**base, **defaults.paper, **given} if base["paper"] else base
+    settings = {key: float(value) if RULES[key][0] is float else value for key, value in settings.items()}
+    changed = {key: value for key, value in settings.items() if value != defaults.hyper_params[key]}
+    return settings, changed
+
+
+def run_script(main):
+    """Calls main(arguments) as a script: what goes wrong for the user is one line and an exit code."""
+    script = Path(sys.argv[0]).stem
+    try:
+        main(sys.argv[1:])
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (UserError, OSError) as error:  # OSError: a full disk, a folder that may not be written
+        sys.exit(f"{script}: {error}")
+    except MemoryError as error:
+        sys.exit(f"{script}: out of memory ({error}); a smaller batch_size or eval_batch_size needs less")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{script}: interrupted\n")
+        sys.exit(130)
+
+
+def _split(argument):
+    if not argument.startswith("--") or "=" not in argument:
+        raise UserError(f"'{argument}' is not understood: settings are given as --key=value (--help lists them)")
+    key, value = argument[2:].split("=", 1)
+    return key, value
+
+
+def _read_config(path):
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config={path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"--config={path} must hold a JSON object of settings")
+    # A run's own config.json can be given as it is.
+    return config["settings"] if isinstance(config.get("settings"), dict) else config
+
+
+def _parse(key, text):
+    if key not in RULES:
+        _check(key, text)
+    if RULES[key][0] is str:
+        return text
+    try:
+        return json.loads(text.lower() if RULES[key][0] is bool else text)
+    except ValueError:
+        return text  # _check says what it should have been
+
+
+def _is_a(value, kind):
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _check(key, value):
+    if key not in RULES:
+        close = difflib.get_close_matches(key, RULES, 1)
+        raise UserError(f"there is no setting '{key}'" + (f"; is it {close[0]}?" if close else "; --help lists them"))
+    kind, words, holds = RULES[key]
+    if not _is_a(value, kind) or not holds(value):
+        raise UserError(f"{key} must be {words}, not {json.dumps(value)}")

@@ -1,0 +1,58 @@
+"""Small generated data for all tests; none of them needs a network or a real data set, but where it says so."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+
+import h5py
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def clustered_interactions(users, items, clusters, rng):
+    """(user, item) pairs with structure to learn: each user likes one cluster of items, and popular ones."""
+    popularity = 1 / np.arange(1, items + 1) ** 0.7
+    taste = np.where(rng.integers(clusters, size=users)[:, None] == np.arange(items) % clusters, 8.0, 1.0) * popularity
+    length = rng.integers(8, 25, size=users)
+    rank = np.argsort(np.argsort(-(np.log(taste) + rng.gumbel(size=taste.shape)), axis=1), axis=1)
+    return np.nonzero(rank < length[:, None])
+
+
+def write_layout(folder, user, item, part):
+    """The two files of the paper's release."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with h5py.File(folder / "total_data.hdf5", "w") as file:
+        file["user"], file["item"] = np.asarray(user, np.int32), np.asarray(item, np.int32)
+        file["rating"] = np.ones(len(user), np.float32)
+    np.savez(folder / "index.npz", data=np.asarray(part))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A data_dir with the data set 'tiny': 80 users, 60 items."""
+    from preprocess import split_interactions
+    rng = np.random.default_rng(0)
+    user, item = clustered_interactions(80, 60, 4, rng)
+    folder = tmp_path_factory.mktemp("data")
+    write_layout(folder / "tiny", user, item, split_interactions(user, rng))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_data):
+    import data
+    return data.load("tiny", tiny_data)
+
+
+@pytest.fixture
+def run_script():
+    """run_script("distill.py", "--key=value", ...) -> CompletedProcess, in the project's folder."""
+    def run(script, *arguments, **options):
+        return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=ROOT, capture_output=True,
+                              text=True, timeout=240, **options)
+    return run

@@ -1,0 +1,172 @@
+"""model.py against slow, obvious NumPy, finite differences and the definition of the NTK."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import model
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.experimental.enable_x64():
+        yield
+
+
+def hand_derived_ntk(x, y, depth, w=2.0, b=0.01):
+    """The NTK by the arc-cosine recursion (Cho and Saul 2009; Jacot et al. 2018), one pair at a time."""
+    kernel = np.empty((len(x), len(y)))
+    for i, first in enumerate(x):
+        for j, second in enumerate(y):
+            cross, left, right = (w * (u @ v) / len(u) + b for u, v in ((first, second), (first, first), (second, second)))
+            tangent = cross
+            for _ in range(depth):
+                cosine = np.clip(cross / np.sqrt(left * right), -1, 1)
+                angle = np.arccos(cosine)
+                covariance = np.sqrt(left * right) * (np.sin(angle) + (np.pi - angle) * cosine) / (2 * np.pi)
+                derivative = (np.pi - angle) / (2 * np.pi)
+                cross = w * covariance + b
+                tangent = cross + w * derivative * tangent
+                left, right = w * left / 2 + b, w * right / 2 + b
+            kernel[i, j] = tangent
+    return kernel
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_kernel_is_the_ntk_of_the_paper_s_network(depth):
+    rng = np.random.default_rng(depth)
+    x, y = ((rng.random((m, 30)) < 0.3).astype(float) for m in (5, 4))
+    kernel = model.make_kernel(depth, normalize=False)
+    np.testing.assert_allclose(kernel(x, y), hand_derived_ntk(x, y, depth), rtol=1e-6)
+    np.testing.assert_allclose(kernel(x), hand_derived_ntk(x, x, depth), rtol=1e-6)
+
+
+def test_kernel_is_the_limit_of_a_wide_network():
+    """The tangent kernel of a finite network with one hidden layer, its parameters' derivatives multiplied out."""
+    rng = np.random.default_rng(0)
+    items, width = 12, 200_000
+    x = (rng.random((4, items)) < 0.4).astype(float)
+    first, bias, last = (rng.standard_normal(shape) for shape in ((items, width), width, width))
+    hidden = x @ first * np.sqrt(2 / items) + 0.1 * bias
+    back = (hidden > 0) * last * np.sqrt(2 / width)
+    active = np.maximum(hidden, 0)
+    empirical = active @ active.T * 2 / width + 0.01 + (back @ back.T) * (x @ x.T * 2 / items + 0.01)
+    np.testing.assert_allclose(model.make_kernel(1, normalize=False)(x), empirical, rtol=0.02)
+
+
+def test_normalized_kernel_sees_only_directions():
+    rng = np.random.default_rng(1)
+    x, y = rng.random((4, 9)), rng.random((3, 9))
+    scaled = [rows / np.linalg.norm(rows, axis=1, keepdims=True) * 3 for rows in (x, y)]
+    kernel = model.make_kernel(1, normalize=True)
+    np.testing.assert_allclose(kernel(7 * x, y), model.make_kernel(1, normalize=False)(*scaled), rtol=1e-6)
+    assert np.isfinite(kernel(np.zeros((1, 9)), y)).all(), "an empty history"
+    assert np.isfinite(jax.grad(lambda rows: kernel(rows).sum())(jnp.zeros((2, 9)))).all()
+
+
+def test_ridge_solves_its_equation():
+    rng = np.random.default_rng(2)
+    root = rng.standard_normal((6, 6))
+    gram, labels = root @ root.T, rng.standard_normal((6, 4))
+    expected = np.linalg.inv(gram + 0.3 * np.trace(gram) / 6 * np.eye(6)) @ labels
+    np.testing.assert_allclose(model.ridge(gram, labels, 0.3), expected, rtol=1e-8)
+    assert np.isnan(model.ridge(-np.eye(3), np.eye(3), 0.0)).all(), "not positive definite"
+
+
+def plain_sample(key, logits, tau, draws, noise_groups):
+    """A synthetic user at a time, a draw at a time: softmax by its definition."""
+    users, items = logits.shape
+    size = -(-users // noise_groups)
+    keys = jax.random.split(key, -(-users // size))
+    noise = [np.asarray(jax.random.gumbel(each, (draws, items), logits.dtype)) for each in keys]
+    total = np.zeros((users, items))
+    for user in range(users):
+        for draw in range(draws):
+            logit = (logits[user] + noise[user // size][draw]) / tau
+            exponent = np.exp(logit - logit.max())
+            total[user] += exponent / exponent.sum()
+    return np.clip(total, 0, 1)
+
+
+@pytest.mark.parametrize("tau", [10.0, 0.5, 0.3, 0.02])
+@pytest.mark.parametrize("noise_groups", [1, 3, 7])
+def test_sample_is_the_sum_of_its_draws(tau, noise_groups):
+    logits = 2 * np.random.default_rng(3).standard_normal((7, 11))
+    key = jax.random.key(4, impl="rbg")
+    rows = jax.jit(lambda logits: model.sample(key, logits, tau, 5, noise_groups))(logits)
+    np.testing.assert_allclose(rows, plain_sample(key, logits, tau, 5, noise_groups), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("noise_groups", [1, 2, 5])
+def test_products_have_the_derivative_of_the_plain_sampler(noise_groups):
+    """Forward and backward, against automatic differentiation of the softmaxes themselves."""
+    logits = jnp.asarray(np.random.default_rng(5).standard_normal((5, 9)))
+    key, weights = jax.random.key(6), np.random.default_rng(7).standard_normal((5, 9))
+    size = -(-5 // noise_groups)
+
+    def plain(logits):
+        keys = jax.random.split(key, -(-5 // size))
+        noise = jnp.stack([jax.random.gumbel(keys[user // size], (3, 9), logits.dtype) for user in range(5)])
+        return jnp.clip(jax.nn.softmax((logits[:, None] + noise) / 2.0, axis=-1).sum(1), 0, 1)
+
+    shared = lambda logits: model.sample(key, logits, 2.0, 3, noise_groups)
+    np.testing.assert_allclose(shared(logits), plain(logits), rtol=1e-10)
+    np.testing.assert_allclose(jax.grad(lambda x: (weights * shared(x)).sum())(logits),
+                               jax.grad(lambda x: (weights * plain(x)).sum())(logits), rtol=1e-8, atol=1e-14)
+
+
+def test_both_forms_of_the_draws_agree_in_float32_where_they_meet():
+    """At the smallest temperature that the products serve, with the largest noise there is."""
+    rng = np.random.default_rng(8)
+    logits = jnp.asarray(4 * rng.standard_normal((4, 2000)), jnp.float32)
+    gumbels = jnp.asarray(rng.gumbel(size=(20, 2000)), jnp.float32).at[3, 5].set(15.9)
+    tau = model.SMALLEST_TAU_FOR_PRODUCTS
+    assert 15.9 / tau + np.log(2000) < np.log(np.finfo(np.float32).max)
+    products, softmax = (form(gumbels, logits, tau) for form in (model._sum_of_draws_by_products, model._sum_of_draws_by_softmax))
+    np.testing.assert_allclose(products, softmax, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [3.0, 0.2])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_gradient_through_sampling_kernel_and_solve(tau, normalize):
+    """Against finite differences, all the way from the logits to the loss."""
+    rng = np.random.default_rng(9)
+    logits, targets = jnp.asarray(rng.standard_normal((4, 8))), jnp.asarray(rng.random((5, 8)) < 0.5)
+    kernel = model.make_kernel(1, normalize)
+
+    def loss(logits, log_lamda):
+        rows = model.sample(jax.random.key(1), logits, tau, 3, 2)
+        alpha = model.ridge(kernel(rows), rows, jnp.exp(log_lamda))
+        scores = model.predict(kernel(targets.astype(rows.dtype), rows), alpha)
+        return model.cross_entropy(scores, targets, None, 0.5).mean()
+
+    check_grads(loss, (logits, jnp.asarray(-1.0)), order=1, modes=["rev"], rtol=1e-4, atol=1e-6)
+
+
+def test_split_rows_partitions_and_feeds_the_share_asked_for():
+    rows = (np.random.default_rng(10).random((300, 200)) < 0.3).astype(np.int8)
+    fed, held_out = (np.asarray(each) for each in model.split_rows(jax.random.key(0), rows, 0.8))
+    assert not (fed & held_out).any() and ((fed | held_out) == (rows > 0)).all()
+    assert fed.sum() / rows.sum() == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+def test_cross_entropy_against_a_loop(discount):
+    rng = np.random.default_rng(11)
+    scores = rng.standard_normal((6, 10))
+    hidden = rng.random((6, 10)) < 0.3
+    targets = (rng.random((6, 10)) < 0.3) & ~hidden
+    targets[2] = False
+    expected = []
+    for user in range(6):
+        total = np.log(sum(np.exp(scores[user, item]) for item in range(10) if not hidden[user, item]))
+        lost = sum(total - scores[user, item] for item in range(10) if targets[user, item])
+        expected.append(lost / max(targets[user].sum(), 1) ** discount)
+    np.testing.assert_allclose(model.cross_entropy(scores, targets, hidden, discount), expected)
+
+
+def test_cross_entropy_of_a_user_whose_every_item_is_hidden_is_zero_with_a_finite_gradient():
+    hidden = jnp.ones((1, 4), bool)
+    value, gradient = jax.value_and_grad(lambda scores: model.cross_entropy(scores, ~hidden, hidden, 0.5).sum())(jnp.ones((1, 4)))
+    assert value == 0 and np.isfinite(gradient).all()
