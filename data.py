@@ -10,7 +10,6 @@ U users, I items, P the most targets any user has; matrices are scipy CSR, (U, I
 """
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ import pandas as pd
 import pooch
 import scipy.sparse as sp
 
+from runs import read_npz
 from settings import UserError
 
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"
@@ -182,11 +182,7 @@ def _read_interactions(path):
 def _read_index(path):
     if not path.exists():
         raise UserError(f"there is no {path}; ./prep.sh makes it")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            part = file["data"]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read, it is truncated or damaged: {_first_line(error)}") from error
+    part = read_npz(path, "./prep.sh makes it anew once the folder is gone").get("data", np.empty((0, 0)))
     if part.ndim != 1 or part.dtype.kind not in "iu" or not np.isin(part, (DROPPED, TRAIN, VALIDATION, TEST)).all():
         raise UserError(f"{path}: 'data' must be a list of 0 (train), 1 (validation), 2 (test) and -1 (dropped)")
     return part

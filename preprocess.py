@@ -123,10 +123,13 @@ def write_dataset(folder, interactions, items, seed, about):
     user, user_ids = pd.factorize(unique.user, sort=True)
     item, item_ids = pd.factorize(unique.item, sort=True)
     part = split_interactions(user, np.random.default_rng(seed))
-    with atomic(folder / INTERACTIONS) as file, h5py.File(file, "w") as out:
+    image = io.BytesIO()  # the HDF5 library may crash where a write to the disk fails
+    with h5py.File(image, "w") as out:
         for name, column in (("user", user.astype(np.int32)), ("item", item.astype(np.int32)),
                              ("rating", unique.rating.to_numpy(np.float32))):
             out.create_dataset(name, data=column, compression="gzip", shuffle=True, fletcher32=True)
+    with atomic(folder / INTERACTIONS) as file:
+        file.write(image.getbuffer())
     with atomic(folder / INDEX) as file:
         np.savez_compressed(file, data=part)
     tables = {"users.csv": pd.DataFrame({"id": user_ids}), "items.csv": pd.DataFrame({"id": item_ids})}

@@ -33,6 +33,7 @@ from settings import UserError
 
 # Where files lie and whether to go on do not shape the result; every other setting does.
 NOT_SHAPING = {"data_dir", "results_dir", "resume", "paper", "eval_batch_size"}
+START_AGAIN = "--resume=false starts again and keeps the folder under another name"
 PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
 
 
@@ -66,14 +67,13 @@ def lock(path, message):
         yield
 
 
-def read_npz(path):
-    """All arrays of a .npz as a dict; UserError if it is truncated or damaged."""
+def read_npz(path, remedy):
+    """All arrays of a .npz as a dict; UserError, ending with the remedy, if it is truncated or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}  # the zip's checksums are compared as it is read
-    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read, it is truncated or damaged ({str(error)[:120]}); "
-                        "--resume=false starts again and keeps it under another name") from error
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}  # the zip's checksums are compared as it is read
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read, it is truncated or damaged ({str(error)[:120]}); {remedy}") from error
 
 
 class Run:
@@ -113,11 +113,11 @@ class Run:
         path = self.folder / "checkpoint.npz"
         if not path.exists():
             return None
-        arrays = read_npz(path)
+        arrays = read_npz(path, START_AGAIN)
         try:
             return arrays, json.loads(str(arrays.pop("state")))
         except (KeyError, ValueError) as error:
-            raise UserError(f"{path} is not a checkpoint of this script; --resume=false starts again") from error
+            raise UserError(f"{path} is not a checkpoint of this script; {START_AGAIN}") from error
 
     def result(self):
         """The result of the finished run, or None."""
@@ -127,7 +127,7 @@ class Run:
         try:
             return json.loads(path.read_text())
         except ValueError as error:
-            raise UserError(f"{path} is damaged; --resume=false starts again and keeps it") from error
+            raise UserError(f"{path} is damaged; {START_AGAIN}") from error
 
     def wall_seconds(self):
         """Seconds the run has taken in all its processes, imports included."""

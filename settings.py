@@ -93,7 +93,7 @@ def run_script(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that may not be written
-        sys.exit(f"{script}: {error}")
+        sys.exit(f"{script}: {' '.join(str(error).split())}")
     except MemoryError as error:
         sys.exit(f"{script}: out of memory ({error}); a smaller batch_size or eval_batch_size needs less")
     except KeyboardInterrupt:

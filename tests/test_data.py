@@ -1,0 +1,148 @@
+"""data.py: the layout, its faults, and the sampling, against plain loops."""
+import json
+import re
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from conftest import ROOT, write_layout
+from hypothesis import given, settings as hypothesis_settings, strategies
+
+import data
+from settings import UserError
+
+SHARED = ROOT.parent / "shared" / "data"
+
+entries = strategies.lists(strategies.tuples(strategies.integers(0, 6), strategies.integers(0, 9), strategies.sampled_from([-1, 0, 0, 0, 1, 2])),
+                           min_size=1, max_size=60)
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(entries)
+def test_load_against_a_loop(tmp_path_factory, entries):
+    """Renumbering, duplicates and pairs that stand in two parts, on arbitrary small data."""
+    folder = tmp_path_factory.mktemp("loop")
+    write_layout(folder / "set", [e[0] * 1000 for e in entries], [e[1] for e in entries], [e[2] for e in entries])
+    sets = {part: {(u * 1000, i) for u, i, p in entries if p == part} for part in (0, 1, 2)}
+    if not sets[0]:
+        with pytest.raises(UserError, match="train"):
+            data.load("set", folder)
+        return
+    found = data.load("set", folder)
+    expected = (sets[0], sets[1] - sets[0], sets[2] - sets[1] - sets[0])
+    for matrix, pairs in zip((found.train, found.validation, found.test), expected):
+        assert {(found.user_ids[u], found.item_ids[i]) for u, i in zip(*matrix.nonzero())} == pairs
+        assert matrix.nnz == len(pairs) and matrix.dtype == np.int8 and set(matrix.data) <= {1}
+    kept = [e for e in entries if e[2] >= 0]
+    assert found.user_ids.tolist() == sorted({e[0] * 1000 for e in kept}) and found.item_ids.tolist() == sorted({e[1] for e in kept})
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(strategies.integers(1, 6), strategies.integers(1, 12), strategies.floats(0, 1), strategies.integers(0, 2 ** 32))
+def test_negatives_are_never_positives(users, items, density, seed):
+    rng = np.random.default_rng(seed)
+    positives = sp.csr_matrix((rng.random((users, items)) < density).astype(np.int8))
+    negatives = data.sample_negatives(rng, positives, 7)
+    for user in range(users):
+        allowed = set(range(items)) - set(positives[user].indices)
+        assert set(negatives[user]) <= allowed if allowed else set(negatives[user]) == {-1}
+
+
+def test_negatives_are_drawn_evenly():
+    positives = sp.csr_matrix(np.array([[0, 1, 0, 1, 1, 0], [1, 1, 0, 0, 0, 0]], np.int8))
+    negatives = data.sample_negatives(np.random.default_rng(0), positives, 30_000)
+    np.testing.assert_allclose(np.bincount(negatives[0], minlength=6) / 30_000, np.array([1, 0, 1, 0, 0, 1]) / 3, atol=0.01)
+    np.testing.assert_allclose(np.bincount(negatives[1], minlength=6) / 30_000, np.array([0, 0, 1, 1, 1, 1]) / 4, atol=0.01)
+
+
+def test_views_keep_what_is_known_apart_from_what_is_asked(tiny):
+    for view in (tiny.validation_view(np.random.default_rng(0)), tiny.test_view(np.random.default_rng(0))):
+        assert view.context.multiply(view.targets).nnz == 0
+    assert (tiny.test_view(np.random.default_rng(0)).context != tiny.train + tiny.validation).nnz == 0
+
+
+def test_fingerprint_changes_with_one_interaction(tiny_data, tmp_path):
+    with h5py.File(tiny_data / "tiny" / "total_data.hdf5") as file:
+        user, item = file["user"][:], file["item"][:]
+    part = np.load(tiny_data / "tiny" / "index.npz")["data"]
+    write_layout(tmp_path / "same", user, item, part)
+    part[np.flatnonzero(part == 0)[0]] = 2
+    write_layout(tmp_path / "other", user, item, part)
+    same, other, first = data.load("same", tmp_path), data.load("other", tmp_path), data.load("tiny", tiny_data)
+    assert same.fingerprint == first.fingerprint != other.fingerprint
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[:len(content) // 2]
+    elif how == "flipped":
+        content[len(content) // 2] ^= 0xFF
+    else:
+        content = b""
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["total_data.hdf5", "index.npz"])
+@pytest.mark.parametrize("how", ["truncated", "empty"])
+def test_damaged_files_are_named(tmp_path, name, how):
+    write_layout(tmp_path / "set", [0, 0, 1] * 100, list(range(300)), [0, 1, 2] * 100)
+    damage(tmp_path / "set" / name, how)
+    with pytest.raises(UserError, match=f"{re.escape(name)} cannot be read"):
+        data.load("set", tmp_path)
+
+
+def test_a_flipped_bit_in_the_index_is_found(tmp_path):
+    write_layout(tmp_path / "set", [0, 0, 1] * 100, list(range(300)), [0, 1, 2] * 100)
+    damage(tmp_path / "set" / "index.npz", "flipped")
+    with pytest.raises(UserError, match="index.npz cannot be read"):
+        data.load("set", tmp_path)
+
+
+@pytest.mark.parametrize("user, item, part, words", [
+    ([0, 1, 2], [0, 1, 2], [0, 1], "do not belong together"),
+    ([0, -1, 2], [0, 1, 2], [0, 1, 2], "'user' has the id -1"),
+    ([0, 1, 2], [0, -7, 2], [0, 1, 2], "'item' has the id -7"),
+    ([0, 1, 2], [0, 1, 2], [0, 1, 3], "'data' must be a list of"),
+    ([0, 1, 2], [0, 1, 2], [0.5, 1, 2], "'data' must be a list of"),
+    ([0, 1, 2], [0, 1, 2], [1, 1, 2], "no interaction is marked as train"),
+])
+def test_wrong_content_is_named(tmp_path, user, item, part, words):
+    write_layout(tmp_path / "set", user, item, part)
+    with pytest.raises(UserError, match=re.escape(words)):
+        data.load("set", tmp_path)
+
+
+@pytest.mark.parametrize("column, words", [
+    (np.array([0, 1, 2 ** 40]), "the id 1099511627776"), (np.array([0.0, 1.0, 2.0]), "whole numbers"),
+    (np.zeros((3, 2), int), "whole numbers"), (np.array([0, 1]), "differ in length")])
+def test_wrong_columns_are_named(tmp_path, column, words):
+    write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 1, 2])
+    with h5py.File(tmp_path / "set" / "total_data.hdf5", "a") as file:
+        del file["item"]
+        file["item"] = column
+    with pytest.raises(UserError, match=words):
+        data.load("set", tmp_path)
+
+
+def test_a_missing_data_set_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(UserError, match=r"\./prep\.sh ml-1m makes it"):
+        data.load("ml-1m", tmp_path)
+
+
+def test_pickles_are_not_loaded(tmp_path):
+    write_layout(tmp_path / "set", [0], [0], [0])
+    np.savez(tmp_path / "set" / "index.npz", data=np.array([{"a": 1}], object))
+    with pytest.raises(UserError, match="index.npz cannot be read"):
+        data.load("set", tmp_path)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the paper's released files are not beside the project")
+@pytest.mark.parametrize("name, shape, train, validation, test", [
+    ("ml-1m", (6040, 3706), 791_718, 99_692, 108_799),
+    # 436 and 6,145 unique pairs; 11 and 287 of them stand in an earlier part already.
+    ("magazine", (3092, 1305), 5_934, 425, 5_858)])
+def test_the_released_files_as_they_are(name, shape, train, validation, test):
+    found = data.load(name, SHARED)
+    assert found.train.shape == shape and (found.train.nnz, found.validation.nnz, found.test.nnz) == (train, validation, test)

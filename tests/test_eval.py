@@ -1,0 +1,140 @@
+"""eval.py against a loop over users, and against scikit-learn."""
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from sklearn.metrics import ndcg_score, roc_auc_score
+
+import devices
+import eval as evaluation
+import model
+from data import View, sample_negatives
+
+USERS, ITEMS = 23, 140
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A view with users without targets, users with more than 10, and scores without ties."""
+    rng = np.random.default_rng(0)
+    context = rng.random((USERS, ITEMS)) < 0.1
+    targets = (rng.random((USERS, ITEMS)) < rng.choice([0, 0.02, 0.3], USERS)[:, None]) & ~context
+    targets[:2] = False
+    context, targets = (sp.csr_matrix(each.astype(np.int8)) for each in (context, targets))
+    view = View(context, targets, sample_negatives(rng, context + targets, 50))
+    rows = rng.random((9, ITEMS), dtype=np.float32) ** 3
+    return view, rows, evaluation.inverse_propensity(context)
+
+
+def solve(rows, lamda):
+    kernel = model.make_kernel(1, normalize=False)
+    alpha = model.ridge(kernel(rows), rows, lamda)
+    return kernel, alpha, lambda context: np.asarray(model.predict(kernel(context.toarray().astype(np.float32), rows), alpha))
+
+
+def loop_metrics(scores, view, weights):
+    """METHOD by the letter: one user, one rank at a time."""
+    metrics = {name: np.full(USERS, np.nan) for name in evaluation.PER_USER_METRICS}
+    positive, negative = [], []
+    for user in range(USERS):
+        targets = set(view.targets[user].indices)
+        if not targets:
+            continue
+        ranking = [item for item in np.argsort(-scores[user], kind="stable") if item not in set(view.context[user].indices)]
+        positive += [scores[user][item] for item in targets]
+        negative += [scores[user][item] for item in view.negatives[user]]
+        for k in (10, 100):
+            found = min(len(targets), k)
+            hits = [(rank, item) for rank, item in enumerate(ranking[:k]) if item in targets]
+            gain = sum(1 / math.log2(rank + 2) for rank, _ in hits)
+            best = sum(1 / math.log2(rank + 2) for rank in range(found))
+            largest = sum(sorted((weights[item] for item in targets), reverse=True)[:found])
+            metrics[f"HR@{k}"][user] = 100 * len(hits) / found
+            metrics[f"NDCG@{k}"][user] = 100 * gain / best
+            metrics[f"PSP@{k}"][user] = 100 * sum(weights[item] for _, item in hits) / found / largest
+            metrics[f"PSP_textbook@{k}"][user] = 100 * sum(weights[item] for _, item in hits) / largest
+    return metrics, positive, negative
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 1000])
+def test_metrics_against_a_loop_in_batches_of_any_size(case, batch_size):
+    view, rows, weights = case
+    kernel, alpha, score = solve(rows, 0.1)
+    [found] = evaluation.evaluate(kernel, jnp.asarray(rows), [alpha], view, weights, batch_size, devices.start(False))
+    expected, positive, negative = loop_metrics(score(view.context), view, weights)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+    labels = np.repeat([1, 0], [len(positive), len(negative)])
+    assert found["AUC"] == pytest.approx(roc_auc_score(labels, positive + negative), abs=1e-4)
+    means = evaluation.summarise(found)
+    assert means["HR@10"] == pytest.approx(np.nanmean(expected["HR@10"])) and np.isnan(expected["HR@10"]).any()
+
+
+def test_ndcg_against_scikit_learn(case):
+    view, rows, weights = case
+    kernel, alpha, score = solve(rows, 1.0)
+    [found] = evaluation.evaluate(kernel, jnp.asarray(rows), [alpha], view, weights, 8, devices.start(False))
+    scores = np.where(view.context.toarray() > 0, -1e9, score(view.context))
+    for user in np.flatnonzero(view.targets.getnnz(axis=1)):
+        for k in (10, 100):
+            expected = ndcg_score(view.targets[user].toarray().astype(float), scores[user:user + 1], k=k)
+            assert found[f"NDCG@{k}"][user] == pytest.approx(100 * expected, rel=1e-5)
+
+
+def test_pooled_auc_counts_ties_half():
+    rng = np.random.default_rng(1)
+    positive, negative = rng.integers(0, 5, 40).astype(float), rng.integers(0, 4, 60).astype(float)
+    expected = roc_auc_score(np.repeat([1, 0], [40, 60]), np.concatenate([positive, negative]))
+    assert evaluation.pooled_auc(positive, negative) == pytest.approx(expected)
+    assert math.isnan(evaluation.pooled_auc(positive[:0], negative))
+
+
+def test_inverse_propensity_by_its_formula():
+    train = sp.csr_matrix(np.array([[1, 1, 0], [1, 0, 0]], np.int8))
+    c = (math.log(3) - 1) * 2.5 ** 0.55
+    expected = [1 + c * (f + 1.5) ** -0.55 for f in (2, 1, 0)]
+    np.testing.assert_allclose(evaluation.inverse_propensity(train), expected, rtol=1e-6)
+
+
+def test_no_targets_at_all_gives_nan_not_an_error(case):
+    view, rows, weights = case
+    kernel, alpha, _ = solve(rows, 1.0)
+    empty = view._replace(targets=sp.csr_matrix((USERS, ITEMS), dtype=np.int8))
+    [found] = evaluation.evaluate(kernel, jnp.asarray(rows), [alpha], empty, weights, 8, devices.start(False))
+    assert all(math.isnan(value) for value in evaluation.summarise(found).values())
+
+
+def test_fewer_items_than_the_cutoff():
+    rng = np.random.default_rng(2)
+    context = sp.csr_matrix((rng.random((6, 12)) < 0.2).astype(np.int8))
+    targets = sp.csr_matrix(((rng.random((6, 12)) < 0.5) & ~(context.toarray() > 0)).astype(np.int8))
+    view = View(context, targets, sample_negatives(rng, context + targets))
+    rows = jnp.asarray(rng.random((3, 12)), jnp.float32)
+    kernel = model.make_kernel(1, normalize=True)
+    [(_, _, found)] = evaluation.search_lamda(kernel, rows, [0.1], view, evaluation.inverse_propensity(context), 4, devices.start(False))
+    np.testing.assert_allclose(found["HR@100"][targets.getnnz(axis=1) > 0], 100)
+
+
+def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):
+    view, rows, weights = case
+    plain, calls = model.make_kernel(1, normalize=False), []
+
+    def kernel(*arguments):  # called while traced: once a shape, however many lamdas share the program
+        calls.append(len(arguments))
+        return plain(*arguments)
+
+    found = evaluation.search_lamda(kernel, jnp.asarray(rows), [0.01, 1.0, 50.0], view, weights, 8, devices.start(False))
+    assert sorted(calls) == [1, 2]
+    for lamda, alpha, metrics in found:
+        _, expected, score = solve(rows, lamda)
+        np.testing.assert_allclose(alpha, expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(metrics["NDCG@100"], loop_metrics(score(view.context), view, weights)[0]["NDCG@100"], rtol=1e-4)
+
+
+def test_a_kernel_that_is_not_positive_definite_gives_nan(case):
+    view, rows, weights = case
+    kernel = lambda first, second=None: -model.make_kernel(1, normalize=False)(first, second)
+    [(_, _, found)] = evaluation.search_lamda(kernel, jnp.asarray(rows), [0.1], view, weights, 8, devices.start(False))
+    assert math.isnan(evaluation.summarise(found)["HR@100"]) and math.isnan(found["AUC"])

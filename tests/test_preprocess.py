@@ -1,0 +1,203 @@
+"""preprocess.py: the split's properties, the parsers, and prep.sh against a local server that misbehaves."""
+import hashlib
+import http.server
+import io
+import json
+import resource
+import subprocess
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import ROOT, clustered_interactions
+from hypothesis import given, settings as hypothesis_settings, strategies
+
+import data
+import preprocess
+from settings import UserError
+
+
+@hypothesis_settings(deadline=None)
+@given(strategies.lists(strategies.integers(0, 8), max_size=200), strategies.integers(0, 2 ** 32))
+def test_split_keeps_the_counts_of_every_user(user, seed):
+    """Against a loop: floor(0.8 n) - 1 train, floor(0.9 n) - floor(0.8 n) validation, the rest test."""
+    user = np.array(user, int)
+    part = preprocess.split_interactions(user, np.random.default_rng(seed))
+    for each in set(user.tolist()):
+        n = int((user == each).sum())
+        found = [int((part[user == each] == code).sum()) for code in (-1, 0, 1, 2)]
+        train, validation = n * 8 // 10 - 1, n * 9 // 10 - n * 8 // 10
+        assert found == ([n, 0, 0, 0] if n < 3 else [0, train, validation, n - train - validation])
+        assert n < 3 or found[3] >= 1 <= found[1]
+
+
+def test_split_is_seeded_and_even():
+    user = np.repeat(np.arange(400), 30)
+    first, second, other = (preprocess.split_interactions(user, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (first == second).all() and (first != other).any()
+    share = (first.reshape(400, 30) == data.TEST).mean(axis=0)
+    assert share.max() < 0.27, "test interactions, 4 of 30, come from every place of a history"
+
+
+def archive(ratings, movies=b'5::Seven::Crime\n7::M\xfcnchen: a, "b" (1999)::Drama\n', name="ml-1m"):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(f"{name}/ratings.dat", ratings)
+        file.writestr(f"{name}/movies.dat", movies)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def ml_1m_zip():
+    user, item = clustered_interactions(30, 40, 3, np.random.default_rng(0))
+    order = np.random.default_rng(1).permutation(len(user))
+    return archive("".join(f"{u + 1}::{i + 5}::4::978300760\n" for u, i in zip(user[order], item[order])).encode())
+
+
+@pytest.fixture
+def server(ml_1m_zip):
+    """A local HTTP server; its `answers` are popped one a request, the last one stays."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.requests += 1
+            answer = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
+            self.send_response(404 if answer == "missing" else 200)
+            self.send_header("Content-Length", str(len(ml_1m_zip)))
+            self.end_headers()
+            content = ml_1m_zip if answer != "damaged" else ml_1m_zip[:-1] + b"!"
+            self.wfile.write(content[:len(content) // 2] if answer == "dropped" else content)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.answers, running.requests = ["good"], 0
+        running.url = f"http://127.0.0.1:{running.server_address[1]}/ml-1m.zip"
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def prepare(tmp_path, ml_1m_zip, *arguments):
+    preprocess.main(["ml-1m", f"--data_dir={tmp_path}", f"--sha256={hashlib.sha256(ml_1m_zip).hexdigest()}", *arguments])
+
+
+def test_download_makes_a_data_set_that_loads(server, ml_1m_zip, tmp_path, capsys):
+    prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
+    assert capsys.readouterr().out == "ml-1m\n"
+    found = data.load("ml-1m", tmp_path)
+    user, item = clustered_interactions(30, 40, 3, np.random.default_rng(0))
+    together = found.train + found.validation + found.test
+    assert {(found.user_ids[u] - 1, found.item_ids[i] - 5) for u, i in zip(*together.nonzero())} == set(zip(user, item))
+    assert dict(zip(found.item_ids, found.titles))[7] == 'München: a, "b" (1999)'
+    manifest = json.loads((tmp_path / "ml-1m" / "manifest.json").read_text())
+    assert manifest["source"] == server.url and manifest["counts"]["train"] == found.train.nnz
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "ml-1m").iterdir()}
+    server.answers = ["missing"]
+    prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "ml-1m").iterdir()} == before, "the second call does nothing"
+    assert server.requests == 1
+    with pytest.raises(UserError, match="was split with seed 42, not 7"):
+        prepare(tmp_path, ml_1m_zip, "--seed=7")
+
+
+def test_a_dropped_connection_is_tried_again(server, ml_1m_zip, tmp_path):
+    server.answers = ["dropped", "good"]
+    prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
+    assert server.requests == 2 and data.load("ml-1m", tmp_path).train.nnz
+
+
+@pytest.mark.parametrize("answer, words", [("dropped", "the connection broke"), ("damaged", "wrong checksum"),
+                                           ("missing", "the server answers 404")])
+def test_a_failed_download_leaves_nothing(server, ml_1m_zip, tmp_path, monkeypatch, answer, words):
+    monkeypatch.setattr(preprocess, "RETRIES", 0)
+    server.answers = [answer]
+    with pytest.raises(UserError, match=words) as caught:
+        prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
+    assert "\n" not in str(caught.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size], "not even a part of a file"
+
+
+def test_no_network_goes_on_with_the_next_data_set_and_says_so(ml_1m_zip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preprocess, "RETRIES", 0)
+    (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
+    closed = "http://127.0.0.1:9/"
+    fetched = preprocess.Origin("pip:not-asked", "", preprocess.read_ml_1m)
+    monkeypatch.setattr(preprocess, "MOVIELENS", closed)
+    monkeypatch.setattr(preprocess, "SOURCES", {"ml-1m": [preprocess.Origin(closed + "ml-1m.zip", "", preprocess.read_ml_1m)],
+                                                "ml-100k": [preprocess.Origin(closed + "ml-100k.zip", "", None), fetched]})
+    monkeypatch.setattr(preprocess, "_download_wheel", lambda origin, downloads: tmp_path / "ml-1m.zip")
+    preprocess.main(["ml-1m", "ml-100k", f"--data_dir={tmp_path}"])
+    out, err = capsys.readouterr()
+    assert out == "ml-100k\n" and "the host cannot be reached): going on with ml-100k instead of ml-1m" in err.splitlines()[0]
+    assert data.load("ml-100k", tmp_path).train.nnz and not (tmp_path / "ml-1m").exists()
+    with pytest.raises(UserError, match="--url=MIRROR or --file=ARCHIVE"):
+        preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"not a zip", "not a sound zip"), (archive(b"1::5::4::9\n", name="other"), "has no member ml-1m/ratings.dat"),
+    (archive(b"1::5::4::9\n1::6\n"), "ratings.dat: line 2 is incomplete"),
+    (archive(b"1::5::4::9\n", movies=b"1::a::b\n2::c::d::e\n"), "movies.dat")])
+def test_archives_that_are_something_else(tmp_path, content, words):
+    (tmp_path / "given.zip").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        prepare(tmp_path, content, f"--file={tmp_path / 'given.zip'}")
+    assert not (tmp_path / "ml-1m").exists()
+
+
+def test_a_local_file_needs_the_right_checksum(tmp_path, ml_1m_zip):
+    (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
+    with pytest.raises(UserError, match="wrong checksum"):
+        preprocess.main(["ml-1m", f"--data_dir={tmp_path}", f"--file={tmp_path / 'ml-1m.zip'}"])
+    prepare(tmp_path, ml_1m_zip, f"--file={tmp_path / 'ml-1m.zip'}")
+    assert data.load("ml-1m", tmp_path).name == "ml-1m"
+
+
+def test_both_sources_of_ml_100k_read_alike(tmp_path):
+    release, wheel = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(release, "w") as file:
+        file.writestr("ml-100k/u.data", "196\t242\t3\t881250949\n22\t1\t1\t878887116\n")
+        file.writestr("ml-100k/u.item", "1|Toy Story (1995)|x||url|0\n242|Kolya, Les Mis\xe9rables (1996)|x||url|1\n".encode("latin-1"))
+    with zipfile.ZipFile(wheel, "w") as file:
+        folder = "recbole/dataset_example/ml-100k/ml-100k"
+        file.writestr(f"{folder}.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\n22\t1\t1\t878887116\n196\t242\t3\t881250949\n")
+        file.writestr(f"{folder}.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+                                        "1\tToy Story\t1995\tComedy\n242\tKolya, Les Misérables\t1996\tComedy\n")
+    first, second = preprocess.read_ml_100k(zipfile.ZipFile(release)), preprocess.read_recbole_ml_100k(zipfile.ZipFile(wheel))
+    assert first[0].sort_values("user").to_numpy().tolist() == second[0].sort_values("user").to_numpy().tolist()
+    assert first[1][["item", "title"]].to_numpy().tolist() == second[1][["item", "title"]].to_numpy().tolist()
+
+
+@pytest.mark.parametrize("name", ["total_data.hdf5", "index.npz", "items.csv"])
+def test_a_flipped_bit_in_what_was_prepared_is_found(tmp_path, ml_1m_zip, name):
+    (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
+    prepare(tmp_path, ml_1m_zip, f"--file={tmp_path / 'ml-1m.zip'}")
+    content = bytearray((tmp_path / "ml-1m" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "ml-1m" / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        data.load("ml-1m", tmp_path)
+
+
+def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip):
+    """A limit on the size of files stands in for the full disk: the system refuses to write either way."""
+    (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
+    command = [str(ROOT / "prep.sh"), "ml-1m", f"--data_dir={tmp_path / 'data'}", f"--file={tmp_path / 'ml-1m.zip'}",
+               f"--sha256={hashlib.sha256(ml_1m_zip).hexdigest()}"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert full.returncode == 1 and len(full.stderr.splitlines()) == 1 and "Traceback" not in full.stderr
+    assert not any(path.is_dir() for path in (tmp_path / "data").iterdir()), "nothing half made"
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "ml-1m\n" and data.load("ml-1m", tmp_path / "data").train.nnz
+
+
+@pytest.mark.parametrize("arguments, words", [(["ml-9"], "there is no data set 'ml-9'"), (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
+                                              (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip")])
+def test_wrong_calls(tmp_path, arguments, words):
+    with pytest.raises(UserError, match=words):
+        preprocess.main([*arguments, f"--data_dir={tmp_path}"])
