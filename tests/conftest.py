@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 def clustered_interactions(users, items, clusters, rng):
     """(user, item) pairs with structure to learn: each user likes one cluster of items, and popular ones."""
     popularity = 1 / np.arange(1, items + 1) ** 0.7
-    taste = np.where(rng.integers(clusters, size=users)[:, None] == np.arange(items) % clusters, 8.0, 1.0) * popularity
+    taste = np.where(rng.integers(clusters, size=users)[:, None] == np.arange(items) % clusters, 15.0, 1.0) * popularity
     length = rng.integers(8, 25, size=users)
     rank = np.argsort(np.argsort(-(np.log(taste) + rng.gumbel(size=taste.shape)), axis=1), axis=1)
     return np.nonzero(rank < length[:, None])
@@ -34,10 +34,10 @@ def write_layout(folder, user, item, part):
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """A data_dir with the data set 'tiny': 80 users, 60 items."""
+    """A data_dir with the data set 'tiny': 150 users, 200 items."""
     from preprocess import split_interactions
     rng = np.random.default_rng(0)
-    user, item = clustered_interactions(80, 60, 4, rng)
+    user, item = clustered_interactions(150, 200, 4, rng)
     folder = tmp_path_factory.mktemp("data")
     write_layout(folder / "tiny", user, item, split_interactions(user, rng))
     return folder

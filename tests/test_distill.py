@@ -1,0 +1,203 @@
+"""distill.py through its command line: what it leaves, what it says, and that no accident changes a bit of it."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_layout
+
+import runs
+
+STEPS = 400
+TINY = ["--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=50", "--learning_rate=0.02",
+        "--cosine_decay=false", f"--train_steps={STEPS}", "--patience=1000"]
+
+
+def folders(results):
+    return [path for path in results.iterdir() if path.is_dir()]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data, tmp_path_factory):
+    """One whole run: (its folder, its output, its arguments)."""
+    results = tmp_path_factory.mktemp("results")
+    arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={results}"]
+    done = subprocess.run([sys.executable, "distill.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    [folder] = folders(results)
+    return folder, done, arguments
+
+
+def test_what_a_run_says_and_leaves(finished, tiny):
+    folder, done, _ = finished
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("tiny: 150 users") and f"run: {folder} on 1 x cpu" in done.stdout
+    assert re.fullmatch(r"test  HR@10 \S+  HR@100 \S+  NDCG@10 \S+  NDCG@100 \S+  PSP@10 \S+  PSP@100 \S+  AUC 0\.\d{4}", lines[-1])
+    assert done.stderr == "", "nothing but errors goes to stderr when it is not a terminal"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "log.txt", "metrics.jsonl", "checkpoint.npz",
+                                                        "distilled.npz", "result.json", "curve.png"}
+    result = json.loads((folder / "result.json").read_text())
+    assert result["dataset"] == "tiny" and f"NDCG@10 {result['test']['NDCG@10']:.2f}" in lines[-1]
+    assert {"HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC"} <= result["val"].keys() & result["test"].keys()
+    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in history] == [*range(0, 201, 25), 240, 280, 320, 360, 400]
+    best = max(history, key=lambda line: line["validation"]["HR@100"])
+    assert result["best_step"] == best["step"] and result["lamda"] == best["lamda"] and result["val"] == best["validation"]
+    with np.load(folder / "distilled.npz", allow_pickle=False) as distilled:
+        assert distilled["data"].shape == distilled["logits"].shape == (8, tiny.train.shape[1]) and distilled["data"].dtype == np.float32
+        assert distilled["data"].min() >= 0 and distilled["data"].max() <= 1 and (distilled["item_ids"] == tiny.item_ids).all()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["user_support"] == 8 and config["versions"]["jax"] and config["devices"] == "1 x cpu"
+
+
+def test_it_learns(finished):
+    """Distilled users are clearly better than the real ones they started as."""
+    history = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["validation"]["NDCG@10"] for line in history) > 1.1 * history[0]["validation"]["NDCG@10"]
+    assert history[-1]["loss"] < history[1]["loss"]
+
+
+def test_a_finished_run_is_not_run_again(finished, run_script):
+    folder, done, arguments = finished
+    before = (folder / "result.json").stat().st_mtime_ns
+    again = run_script("distill.py", *arguments)
+    assert again.returncode == 0 and again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    assert "finished before" in again.stdout and (folder / "result.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path, number, code):
+    """Stopped once after its first validation, once more later; SIGKILL gives it no moment to prepare."""
+    arguments = [*finished[2], f"--results_dir={tmp_path}"]
+    command = [sys.executable, "-u", "distill.py", *arguments]
+    for after in ("step   25", "step  100"):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if line.startswith(after):
+                    process.send_signal(number)
+                    break
+            rest, errors = process.communicate(timeout=120)
+        assert process.returncode == code, rest + errors
+        assert "Traceback" not in errors
+        assert (number == signal.SIGKILL) or "the same command goes on from there" in rest
+    [folder] = folders(tmp_path)
+    assert not (folder / "result.json").exists()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and "going on from step" in done.stdout
+    assert done.stdout.splitlines()[-1] == finished[1].stdout.splitlines()[-1]
+    for key, whole in runs.read_npz(finished[0] / "distilled.npz", "").items():
+        if key != "settings":
+            assert runs.read_npz(folder / "distilled.npz", "")[key].tobytes() == whole.tobytes(), key
+    steps = [[json.loads(line)["step"] for line in (each / "metrics.jsonl").read_text().splitlines()] for each in (folder, finished[0])]
+    assert steps[0] == steps[1]
+
+
+def test_two_at_once(tiny_data, tmp_path, run_script):
+    arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=100000", "--patience=100000"]
+    command = [sys.executable, "-u", "distill.py", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        next(line for line in first.stdout if line.startswith("step    0"))
+        second = run_script("distill.py", *arguments)
+        first.kill()
+    assert second.returncode == 1 and re.fullmatch(r"distill: another process is running these settings in .*\n", second.stderr)
+
+
+def test_starting_again_keeps_what_was_there(tiny_data, tmp_path, run_script):
+    arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=2", "--resume=false"]
+    outputs = [run_script("distill.py", *arguments).stdout.splitlines()[-1] for _ in range(2)]
+    assert outputs[0] == outputs[1] and outputs[0].startswith("test ")
+    assert sorted(folder.name[-5:] == ".old1" for folder in folders(tmp_path)) == [False, True]
+
+
+def fails(done, *words):
+    """It ended with one line that has these words."""
+    assert done.returncode not in (0, None) and len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_script):
+    here = [f"--data_dir={tiny_data}", f"--results_dir={tmp_path / 'results'}"]
+    fails(run_script("distill.py", *here, "--dataset=tiny"), "user_support is 500, but tiny has 150 users")
+    fails(run_script("distill.py", *here, *TINY, "--noise_groups=9"), "noise_groups is 9")
+    fails(run_script("distill.py", *here, *TINY, "--gumbel_tau=-1"), "gumbel_tau must be a number above 0")
+    fails(run_script("distill.py", *here, "--dataset=nothing"), "there is no data set", "./prep.sh nothing")
+    user, item = np.repeat(np.arange(20), 4), np.tile(np.arange(4), 20)
+    write_layout(tmp_path / "data" / "tiny", user, item, np.tile([0, 0, 0, 2], 20))
+    fails(run_script("distill.py", *TINY, f"--data_dir={tmp_path / 'data'}"), "tiny has no validation interactions")
+    assert not (tmp_path / "results").exists() or not folders(tmp_path / "results")
+
+
+def test_some_users_without_validation_items_and_items_without_train_rows(tmp_path, run_script):
+    rng = np.random.default_rng(0)
+    user, item = np.repeat(np.arange(30), 6), np.concatenate([rng.choice(25, 6, replace=False) for _ in range(30)])
+    part = np.tile([0, 0, 0, 0, 0, 2], 30)
+    part[4:60:6] = 1
+    user, item, part = (np.append(column, value) for column, value in ((user, [0, 0]), (item, [99, 98]), (part, [1, 2])))
+    write_layout(tmp_path / "tiny", user, item, part)
+    done = run_script("distill.py", *TINY, "--train_steps=3", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}")
+    assert done.returncode == 0 and "nan" not in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["checkpoint.npz", "result.json"])
+def test_damaged_run_files_are_named_and_kept(tiny_data, tmp_path, run_script, name):
+    arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=2"]
+    assert run_script("distill.py", *arguments).returncode == 0
+    [folder] = folders(tmp_path)
+    if name == "checkpoint.npz":
+        (folder / "result.json").unlink()
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2:] = content[len(content) // 2:-20]
+    (folder / name).write_bytes(content)
+    fails(run_script("distill.py", *arguments), name, "--resume=false starts again")
+    assert (folder / name).read_bytes() == content
+    assert run_script("distill.py", *arguments, "--resume=false").returncode == 0
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tiny_data, tmp_path, run_script):
+    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--user_support=40", "--lamda=1",
+                      "--num_per_user=1", "--gumbel_tau=1e6", "--learning_rate=1000")  # users all alike, and lamda leaps
+    fails(done, "the loss of step", "lamda", "checkpoint.npz")
+    [folder] = folders(tmp_path)
+    assert np.isfinite(runs.read_npz(folder / "checkpoint.npz", "")["state_0"]).all()
+
+
+def test_a_kernel_that_is_not_positive_definite_is_named(tiny_data, tmp_path, run_script):
+    """With a temperature that makes all synthetic users alike, float32 cannot factorise at lamda 0."""
+    fails(run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--learn_lamda=false",
+                     "--lamda_grid=[0]", "--gumbel_tau=1e6", "--num_per_user=1", "--user_support=40"), "not positive definite", "float32")
+
+
+def test_a_disk_that_is_full_is_one_line_and_resumes(tiny_data, tmp_path, run_script):
+    """A limit on the size of files, smaller than a checkpoint, stands in for the full disk."""
+    import resource
+    arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=2"]
+    fails(run_script("distill.py", *arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))), "File too large")
+    [folder] = folders(tmp_path)
+    assert not list(folder.glob(".*")), "no part of a file is left"
+    assert run_script("distill.py", *arguments).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--paper=true", "--user_support=8", "--num_per_user=5"],
+    ["--learn_lamda=false", "--accumulate_steps=3", "--gumbel_tau=0.3", "--float64=true"],
+    ["--batch_size=-1", "--depth=2", "--objective=reconstruct", "--noise_groups=-1", "--eval_batch_size=7"]])
+def test_other_settings_run(tiny_data, tmp_path, run_script, arguments):
+    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=30", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "step   25" in done.stdout and "nan" not in done.stdout
+
+
+def test_many_devices_give_the_same_metrics(finished, tmp_path, run_script):
+    """8 virtual devices, and a batch and a number of users that 8 does not divide."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = run_script("distill.py", *finished[2], f"--results_dir={tmp_path}", "--train_steps=25", "--eval_batch_size=13", env=environment)
+    assert done.returncode == 0 and "on 8 x cpu" in done.stdout, done.stderr
+    [folder] = folders(tmp_path)
+    one, eight = (json.loads((each / "metrics.jsonl").read_text().splitlines()[1]) for each in (finished[0], folder))
+    assert one["step"] == eight["step"] == 25
+    assert eight["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert eight["validation"]["NDCG@100"] == pytest.approx(one["validation"]["NDCG@100"], abs=0.5)

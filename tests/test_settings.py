@@ -1,0 +1,70 @@
+"""settings.py: which value wins, and what is said about a bad one."""
+import json
+
+import pytest
+
+import hyper_params
+import settings
+from settings import UserError, resolve
+
+
+def values(*arguments):
+    return resolve(arguments, "")[0]
+
+
+def test_defaults_are_those_of_the_file_and_all_have_a_rule():
+    found, changed = resolve([], "")
+    assert found == hyper_params.hyper_params and changed == {} and settings.RULES.keys() == found.keys()
+
+
+def test_later_sources_win(tmp_path):
+    (tmp_path / "some.json").write_text(json.dumps({"seed": 3, "gumbel_tau": 2, "normalize": True}))
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"seed": 4}, "command": "…"}))
+    found, changed = resolve(["--paper=true", "--seed=5", f"--config={tmp_path / 'some.json'}"], "")
+    assert found["seed"] == 5, "the command line over the file"
+    assert found["normalize"] is True and found["objective"] == "reconstruct", "what is asked for over what paper means"
+    assert found["gumbel_tau"] == 2.0 and isinstance(found["gumbel_tau"], float)
+    assert "seed" in changed and "depth" not in changed
+    assert values(f"--config={tmp_path / 'run.json'}")["seed"] == 4, "a run's own config.json"
+
+
+def test_values_are_read_by_their_kind():
+    assert values("--lamda_grid=[0, 2.5]")["lamda_grid"] == [0, 2.5]
+    assert values("--float64=True")["float64"] is True
+    assert values("--learning_rate=1e-2")["learning_rate"] == 0.01
+    assert values("--dataset=123")["dataset"] == "123"
+
+
+@pytest.mark.parametrize("argument, words", [
+    ("--gumbel_tao=1", "there is no setting 'gumbel_tao'; is it gumbel_tau?"),
+    ("--xyz=1", "there is no setting 'xyz'; --help lists them"),
+    ("seed=1", "'seed=1' is not understood"), ("--seed", "'--seed' is not understood"),
+    ("--seed=one", 'seed must be a whole number from 0 to 2^31 - 1, not "one"'),
+    ("--seed=1.5", "not 1.5"), ("--seed=-1", "not -1"), ("--seed=true", "not true"),
+    ("--gumbel_tau=0", "gumbel_tau must be a number above 0, not 0"), ("--gumbel_tau=NaN", "not NaN"),
+    ("--gumbel_tau=1e999", "not Infinity"),
+    ("--num_per_user=0", "num_per_user must be a whole number of at least 1"), ("--user_support=0", "at least 1, not 0"),
+    ("--keep_prob=1", "between 0 and 1"), ("--normalize=yes", 'true or false, not "yes"'), ("--batch_size=0", "or -1 for all, not 0"),
+    ("--lamda_grid=[]", "a list of one or more numbers"), ('--lamda_grid=["a"]', "a list of one or more numbers"),
+    ("--objective=copy", "one of held_out, reconstruct"), ("--dataset=../x", "the name of a folder"),
+    ("--config=/nowhere.json", "cannot be read"),
+])
+def test_what_is_said_of_a_bad_value(argument, words):
+    with pytest.raises(UserError) as caught:
+        values(argument)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_bad_edit_of_the_file_is_named(monkeypatch):
+    monkeypatch.setitem(hyper_params.hyper_params, "gumbel_tau", "warm")
+    with pytest.raises(UserError, match='gumbel_tau must be a number above 0, not "warm"'):
+        values()
+    monkeypatch.delitem(hyper_params.hyper_params, "gumbel_tau")
+    with pytest.raises(UserError, match="hyper_params.py has lost the key gumbel_tau"):
+        values()
+
+
+def test_help_lists_every_key(capsys):
+    with pytest.raises(SystemExit) as caught:
+        values("--help")
+    assert not caught.value.code and all(f'"{key}"' in capsys.readouterr().out for key in ["noise_groups"])
