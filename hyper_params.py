@@ -37,7 +37,7 @@ hyper_params = {
     "learning_rate": 0.08,     # of Adam (the paper: 0.04)
     "cosine_decay": True,      # let it fall to 0 over train_steps, as half a cosine (the paper: False)
     "train_steps": 60,         # at most
-    "batch_size": 3000,        # B, real users a step; -1 = all
+    "batch_size": 4096,        # B, real users a step; -1 = all
     "accumulate_steps": 1,     # batches whose gradients make one step
     "patience": 150,           # stop after as many steps without a better validation HR@100
     "log_freq": 40,            # validate at 0, 25, 50, ..., 200, then every log_freq steps, and at the end
