@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import data
@@ -150,8 +151,9 @@ def make_step(settings, loss, optimizer):
 
 
 def validates(step, settings):
-    """Whether a validation follows this many steps: 0, 25, ..., 200, each log_freq after, and the last."""
-    return step % (25 if step <= 200 else settings["log_freq"]) == 0 or step == settings["train_steps"]
+    """Whether a validation follows this many steps: often up to 200, then each log_freq, and after the last."""
+    every = settings["early_log_freq"] if step <= 200 else settings["log_freq"]
+    return step % every == 0 or step == settings["train_steps"]
 
 
 def show(metrics):
@@ -351,7 +353,10 @@ def main(arguments):
             run.save_json("config.json", describe(settings, dataset.fingerprint, devices.describe(mesh)))
             print(f"run: {run.folder} on {devices.describe(mesh)}", flush=True)
             try:
-                result = finish(settings, run, dataset, mesh, *optimise(settings, run, dataset, mesh))
+                # The solves of a step are small, and on a CPU they run beside XLA's large products: more than one
+                # thread of LAPACK's own gets in the way of those.
+                with threadpool_limits(limits=1, user_api="blas"):
+                    result = finish(settings, run, dataset, mesh, *optimise(settings, run, dataset, mesh))
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise

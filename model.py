@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
+from jax.scipy.linalg import solve
 
 # neural_tangents.experimental is not used here, and imports all of TensorFlow: seconds, memory and noise on
 # stderr. An empty module takes its place while neural_tangents is imported.
@@ -80,7 +80,8 @@ def ridge(gram, labels, lamda):
     """
     m = gram.shape[0]
     with jax.default_matmul_precision(PRECISION):
-        return cho_solve(cho_factor(gram + lamda * jnp.trace(gram) / m * jnp.eye(m, dtype=gram.dtype)), labels)
+        # Not cho_factor and cho_solve: this one's derivative is one more solve, not that of the factorisation.
+        return solve(gram + lamda * jnp.trace(gram) / m * jnp.eye(m, dtype=gram.dtype), labels, assume_a="pos")
 
 
 def predict(cross, alpha):
@@ -143,12 +144,12 @@ def split_rows(key, rows, keep_prob):
 
     Args:
         rows: (B, I) of 0 and 1.
-        keep_prob: rounded to a multiple of 2^-16.
+        keep_prob: rounded to a multiple of 1/256, between 1/256 and 255/256.
 
     Returns:
         (fed, held_out), both boolean (B, I); their union is rows.
     """
-    fed = jax.random.bits(key, rows.shape, "uint16") < round(keep_prob * 2 ** 16)
+    fed = jax.random.bits(key, rows.shape, "uint8") < min(max(round(keep_prob * 256), 1), 255)
     return (rows > 0) & fed, (rows > 0) & ~fed
 
 
@@ -162,9 +163,10 @@ def cross_entropy(scores, targets, hidden, discount):
         discount: 0 as in the paper, where a user weighs as much as his interactions; 1 for the mean over them.
     """
     targets = targets.astype(scores.dtype)
-    masked = scores if hidden is None else jnp.where(hidden, -jnp.inf, scores)
-    top = jax.lax.stop_gradient(jnp.max(masked, axis=1, keepdims=True))
-    top = jnp.where(jnp.isfinite(top), top, 0)  # of a user who has everything hidden
-    count, total = _row_sums(targets), _row_sums(jnp.exp(masked - top))
-    log_total = jnp.log(jnp.where(total > 0, total, 1)) + top[:, 0]
+    # The largest score of all, hidden ones too, is quicker to find than that of the ranked ones. Should a hidden
+    # one lie so far above that every ranked exponential is 0, the loss is infinite, and the run stops.
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=1, keepdims=True))
+    exponents = jnp.exp((scores if hidden is None else jnp.where(hidden, -jnp.inf, scores)) - top)
+    count, total = _row_sums(targets), _row_sums(exponents)
+    log_total = jnp.log(jnp.where(count > 0, total, 1)) + top[:, 0]
     return (count * log_total - _row_sums(targets * scores)) / jnp.maximum(count, 1) ** discount

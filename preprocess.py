@@ -108,6 +108,18 @@ def split_interactions(user, rng):
     return part
 
 
+def write_layout(folder, user, item, rating, part):
+    """Writes the two files that data.py reads; four arrays (N,), one entry an interaction."""
+    image = io.BytesIO()  # the HDF5 library may crash where a write to the disk fails
+    with h5py.File(image, "w") as out:
+        for name, column in (("user", user), ("item", item), ("rating", rating)):
+            out.create_dataset(name, data=column, compression="gzip", shuffle=True, fletcher32=True)
+    with atomic(folder / INTERACTIONS) as file:
+        file.write(image.getbuffer())
+    with atomic(folder / INDEX) as file:
+        np.savez_compressed(file, data=part)
+
+
 def write_dataset(folder, interactions, items, seed, about):
     """Splits the interactions and writes the folder's files, checksums last.
 
@@ -123,15 +135,7 @@ def write_dataset(folder, interactions, items, seed, about):
     user, user_ids = pd.factorize(unique.user, sort=True)
     item, item_ids = pd.factorize(unique.item, sort=True)
     part = split_interactions(user, np.random.default_rng(seed))
-    image = io.BytesIO()  # the HDF5 library may crash where a write to the disk fails
-    with h5py.File(image, "w") as out:
-        for name, column in (("user", user.astype(np.int32)), ("item", item.astype(np.int32)),
-                             ("rating", unique.rating.to_numpy(np.float32))):
-            out.create_dataset(name, data=column, compression="gzip", shuffle=True, fletcher32=True)
-    with atomic(folder / INTERACTIONS) as file:
-        file.write(image.getbuffer())
-    with atomic(folder / INDEX) as file:
-        np.savez_compressed(file, data=part)
+    write_layout(folder, user.astype(np.int32), item.astype(np.int32), unique.rating.to_numpy(np.float32), part)
     tables = {"users.csv": pd.DataFrame({"id": user_ids}), "items.csv": pd.DataFrame({"id": item_ids})}
     if items is not None:
         tables["items.csv"]["title"] = items.drop_duplicates("item").set_index("item").title.reindex(item_ids).fillna("").to_numpy()

@@ -182,7 +182,7 @@ def plot_curve(path, history, title):
     """A picture of validation HR@100 and nDCG@10 over steps, and of lamda."""
     import matplotlib
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     steps = [line["step"] for line in history]
     figure, (quality, strength) = pyplot.subplots(2, 1, figsize=(7, 5.5), sharex=True, height_ratios=(3, 1),
@@ -190,7 +190,7 @@ def plot_curve(path, history, title):
     for metric, colour in (("HR@100", "tab:blue"), ("NDCG@10", "tab:orange")):
         values = [line["validation"][metric] for line in history]
         quality.plot(steps, values, "o-", color=colour, markersize=4)
-        quality.annotate(metric, (steps[-1], values[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
+        quality.annotate(f"{metric}  {values[-1]:.1f}", (steps[-1], values[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
     best = max(history, key=lambda line: line["validation"]["HR@100"])
     quality.axvline(best["step"], color="0.7", linestyle=":", zorder=0)
     quality.annotate(f"best: step {best['step']}", (best["step"], 0.03), (-4, 0), xycoords=("data", "axes fraction"),
@@ -198,10 +198,13 @@ def plot_curve(path, history, title):
     quality.set(ylabel="validation, %", title=title)
     strength.plot(steps, [line["lamda"] for line in history], "o-", color="0.4", markersize=4)
     strength.set(xlabel="step", ylabel="λ", yscale="log")
+    strength.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=5))
+    strength.yaxis.set_major_formatter("{x:g}")
+    strength.yaxis.set_minor_locator(ticker.NullLocator())
     for axes in (quality, strength):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.92")
-    quality.margins(x=0.12)
+    quality.margins(x=0.16)
     with atomic(path) as file:
         figure.savefig(file, format="png", dpi=150)
     pyplot.close(figure)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 
-import h5py
 import numpy as np
 import pytest
 
@@ -24,12 +23,11 @@ def clustered_interactions(users, items, clusters, rng):
 
 
 def write_layout(folder, user, item, part):
-    """The two files of the paper's release."""
+    """A data set of these interactions, all rated 1."""
+    import preprocess
     folder.mkdir(parents=True, exist_ok=True)
-    with h5py.File(folder / "total_data.hdf5", "w") as file:
-        file["user"], file["item"] = np.asarray(user, np.int32), np.asarray(item, np.int32)
-        file["rating"] = np.ones(len(user), np.float32)
-    np.savez(folder / "index.npz", data=np.asarray(part))
+    user, item = (np.asarray(column, np.int32) for column in (user, item))
+    preprocess.write_layout(folder, user, item, np.ones(len(user), np.float32), np.asarray(part))
 
 
 @pytest.fixture(scope="session")
