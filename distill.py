@@ -151,9 +151,8 @@ def make_step(settings, loss, optimizer):
 
 
 def validates(step, settings):
-    """Whether a validation follows this many steps: often up to 200, then each log_freq, and after the last."""
-    every = settings["early_log_freq"] if step <= 200 else settings["log_freq"]
-    return step % every == 0 or step == settings["train_steps"]
+    """Whether a validation follows this many steps: 0, 25, ..., 200, each log_freq after, and the last."""
+    return step % (25 if step <= 200 else settings["log_freq"]) == 0 or step == settings["train_steps"]
 
 
 def show(metrics):
@@ -213,7 +212,10 @@ class Distillation:
         return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
 
     def step(self):
-        """Sends one step to the devices, then looks at the loss of the one before, which is ready by now."""
+        """Sends one step to the devices; returns the loss of the one before, or None where there is none.
+
+        That one is ready by now, so looking at it leaves the devices with work.
+        """
         step, previous = self.progress.step, self._pending
         key = jax.random.fold_in(self.step_key, step)
         self.state, self._pending = self.update(self.state, self.progress.lamda, key, self.batches(step))
@@ -223,12 +225,16 @@ class Distillation:
             seconds += (now - self._step_began,)
         self._step_began = now if previous is not None else None
         self.progress = self.progress._replace(step=step + 1, step_seconds=seconds)
+        return None if previous is None else float(previous[0])
 
     def validate(self):
         """Measures the synthetic users, keeps them if they are the best, and says so; returns HR@100."""
         settings, step = self.settings, self.progress.step
         loss = self._settle()
-        rows = self.sample(jax.random.fold_in(self.validation_key, step), self.state.params.logits)
+        logits = self.state.params.logits
+        # Before the first step they are real users, and measured as such; so is the first lamda of the paper's
+        # search chosen, and with it the next steps.
+        rows = self.sample(jax.random.fold_in(self.validation_key, step), logits) if step else logits
         lamdas = [float(jnp.exp(self.state.params.log_lamda))] if settings["learn_lamda"] else settings["lamda_grid"]
         found = search_lamda(self.kernel, rows, lamdas, self.view, self.weights, settings["eval_batch_size"], self.mesh)
         found = [(lamda, metrics) for lamda, metrics in ((lamda, summarise(each)) for lamda, _, each in found)
@@ -238,7 +244,7 @@ class Distillation:
                             f"at lamda {', '.join(f'{each:.3g}' for each in lamdas)}; a larger lamda or --float64=true helps")
         lamda, metrics = max(found, key=lambda each: each[1]["HR@100"])
         if metrics["HR@100"] > max((line["validation"]["HR@100"] for line in self.progress.history), default=-1):
-            self.best = Best(np.asarray(rows), np.asarray(self.state.params.logits))
+            self.best = Best(np.asarray(rows), np.asarray(logits))
             self.progress = self.progress._replace(best_step=step)
         line = {"step": step, "lamda": lamda, "loss": loss, "validation": metrics}
         self.progress = self.progress._replace(lamda=lamda, history=(*self.progress.history, line))
@@ -294,6 +300,7 @@ def optimise(settings, run, dataset, mesh):
     """
     stop = Stop()
     work = Distillation(settings, run, dataset, mesh)
+    quality = work.progress.history[-1]["validation"]["HR@100"] if work.progress.history else math.nan
     with tqdm(total=settings["train_steps"], initial=work.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar:
         while True:
             if work.due():
@@ -308,8 +315,10 @@ def optimise(settings, run, dataset, mesh):
                 run.say(f"{signal.Signals(stop.signal).name}: stopped after step {work.progress.step}; "
                         "the same command goes on from there")
                 sys.exit(128 + stop.signal)
-            work.step()
+            loss = work.step()
             bar.update()
+            if loss is not None:
+                bar.set_postfix_str(f"loss {loss:.2f}, validation HR@100 {quality:.2f}", refresh=False)
 
 
 def finish(settings, run, dataset, mesh, best, progress):

@@ -40,8 +40,7 @@ hyper_params = {
     "batch_size": 4096,        # B, real users a step; -1 = all
     "accumulate_steps": 1,     # batches whose gradients make one step
     "patience": 150,           # stop after as many steps without a better validation HR@100
-    "early_log_freq": 10,      # validate every so many steps up to step 200 (the paper: 25),
-    "log_freq": 40,            # then every so many, and after the last
+    "log_freq": 40,            # validate at 0, 25, 50, ..., 200, then every log_freq steps, and at the end
     "eval_batch_size": 2048,   # users scored at once; changes memory and speed, not the metrics
 
     # ---- The run ---------------------------------------------------------------------------------------
@@ -60,7 +59,6 @@ paper = {
     "learn_lamda": False,
     "cosine_decay": False,
     "train_steps": 500,
-    "early_log_freq": 25,
     "log_freq": 40,
     "patience": 150,
     "batch_size": -1,

@@ -40,7 +40,7 @@ RULES = {
     "lamda_grid": (list, "a list of one or more numbers of at least 0, such as [0.1,1]",
                    lambda value: len(value) > 0 and all(_is_a(each, float) and 0 <= each < math.inf for each in value)),
     "learning_rate": POSITIVE, "cosine_decay": SWITCH, "train_steps": AT_LEAST_1, "batch_size": COUNT_OR_ALL,
-    "accumulate_steps": AT_LEAST_1, "patience": AT_LEAST_1, "early_log_freq": AT_LEAST_1, "log_freq": AT_LEAST_1, "eval_batch_size": AT_LEAST_1,
+    "accumulate_steps": AT_LEAST_1, "patience": AT_LEAST_1, "log_freq": AT_LEAST_1, "eval_batch_size": AT_LEAST_1,
     "seed": (int, "a whole number from 0 to 2^31 - 1", lambda value: 0 <= value < 2 ** 31),
     "resume": SWITCH, "paper": SWITCH,
 }

@@ -14,7 +14,7 @@ import runs
 
 STEPS = 400
 TINY = ["--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=50", "--learning_rate=0.02",
-        "--cosine_decay=false", f"--train_steps={STEPS}", "--patience=1000", "--early_log_freq=25"]
+        "--cosine_decay=false", f"--train_steps={STEPS}", "--patience=1000"]
 
 
 def folders(results):
