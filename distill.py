@@ -26,7 +26,7 @@ import data
 import devices
 import model
 from eval import METRICS, inverse_propensity, search_lamda, summarise
-from runs import describe, open_run, peak_rss_mb, plot_curve
+from runs import START_AGAIN, describe, open_run, peak_rss_mb, plot_curve, read_npz
 from settings import UserError, resolve, run_script
 
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
@@ -372,6 +372,7 @@ def main(arguments):
                 raise UserError(f"out of memory on the device: a smaller batch_size or eval_batch_size needs less "
                                 f"({str(error).splitlines()[0][:120]})") from error
         else:
+            read_npz(run.folder / "distilled.npz", START_AGAIN)
             print(f"run: {run.folder} was finished before; --resume=false runs it again")
         run.say(f"{dataset.name}: best step {result['best_step']} of {result['steps']}, {result['wall_seconds']:.0f} s, "
                 f"{result['step_seconds']:.2f} s a step, {result['peak_rss_mb']:,.0f} MiB")

@@ -2,15 +2,21 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, write_layout
 
+import distill
+import model
 import runs
+from hyper_params import hyper_params
 
 STEPS = 400
 TINY = ["--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=50", "--learning_rate=0.02",
@@ -142,19 +148,48 @@ def test_some_users_without_validation_items_and_items_without_train_rows(tmp_pa
     assert done.returncode == 0 and "nan" not in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", ["checkpoint.npz", "result.json"])
-def test_damaged_run_files_are_named_and_kept(tiny_data, tmp_path, run_script, name):
-    arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=2"]
-    assert run_script("distill.py", *arguments).returncode == 0
-    [folder] = folders(tmp_path)
+@pytest.mark.parametrize("name, how", [("checkpoint.npz", "truncated"), ("checkpoint.npz", "flipped"), ("distilled.npz", "flipped"),
+                                       ("result.json", "truncated")])
+def test_damaged_run_files_are_named_and_kept(finished, tmp_path, run_script, name, how):
+    results = tmp_path / "results"
+    shutil.copytree(finished[0].parent, results)
+    [folder] = folders(results)
     if name == "checkpoint.npz":
         (folder / "result.json").unlink()
     content = bytearray((folder / name).read_bytes())
-    content[len(content) // 2:] = content[len(content) // 2:-20]
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+    else:
+        content = content[:len(content) // 2]
     (folder / name).write_bytes(content)
-    fails(run_script("distill.py", *arguments), name, "--resume=false starts again")
+    fails(run_script("distill.py", *finished[2], f"--results_dir={results}"), name, "--resume=false starts again")
     assert (folder / name).read_bytes() == content
-    assert run_script("distill.py", *arguments, "--resume=false").returncode == 0
+
+
+def test_patience_counts_steps_without_a_better_validation(tiny_data, tmp_path, run_script):
+    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=30", "--learning_rate=1e-9")
+    result = json.loads((folders(tmp_path)[0] / "result.json").read_text())
+    assert done.returncode == 0 and result["steps"] == result["best_step"] + 30 < STEPS
+
+
+def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
+    """Two batches in one step, without a random split: the same update as from both at once."""
+    def step(batches, **changes):
+        settings = {**hyper_params, "user_support": 8, "num_per_user": 5, "objective": "reconstruct", "history_discount": 0.0, **changes}
+        logits = jnp.asarray(distill.initial_logits(settings, tiny))
+        optimizer = distill.make_optimizer(settings)
+        params = model.Params(logits, jnp.log(0.1))
+        loss = distill.make_loss(settings, model.make_kernel(1, True), tiny.train)
+        update = distill.make_step(settings, loss, optimizer)
+        return update(distill.State(params, optimizer.init(params)), 0.1, jax.random.key(0), batches)
+
+    rows = jnp.asarray(tiny.train[:100].toarray())
+    whole, (loss, _) = step([rows], batch_size=100)
+    parts, (mean_loss, _) = step([rows[:50], rows[50:]], batch_size=50, accumulate_steps=2)
+    assert float(loss) == pytest.approx(float(mean_loss), rel=1e-5)
+    # Adam divides by the gradient's own size: its first step is the sign, so the moments are compared.
+    for one, two in zip(jax.tree.leaves(whole.adam), jax.tree.leaves(parts.adam)):
+        np.testing.assert_allclose(one, two, rtol=2e-3, atol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tiny_data, tmp_path, run_script):
