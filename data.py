@@ -203,7 +203,8 @@ def _column(table, column, numbers):
     if table is None:
         return numbers
     try:
-        return table[column].loc[numbers].to_numpy()
+        values = table[column].loc[numbers].to_numpy()
+        return values.astype(str) if values.dtype == object else values  # objects would need pickles to be saved
     except KeyError as error:
         raise UserError(f"users.csv or items.csv does not name what {INTERACTIONS} holds: {_first_line(error)}") from error
 

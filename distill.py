@@ -26,7 +26,7 @@ import data
 import devices
 import model
 from eval import METRICS, inverse_propensity, search_lamda, summarise
-from runs import START_AGAIN, describe, open_run, peak_rss_mb, plot_curve, read_npz
+from runs import START_AGAIN, Stop, describe, open_run, peak_rss_mb, plot_curve, read_npz
 from settings import UserError, resolve, run_script
 
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
@@ -159,20 +159,6 @@ def show(metrics):
     return "  ".join(f"{name} {metrics[name]:.{4 if name == 'AUC' else 2}f}" for name in METRICS)
 
 
-class Stop:
-    """Turns a first SIGINT or SIGTERM into a wish to stop after the step; a second one interrupts at once."""
-
-    def __init__(self):
-        self.signal = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number, frame):
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-
-
 class Distillation:
     """The optimisation of one run: its state on the devices, and what is kept of it on the disk.
 
@@ -280,17 +266,23 @@ class Distillation:
         self.run.say(f"going on from step {self.progress.step}")
 
     def _settle(self):
-        """Waits for the devices and returns the last loss, None before the first step of a process."""
+        """Waits for the devices; the last loss, None before the first step. What may be kept now is sound."""
         pending, self._pending, self._step_began = self._pending, None, None
         self._check(pending, self.progress.step)
+        if pending is not None and not all(jnp.isfinite(leaf).all() for leaf in self.state.params):
+            self._fail("what it made of the synthetic users is not finite", pending, self.progress.step)
         return None if pending is None else float(pending[0])
 
     def _check(self, pending, step):
         """Stops the run if the loss of this step (counted from 1) is not finite."""
         if pending is not None and not math.isfinite(pending[0]):
-            raise UserError(f"the loss of step {step} is {float(pending[0])} (lamda {float(pending[1]):.3g}); the last good "
-                            f"state is kept in {self.run.folder}/checkpoint.npz. A smaller learning_rate, a larger "
-                            "lamda or --float64=true may help")
+            self._fail(f"its loss is {float(pending[0])}", pending, step)
+
+    def _fail(self, what, pending, step):
+        raise UserError(f"step {step} failed at lamda {float(pending[1]):.3g}: {what}; either the kernel of the synthetic users is "
+                        f"not positive definite there in {self.state.params.logits.dtype}, or the step before was too long. The "
+                        f"last good state is kept in {self.run.folder}/checkpoint.npz; a larger lamda, a smaller learning_rate "
+                        "or --float64=true may help")
 
 
 def optimise(settings, run, dataset, mesh):
@@ -360,7 +352,7 @@ def main(arguments):
         result = run.result()
         if result is None:
             run.save_json("config.json", describe(settings, dataset.fingerprint, devices.describe(mesh)))
-            print(f"run: {run.folder} on {devices.describe(mesh)}", flush=True)
+            run.say(f"run: {run.folder} on {devices.describe(mesh)}, {dataset.name}")
             try:
                 # The solves of a step are small, and on a CPU they run beside XLA's large products: more than one
                 # thread of LAPACK's own gets in the way of those.
@@ -373,7 +365,7 @@ def main(arguments):
                                 f"({str(error).splitlines()[0][:120]})") from error
         else:
             read_npz(run.folder / "distilled.npz", START_AGAIN)
-            print(f"run: {run.folder} was finished before; --resume=false runs it again")
+            print(f"run: {run.folder} was finished before; --resume=false runs it again", flush=True)
         run.say(f"{dataset.name}: best step {result['best_step']} of {result['steps']}, {result['wall_seconds']:.0f} s, "
                 f"{result['step_seconds']:.2f} s a step, {result['peak_rss_mb']:,.0f} MiB")
         if dataset.name in PAPER_NDCG_AT_10:

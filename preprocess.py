@@ -190,7 +190,10 @@ def _already_there(folder, seed):
     if not folder.exists():
         return False
     if not (folder / MANIFEST).exists():
-        raise UserError(f"{folder} is there, but not made by prep.sh; move it away, or choose another --data_dir")
+        if not all((folder / name).exists() for name in (INTERACTIONS, INDEX)):
+            raise UserError(f"{folder} is there, but holds no data set; move it away, or choose another --data_dir")
+        _say(f"{folder} is there already, though not made by prep.sh")
+        return True
     try:
         made_with = json.loads((folder / MANIFEST).read_text())["split_seed"]
     except (ValueError, KeyError, TypeError) as error:

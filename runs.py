@@ -19,6 +19,7 @@ import os
 import platform
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -132,6 +133,20 @@ class Run:
     def wall_seconds(self):
         """Seconds the run has taken in all its processes, imports included."""
         return self.earlier_seconds + time.time() - self._started
+
+
+class Stop:
+    """Turns a first SIGINT or SIGTERM into a wish to stop after the step; a second one interrupts at once."""
+
+    def __init__(self):
+        self.signal = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number, frame):
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
 
 
 def run_name(settings, fingerprint):

@@ -1,5 +1,4 @@
 """data.py: the layout, its faults, and the sampling, against plain loops."""
-import json
 import re
 
 import h5py
@@ -146,3 +145,13 @@ def test_pickles_are_not_loaded(tmp_path):
 def test_the_released_files_as_they_are(name, shape, train, validation, test):
     found = data.load(name, SHARED)
     assert found.train.shape == shape and (found.train.nnz, found.validation.nnz, found.test.nnz) == (train, validation, test)
+
+
+def test_ids_and_titles_that_are_text_can_be_saved_without_pickles(tmp_path):
+    write_layout(tmp_path / "set", [0, 0, 1], [0, 1, 1], [0, 0, 0])
+    (tmp_path / "set" / "items.csv").write_text('index,id,title\n0,B0001,"Tea, green"\n1,B0002,NA\n')
+    (tmp_path / "set" / "users.csv").write_text("index,id\n0,007\n1,x\n")
+    found = data.load("set", tmp_path)
+    assert found.item_ids.tolist() == ["B0001", "B0002"] and found.titles.tolist() == ["Tea, green", "NA"]
+    assert found.user_ids.tolist() == ["007", "x"]
+    assert not any(each.dtype.hasobject for each in (found.item_ids, found.titles, found.user_ids))

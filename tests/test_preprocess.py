@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, clustered_interactions
+from conftest import ROOT, clustered_interactions, write_layout
 from hypothesis import given, settings as hypothesis_settings, strategies
 
 import data
@@ -201,3 +201,13 @@ def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip):
 def test_wrong_calls(tmp_path, arguments, words):
     with pytest.raises(UserError, match=words):
         preprocess.main([*arguments, f"--data_dir={tmp_path}"])
+
+
+def test_a_folder_that_somebody_else_made_is_left_alone(tmp_path, capsys):
+    write_layout(tmp_path / "ml-1m", [0, 0, 0], [0, 1, 2], [0, 1, 2])
+    before = sorted((tmp_path / "ml-1m").iterdir())
+    preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
+    assert "not made by prep.sh" in capsys.readouterr().err and sorted((tmp_path / "ml-1m").iterdir()) == before
+    (tmp_path / "ml-1m" / "index.npz").unlink()
+    with pytest.raises(UserError, match="holds no data set"):
+        preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
