@@ -166,7 +166,7 @@ def _read_interactions(path):
         with h5py.File(path, "r") as file:
             columns = {key: file[key][:] for key in ("user", "item")}
             lengths = {key: len(file[key]) for key in file}
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # h5py passes on whatever the library stumbled over
         raise UserError(f"{path} cannot be read, it is truncated or damaged: {_first_line(error)}") from error
     if len(set(lengths.values())) > 1:
         raise UserError(f"{path}: the datasets differ in length: {lengths}")

@@ -99,6 +99,24 @@ def test_a_flipped_bit_in_the_index_is_found(tmp_path):
         data.load("set", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["total_data.hdf5", "index.npz"])
+def test_no_flipped_bit_ends_in_anything_but_a_user_error(tmp_path, name):
+    """What the files' own checksums do not cover may load; nothing may escape as a traceback."""
+    write_layout(tmp_path / "set", np.repeat(np.arange(50), 6), np.tile(np.arange(60), 5), [0, 1, 2] * 100)
+    path, rng = tmp_path / "set" / name, np.random.default_rng(0)
+    sound = path.read_bytes()
+    found = 0
+    for place in rng.integers(len(sound), size=60):
+        content = bytearray(sound)
+        content[place] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        try:
+            data.load("set", tmp_path)
+        except UserError:
+            found += 1
+    assert found > 5
+
+
 @pytest.mark.parametrize("user, item, part, words", [
     ([0, 1, 2], [0, 1, 2], [0, 1], "do not belong together"),
     ([0, -1, 2], [0, 1, 2], [0, 1, 2], "'user' has the id -1"),
