@@ -47,12 +47,13 @@ class Best(NamedTuple):
 
 class Progress(NamedTuple):
     """What else is needed to go on: plain numbers, kept in the checkpoint as JSON."""
-    step: int = 0
-    best_step: int = 0
-    lamda: float = math.nan    # of the last validation
-    history: tuple = ()        # a dict a validation, as in metrics.jsonl
-    step_seconds: tuple = ()   # of each step that was timed: not the first ones, which compile
-    wall_seconds: float = 0.0  # of the run in all its processes
+    step: int
+    best_step: int
+    lamda: float          # of the last validation
+    history: list         # a dict a validation, as in metrics.jsonl
+    losses: list          # of each step
+    step_seconds: list    # of each step that was timed: not the first ones, which compile
+    wall_seconds: float   # of the run in all its processes
 
 
 def initial_logits(settings, dataset):
@@ -180,7 +181,7 @@ class Distillation:
         logits = initial_logits(settings, dataset)
         params = model.Params(jnp.asarray(logits), jnp.log(jnp.asarray(settings["lamda"], logits.dtype)))
         self.state, self.best = State(params, optimizer.init(params)), Best(logits, logits)
-        self.progress = Progress()
+        self.progress = Progress(0, 0, math.nan, [], [], [], 0.0)
         self._restore()
         self.state = devices.replicate(mesh, self.state)
         self._saved_at, self._step_began, self._pending = time.monotonic(), None, None
@@ -205,13 +206,13 @@ class Distillation:
         step, previous = self.progress.step, self._pending
         key = jax.random.fold_in(self.step_key, step)
         self.state, self._pending = self.update(self.state, self.progress.lamda, key, self.batches(step))
-        self._check(previous, step)
-        now, seconds = time.perf_counter(), self.progress.step_seconds
+        loss = self._take_loss(previous, step)
+        now = time.perf_counter()
         if previous is not None and self._step_began is not None:
-            seconds += (now - self._step_began,)
+            self.progress.step_seconds.append(now - self._step_began)
         self._step_began = now if previous is not None else None
-        self.progress = self.progress._replace(step=step + 1, step_seconds=seconds)
-        return None if previous is None else float(previous[0])
+        self.progress = self.progress._replace(step=step + 1)
+        return loss
 
     def validate(self):
         """Measures the synthetic users, keeps them if they are the best, and says so; returns HR@100."""
@@ -232,8 +233,8 @@ class Distillation:
         if metrics["HR@100"] > max((line["validation"]["HR@100"] for line in self.progress.history), default=-1):
             self.best = Best(np.asarray(rows), np.asarray(logits))
             self.progress = self.progress._replace(best_step=step)
-        line = {"step": step, "lamda": lamda, "loss": loss, "validation": metrics}
-        self.progress = self.progress._replace(lamda=lamda, history=(*self.progress.history, line))
+        self.progress.history.append({"step": step, "lamda": lamda, "loss": loss, "validation": metrics})
+        self.progress = self.progress._replace(lamda=lamda)
         self.run.say(f"step {step:4d}  lamda {lamda:<8.3g}  validation  {show(metrics)}")
         self.run.save_metrics(self.progress.history)
         return metrics["HR@100"]
@@ -268,15 +269,20 @@ class Distillation:
     def _settle(self):
         """Waits for the devices; the last loss, None before the first step. What may be kept now is sound."""
         pending, self._pending, self._step_began = self._pending, None, None
-        self._check(pending, self.progress.step)
+        loss = self._take_loss(pending, self.progress.step)
         if pending is not None and not all(jnp.isfinite(leaf).all() for leaf in self.state.params):
             self._fail("what it made of the synthetic users is not finite", pending, self.progress.step)
-        return None if pending is None else float(pending[0])
+        return loss
 
-    def _check(self, pending, step):
-        """Stops the run if the loss of this step (counted from 1) is not finite."""
-        if pending is not None and not math.isfinite(pending[0]):
-            self._fail(f"its loss is {float(pending[0])}", pending, step)
+    def _take_loss(self, pending, step):
+        """The loss of this step (counted from 1), kept; a loss that is not finite stops the run."""
+        if pending is None:
+            return None
+        loss = float(pending[0])
+        if not math.isfinite(loss):
+            self._fail(f"its loss is {loss}", pending, step)
+        self.progress.losses.append(loss)
+        return loss
 
     def _fail(self, what, pending, step):
         raise UserError(f"step {step} failed at lamda {float(pending[1]):.3g}: {what}; either the kernel of the synthetic users is "
@@ -323,7 +329,7 @@ def finish(settings, run, dataset, mesh, best, progress):
     run.save_arrays("distilled.npz", {
         "data": best.rows.astype(np.float32), "logits": best.logits.astype(np.float32), "item_ids": dataset.item_ids,
         "lamda": np.float64(chosen["lamda"]), "settings": np.array(json.dumps(settings))})
-    plot_curve(run.folder / "curve.png", progress.history, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
+    plot_curve(run.folder / "curve.png", progress.history, progress.losses, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
     result = {"dataset": dataset.name, "val": chosen["validation"], "test": summarise(metrics), "lamda": chosen["lamda"],
               "best_step": progress.best_step, "steps": progress.step,
               "wall_seconds": run.wall_seconds(), "step_seconds": float(np.median(progress.step_seconds or [math.nan])),

@@ -192,33 +192,36 @@ def peak_rss_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def plot_curve(path, history, title):
-    """A picture of validation HR@100 and nDCG@10 over steps, and of lamda."""
+def plot_curve(path, history, losses, title):
+    """A picture over the steps of validation HR@100 and nDCG@10, of the loss, and of lamda."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
     steps = [line["step"] for line in history]
-    figure, (quality, strength) = pyplot.subplots(2, 1, figsize=(7, 5.5), sharex=True, height_ratios=(3, 1),
-                                                  layout="constrained")
+    figure, axes = pyplot.subplots(3, 1, figsize=(7, 6.5), sharex=True, height_ratios=(3, 1.5, 1), layout="constrained")
+    quality, loss, strength = axes
     for metric, colour in (("HR@100", "tab:blue"), ("NDCG@10", "tab:orange")):
         values = [line["validation"][metric] for line in history]
         quality.plot(steps, values, "o-", color=colour, markersize=4)
-        quality.annotate(f"{metric}  {values[-1]:.1f}", (steps[-1], values[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
+        quality.annotate(f"{metric}  {values[-1]:.1f}", (steps[-1], values[-1]), (6, 0), textcoords="offset points",
+                         color=colour, va="center")
     best = max(history, key=lambda line: line["validation"]["HR@100"])
-    quality.axvline(best["step"], color="0.7", linestyle=":", zorder=0)
+    for each in axes:
+        each.axvline(best["step"], color="0.7", linestyle=":", zorder=0)
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(axis="y", color="0.92")
     quality.annotate(f"best: step {best['step']}", (best["step"], 0.03), (-4, 0), xycoords=("data", "axes fraction"),
                      textcoords="offset points", color="0.4", ha="right")
     quality.set(ylabel="validation, %", title=title)
+    quality.margins(x=0.16)
+    loss.plot(range(1, len(losses) + 1), losses, color="tab:green", linewidth=1)
+    loss.set(ylabel="loss of a step")
     strength.plot(steps, [line["lamda"] for line in history], "o-", color="0.4", markersize=4)
     strength.set(xlabel="step", ylabel="λ", yscale="log")
     strength.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=5))
     strength.yaxis.set_major_formatter("{x:g}")
     strength.yaxis.set_minor_locator(ticker.NullLocator())
-    for axes in (quality, strength):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="0.92")
-    quality.margins(x=0.16)
     with atomic(path) as file:
         figure.savefig(file, format="png", dpi=150)
     pyplot.close(figure)
