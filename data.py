@@ -48,12 +48,13 @@ class Dataset:
 
     @cached_property
     def fingerprint(self):
-        """Hexadecimal digest of the three matrices: the same only for the same interactions."""
+        """Hexadecimal digest of the matrices and ids: the same only for the same interactions."""
         digest = hashlib.blake2b(digest_size=8)
         for matrix in (self.train, self.validation, self.test):
             digest.update(np.asarray(matrix.shape, np.int64))
             digest.update(matrix.indptr.astype(np.int64))
             digest.update(matrix.indices.astype(np.int32))
+        digest.update("\0".join(map(str, [*self.user_ids, *self.item_ids])).encode())
         return digest.hexdigest()
 
     def validation_view(self, rng):
@@ -148,8 +149,8 @@ def _verify_checksums(folder):
     if not manifest.exists():
         return
     try:
-        expected = json.loads(manifest.read_text())["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        expected = dict(json.loads(manifest.read_text())["sha256"].items())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{manifest} cannot be read ({error}); delete {folder} and run ./prep.sh again") from error
     for name, digest in expected.items():
         if not (folder / name).exists():

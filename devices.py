@@ -22,8 +22,9 @@ def start(float64):
     jax.config.update("jax_enable_x64", float64)
     try:
         return Mesh(jax.devices(), "users")
-    except RuntimeError as error:
-        raise UserError(f"JAX cannot start: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where the wheels for CUDA are missing
+        raise UserError(f"JAX finds no device: {(str(error).splitlines() or ['no reason given'])[0]}; JAX_PLATFORMS=cpu uses the "
+                        "CPU, requirements-gpu.txt has what NVIDIA GPUs need") from error
 
 
 def describe(mesh):

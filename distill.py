@@ -156,8 +156,14 @@ def validates(step, settings):
     return step % (25 if step <= 200 else settings["log_freq"]) == 0 or step == settings["train_steps"]
 
 
+def quality(metrics):
+    """What the best step is chosen by: HR@100, and nDCG@10 where that is the same."""
+    return metrics["HR@100"], metrics["NDCG@10"]
+
+
 def show(metrics):
-    return "  ".join(f"{name} {metrics[name]:.{4 if name == 'AUC' else 2}f}" for name in METRICS)
+    number = lambda name: "none" if metrics[name] is None else f"{metrics[name]:.{4 if name == 'AUC' else 2}f}"
+    return "  ".join(f"{name} {number(name)}" for name in METRICS)
 
 
 class Distillation:
@@ -189,7 +195,7 @@ class Distillation:
     def due(self):
         """Whether the synthetic users, as they are, are still to be validated."""
         step, history = self.progress.step, self.progress.history
-        return validates(step, self.settings) and (not history or history[-1]["step"] < step)
+        return (validates(step, self.settings) or self.finished()) and (not history or history[-1]["step"] < step)
 
     def finished(self):
         step = self.progress.step
@@ -229,8 +235,8 @@ class Distillation:
         if not found:
             raise UserError(f"step {step}: the kernel of the synthetic users is not positive definite in {rows.dtype} "
                             f"at lamda {', '.join(f'{each:.3g}' for each in lamdas)}; a larger lamda or --float64=true helps")
-        lamda, metrics = max(found, key=lambda each: each[1]["HR@100"])
-        if metrics["HR@100"] > max((line["validation"]["HR@100"] for line in self.progress.history), default=-1):
+        lamda, metrics = max(found, key=lambda each: quality(each[1]))
+        if quality(metrics) > max((quality(line["validation"]) for line in self.progress.history), default=(-1,)):
             self.best = Best(np.asarray(rows), np.asarray(logits))
             self.progress = self.progress._replace(best_step=step)
         self.progress.history.append({"step": step, "lamda": lamda, "loss": loss, "validation": metrics})
@@ -255,11 +261,11 @@ class Distillation:
         try:
             leaves, structure = jax.tree.flatten(self.state)
             found = [arrays[f"state_{i}"] for i in range(len(leaves))]
-            if [each.shape for each in found] != [leaf.shape for leaf in leaves]:
+            best = Best(arrays["rows"], arrays["logits"])
+            if [each.shape for each in (*found, *best)] != [leaf.shape for leaf in (*leaves, *self.best)]:
                 raise ValueError("shapes differ")
             self.state = jax.tree.unflatten(structure, [jnp.asarray(each) for each in found])
-            self.best = Best(arrays["rows"], arrays["logits"])
-            self.progress = Progress(**progress)
+            self.best, self.progress = best, Progress(**progress)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.run.folder}/checkpoint.npz does not fit these settings ({error}); "
                             "--resume=false starts again") from error
@@ -296,27 +302,27 @@ def optimise(settings, run, dataset, mesh):
 
     SIGINT and SIGTERM end the process, after a checkpoint, with the exit code shells expect.
     """
-    stop = Stop()
     work = Distillation(settings, run, dataset, mesh)
-    quality = work.progress.history[-1]["validation"]["HR@100"] if work.progress.history else math.nan
-    with tqdm(total=settings["train_steps"], initial=work.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar:
+    reached = work.progress.history[-1]["validation"]["HR@100"] if work.progress.history else math.nan
+    with Stop() as stop, tqdm(total=settings["train_steps"], initial=work.progress.step, unit="step", disable=None,
+                              dynamic_ncols=True) as bar:
         while True:
             if work.due():
-                quality = work.validate()
+                reached = work.validate()
                 work.save()
-                bar.set_postfix_str(f"validation HR@100 {quality:.2f}")
+                bar.set_postfix_str(f"validation HR@100 {reached:.2f}")
             elif stop.signal or work.stale():
                 work.save()
             if work.finished():
                 return work.best, work.progress
             if stop.signal:
-                run.say(f"{signal.Signals(stop.signal).name}: stopped after step {work.progress.step}; "
-                        "the same command goes on from there")
+                run.say(f"{signal.Signals(stop.signal).name}: stopped after step {work.progress.step}; the same command"
+                        f"{'' if settings['resume'] else ', with --resume=true,'} goes on from there")
                 sys.exit(128 + stop.signal)
             loss = work.step()
             bar.update()
             if loss is not None:
-                bar.set_postfix_str(f"loss {loss:.2f}, validation HR@100 {quality:.2f}", refresh=False)
+                bar.set_postfix_str(f"loss {loss:.2f}, validation HR@100 {reached:.2f}", refresh=False)
 
 
 def finish(settings, run, dataset, mesh, best, progress):
@@ -338,6 +344,15 @@ def finish(settings, run, dataset, mesh, best, progress):
     return result
 
 
+def check_fits(settings, dataset):
+    """Raises UserError for settings that the data set cannot serve."""
+    users = dataset.train.shape[0]
+    if settings["user_support"] > users:
+        raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {users:,} users to start from")
+    if settings["noise_groups"] > settings["user_support"]:
+        raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({settings['user_support']})")
+
+
 def main(arguments):
     settings, changed = resolve(arguments, __doc__)
     mesh = devices.start(settings["float64"])
@@ -349,15 +364,14 @@ def main(arguments):
     for part in ("validation", "test"):
         if getattr(dataset, part).nnz == 0:
             raise UserError(f"{dataset.name} has no {part} interactions: there is nothing to measure by")
-    if settings["user_support"] > users:
-        raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {users:,} users to start from")
-    if settings["noise_groups"] > settings["user_support"]:
-        raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({settings['user_support']})")
+    check_fits(settings, dataset)
 
     with open_run(settings, dataset.fingerprint) as run:
-        result = run.result()
+        result, say = run.result(), print
+        about = describe(settings, dataset.fingerprint, devices.describe(mesh))
         if result is None:
-            run.save_json("config.json", describe(settings, dataset.fingerprint, devices.describe(mesh)))
+            say = run.say
+            run.keep_config(about)
             run.say(f"run: {run.folder} on {devices.describe(mesh)}, {dataset.name}")
             try:
                 # The solves of a step are small, and on a CPU they run beside XLA's large products: more than one
@@ -365,18 +379,19 @@ def main(arguments):
                 with threadpool_limits(limits=1, user_api="blas"):
                     result = finish(settings, run, dataset, mesh, *optimise(settings, run, dataset, mesh))
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+                if "RESOURCE_EXHAUSTED" not in str(error) and "ut of memory" not in str(error):
                     raise
-                raise UserError(f"out of memory on the device: a smaller batch_size or eval_batch_size needs less "
+                raise UserError("out of memory: a smaller batch_size, eval_batch_size, num_per_user or user_support needs less "
                                 f"({str(error).splitlines()[0][:120]})") from error
         else:
             read_npz(run.folder / "distilled.npz", START_AGAIN)
             print(f"run: {run.folder} was finished before; --resume=false runs it again", flush=True)
-        run.say(f"{dataset.name}: best step {result['best_step']} of {result['steps']}, {result['wall_seconds']:.0f} s, "
+            run.warn_of_differences(about, print)
+        say(f"{dataset.name}: best step {result['best_step']} of {result['steps']}, {result['wall_seconds']:.0f} s, "
                 f"{result['step_seconds']:.2f} s a step, {result['peak_rss_mb']:,.0f} MiB")
         if dataset.name in PAPER_NDCG_AT_10:
-            run.say(f"paper, 500 synthetic users, its split of {dataset.name}: NDCG@10 {PAPER_NDCG_AT_10[dataset.name]}")
-        run.say(f"test  {show(result['test'])}")
+            say(f"paper, 500 synthetic users, its split of {dataset.name}: NDCG@10 {PAPER_NDCG_AT_10[dataset.name]}")
+        say(f"test  {show(result['test'])}")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def evaluate(kernel, rows, alphas, view, weights, batch_size, mesh):
     users = np.flatnonzero(np.diff(view.targets.indptr))
     batch_size = min(batch_size, max(len(users), 1))
     width = max(np.diff(view.targets.indptr).max(initial=0), 1)
-    sums = [{} for _ in alphas]
+    sums, sound = [{} for _ in alphas], [True] * len(alphas)
     pools = [([], []) for _ in alphas]
     for start in range(0, len(users), batch_size):
         batch = users[start:start + batch_size]
@@ -104,14 +104,16 @@ def evaluate(kernel, rows, alphas, view, weights, batch_size, mesh):
         positives, negatives = _padded(view.targets[batch], width), view.negatives[batch]
         positive, negative = put(positives, -1), put(negatives, -1)
         cross = _cross_kernel(kernel, context, rows)
-        for alpha, total, (above, below) in zip(alphas, sums, pools):
+        for solution, (alpha, total, (above, below)) in enumerate(zip(alphas, sums, pools)):
             counted, high, low, finite = _rank(cross, alpha, context, targets, weights, positive, negative)
+            sound[solution] &= bool(finite)
             for name, values in counted.items():
-                total.setdefault(name, []).append(np.asarray(values)[:len(batch)] if finite else np.full(len(batch), np.nan))
+                total.setdefault(name, []).append(np.asarray(values)[:len(batch)])
             above.append(np.asarray(high)[:len(batch)][positives >= 0])
             below.append(np.asarray(low)[:len(batch)][negatives >= 0])
     return [_finish({name: np.concatenate(parts).astype(np.float64) for name, parts in total.items()},
-                    users, view.targets, weights, above, below) for total, (above, below) in zip(sums, pools)]
+                    users if finite else users[:0], view.targets, weights, above, below)
+            for total, (above, below), finite in zip(sums, pools, sound)]
 
 
 def _finish(sums, users, targets, weights, above, below):
@@ -119,15 +121,16 @@ def _finish(sums, users, targets, weights, above, below):
     count = np.diff(targets.indptr)[users]
     ideal_gain = np.cumsum(1 / np.log2(np.arange(max(CUTOFFS)) + 2))
     metrics = {name: np.full(targets.shape[0], np.nan) for name in PER_USER_METRICS}
-    for k in CUTOFFS if len(users) else ():
+    if not len(users):
+        return {**metrics, "AUC": math.nan}
+    for k in CUTOFFS:
         found = np.minimum(count, k)
         ideal_psp = largest_weights(targets, weights, k)[users]
         metrics[f"HR@{k}"][users] = 100 * sums[f"HR@{k}"] / found
         metrics[f"NDCG@{k}"][users] = 100 * sums[f"NDCG@{k}"] / ideal_gain[found - 1]
         metrics[f"PSP@{k}"][users] = 100 * sums[f"PSP@{k}"] / found / ideal_psp
         metrics[f"PSP_textbook@{k}"][users] = 100 * sums[f"PSP@{k}"] / ideal_psp
-    auc = pooled_auc(np.concatenate(above), np.concatenate(below)) if above else math.nan
-    return {**metrics, "AUC": auc if all(np.isfinite(part).all() for part in above + below) else math.nan}
+    return {**metrics, "AUC": pooled_auc(np.concatenate(above), np.concatenate(below))}
 
 
 def summarise(metrics):

@@ -3,4 +3,8 @@
 here=$(dirname "$0")
 python=$here/.venv/bin/python
 [ -x "$python" ] || python=python3
+if ! "$python" -c 'import h5py, pandas, pooch' 2>/dev/null; then
+    echo "prep.sh: the requirements are not installed: run make setup first" >&2
+    exit 1
+fi
 exec "$python" "$here/preprocess.py" "$@"

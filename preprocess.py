@@ -207,12 +207,12 @@ def _already_there(folder, seed):
 def _fetch(name, downloads, url, file, sha256, unreachable):
     """(path of the zip file, its Origin), from the first origin that answers."""
     first = SOURCES[name][0]
-    if file:
+    if file is not None:
         if not Path(file).is_file():
             raise UserError(f"--file: there is no file {file}")
         _check_hash(Path(file), sha256 or first.sha256)
         return Path(file), first
-    if url:
+    if url is not None:
         return _download(url, downloads, sha256 or first.sha256), first
     for origin in SOURCES[name]:
         if origin.location.startswith("pip:"):
@@ -296,6 +296,9 @@ def _read_csv(text, member, sep="\t", **options):
         table = pd.read_csv(io.BytesIO(text), sep=sep, quoting=3, **options)
     except ValueError as error:
         raise UserError(f"{member}: {error}") from error
+    if "user" in table and not pd.api.types.is_numeric_dtype(table.rating):
+        wrong = pd.to_numeric(table.rating, errors="coerce").isna()
+        raise UserError(f"{member}: line {int(wrong.idxmax()) + 1} has a rating that is not a number")
     if "user" in table and table[["user", "item", "rating"]].isna().to_numpy().any():
         raise UserError(f"{member}: line {int(table[['user', 'item', 'rating']].isna().any(axis=1).idxmax()) + 1} is incomplete")
     return table
@@ -316,11 +319,13 @@ def main(arguments):
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.names if name not in SOURCES]:
         raise UserError(f"there is no data set '{unknown[0]}' to prepare; there are {', '.join(SOURCES)}")
+    if not 0 <= given.seed < 2 ** 63:
+        raise UserError(f"--seed must be a whole number of at least 0, not {given.seed}")
     if len(given.names) > 1 and (given.url or given.file):
         raise UserError("--url and --file go with one data set")
     for position, name in enumerate(given.names, 1):
         try:
-            prepare(name, given.data_dir, given.seed, given.url, given.file, given.sha256,
+            prepare(name, given.data_dir, given.seed, given.url, given.file, given.sha256 and given.sha256.lower(),
                     unreachable=[MOVIELENS] if position > 1 else [])
             break
         except Unreachable as error:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
@@ -48,6 +49,11 @@ def atomic(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, outlives a loss of power
+        finally:
+            os.close(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -77,7 +83,7 @@ def read_npz(path, remedy):
 
 
 class Run:
-    """An open run. Made by `open_run`; every method that writes is atomic."""
+    """An open run, made by `open_run`. Files are written atomically, but for log.txt, which grows."""
 
     def __init__(self, folder, started):
         self.folder = folder
@@ -93,7 +99,25 @@ class Run:
 
     def save_json(self, name, value):
         with atomic(self.folder / name) as file:
-            file.write(json.dumps(value, indent=2).encode() + b"\n")
+            file.write(json.dumps(_without_nan(value), indent=2).encode() + b"\n")
+
+    def keep_config(self, about):
+        """Writes config.json; on a run that goes on, keeps the first one and says what is not as it was then."""
+        if (self.folder / "config.json").exists():
+            self.warn_of_differences(about, self.say)
+        else:
+            self.save_json("config.json", about)
+
+    def warn_of_differences(self, about, say):
+        """Says what else than the settings, which are the same, has changed since the run began."""
+        try:
+            began = json.loads((self.folder / "config.json").read_text())
+            changed = [f"{key} {began[key]} then, {about[key]} now" for key in ("git_revision", "versions", "devices")
+                       if began[key] != about[key]]
+        except (OSError, ValueError, KeyError, TypeError):
+            changed = ["config.json cannot be read"]
+        if changed:
+            say(f"note: the run began under other conditions: {'; '.join(changed)}")
 
     def save_arrays(self, name, arrays):
         with atomic(self.folder / name) as file:
@@ -102,7 +126,7 @@ class Run:
     def save_metrics(self, history):
         """Writes metrics.jsonl anew: a dict a validation."""
         with atomic(self.folder / "metrics.jsonl") as file:
-            file.writelines(json.dumps(line).encode() + b"\n" for line in history)
+            file.writelines(json.dumps(_without_nan(line)).encode() + b"\n" for line in history)
 
     def save_checkpoint(self, arrays, state):
         """Keeps arrays (a dict) and state (anything JSON can hold) for `load_checkpoint`."""
@@ -125,8 +149,10 @@ class Run:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text())
-        except ValueError as error:
+            result = json.loads(path.read_text())
+            return {key: result[key] for key in ("dataset", "val", "test", "lamda", "best_step", "steps", "wall_seconds",
+                                                 "step_seconds", "peak_rss_mb")}
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged; {START_AGAIN}") from error
 
     def wall_seconds(self):
@@ -135,12 +161,16 @@ class Run:
 
 
 class Stop:
-    """Turns a first SIGINT or SIGTERM into a wish to stop after the step; a second one interrupts at once."""
+    """Within the block, a first SIGINT or SIGTERM is a wish to stop after the step; a second one interrupts at once."""
 
-    def __init__(self):
+    def __enter__(self):
         self.signal = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, number, frame):
         if self.signal is not None:
@@ -225,6 +255,13 @@ def plot_curve(path, history, losses, title):
     with atomic(path) as file:
         figure.savefig(file, format="png", dpi=150)
     pyplot.close(figure)
+
+
+def _without_nan(value):
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _process_start():

@@ -4,7 +4,6 @@ Also the one place that turns a UserError into a line on stderr and an exit code
 """
 import difflib
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -20,10 +19,13 @@ def _choice(*words):
     return str, "one of " + ", ".join(words), lambda value: value in words
 
 
-AT_LEAST_1 = (int, "a whole number of at least 1", lambda value: value >= 1)
-COUNT_OR_ALL = (int, "a whole number of at least 1, or -1 for all", lambda value: value >= 1 or value == -1)
-NOT_NEGATIVE = (float, "a number of at least 0", lambda value: 0 <= value < math.inf)
-POSITIVE = (float, "a number above 0", lambda value: 0 < value < math.inf)
+# Beyond these, single precision has nothing to calculate with.
+SMALLEST, LARGEST, LARGEST_COUNT = 1e-30, 1e30, 2 ** 31 - 1
+
+AT_LEAST_1 = (int, f"a whole number from 1 to {LARGEST_COUNT}", lambda value: 1 <= value <= LARGEST_COUNT)
+COUNT_OR_ALL = (int, f"a whole number from 1 to {LARGEST_COUNT}, or -1 for all", lambda value: 1 <= value <= LARGEST_COUNT or value == -1)
+NOT_NEGATIVE = (float, f"a number from 0 to {LARGEST}", lambda value: 0 <= value <= LARGEST)
+POSITIVE = (float, f"a number above 0, from {SMALLEST} to {LARGEST}", lambda value: SMALLEST <= value <= LARGEST)
 SWITCH = (bool, "true or false", lambda value: True)
 TEXT = (str, "text", lambda value: value != "")
 
@@ -37,11 +39,11 @@ RULES = {
     "history_discount": (float, "a number between 0 and 1, both included", lambda value: 0 <= value <= 1),
     "keep_prob": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
     "cardinality_reg": NOT_NEGATIVE, "learn_lamda": SWITCH, "lamda": POSITIVE,
-    "lamda_grid": (list, "a list of one or more numbers of at least 0, such as [0.1,1]",
-                   lambda value: len(value) > 0 and all(_is_a(each, float) and 0 <= each < math.inf for each in value)),
+    "lamda_grid": (list, f"a list of one or more numbers from 0 to {LARGEST}, such as [0.1,1]",
+                   lambda value: len(value) > 0 and all(_is_a(each, float) and 0 <= each <= LARGEST for each in value)),
     "learning_rate": POSITIVE, "cosine_decay": SWITCH, "train_steps": AT_LEAST_1, "batch_size": COUNT_OR_ALL,
     "accumulate_steps": AT_LEAST_1, "patience": AT_LEAST_1, "log_freq": AT_LEAST_1, "eval_batch_size": AT_LEAST_1,
-    "seed": (int, "a whole number from 0 to 2^31 - 1", lambda value: 0 <= value < 2 ** 31),
+    "seed": (int, f"a whole number from 0 to {LARGEST_COUNT}", lambda value: 0 <= value <= LARGEST_COUNT),
     "resume": SWITCH, "paper": SWITCH,
 }
 
@@ -49,7 +51,8 @@ RULES = {
 def resolve(arguments, description):
     """The settings of one run; with --help, prints the description and every key, and ends the process.
 
-    Later ones win: hyper_params.py, its `paper` dict where paper is true, --config=file.json, --key=value.
+    Later ones win: hyper_params.py, its `paper` dict where paper is true, --config=file.json, --key=value;
+    --paper=true on the command line wins over the file, too.
 
     Args:
         arguments: the words after the script's name.
@@ -65,20 +68,25 @@ def resolve(arguments, description):
         print(f"{description.strip()}\n\nEvery key is set with --key=value, or many with --config=FILE.json. They are, from "
               f"hyper_params.py:\n\n{keys[keys.index('hyper_params = {'):].strip()}")
         sys.exit(0)
-    given = {}
-    words = [_split(argument) for argument in arguments]
-    for key, value in words:
+    config, given = {}, {}
+    for key, value in map(_split, arguments):
         if key == "config":
-            given.update(_read_config(value))
-    given.update({key: _parse(key, value) for key, value in words if key != "config"})
-    for source in (defaults.hyper_params, defaults.paper, given):
+            config.update(_read_config(value))
+        else:
+            given[key] = _parse(key, value)
+    for source in (defaults.hyper_params, defaults.paper, config, given):
         for key, value in source.items():
             _check(key, value)
     missing = RULES.keys() - defaults.hyper_params.keys()
     if missing:
         raise UserError(f"hyper_params.py has lost the key {min(missing)}")
-    base = {**defaults.hyper_params, **given}
-    settings = {**base, **defaults.paper, **given} if base["paper"] else base
+    if config.get("paper") and given.get("paper") is False:
+        raise UserError("--paper=false does not undo the paper's choices that the config file holds: change them there")
+    paper = {**defaults.hyper_params, **config, **given}["paper"]
+    layers = [defaults.paper if paper else {}, config]
+    if given.get("paper"):
+        layers.reverse()
+    settings = {**defaults.hyper_params, **layers[0], **layers[1], **given}
     settings = {key: float(value) if RULES[key][0] is float else value for key, value in settings.items()}
     changed = {key: value for key, value in settings.items() if value != defaults.hyper_params[key]}
     return settings, changed

@@ -49,8 +49,15 @@ def tiny(tiny_data):
 
 @pytest.fixture
 def run_script():
-    """run_script("distill.py", "--key=value", ...) -> CompletedProcess, in the project's folder."""
-    def run(script, *arguments, **options):
-        return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=ROOT, capture_output=True,
-                              text=True, timeout=240, **options)
+    """run_script("distill.py", "--key=value", ...) -> CompletedProcess, in the project's folder.
+
+    largest_file, in blocks of 512 bytes, stands in for a disk that is full: the system refuses to write either way.
+    """
+    def run(script, *arguments, largest_file=None, **options):
+        command = [str(ROOT / script), *map(str, arguments)]
+        if script.endswith(".py"):
+            command.insert(0, sys.executable)
+        if largest_file is not None:
+            command = ["sh", "-c", 'ulimit -f "$0"; exec "$@"', str(largest_file), *command]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
     return run

@@ -35,4 +35,4 @@ def test_bench_once(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(bench, name, value)
     bench.main([f"--results_dir={tmp_path}", "--user_support=10", "--num_per_user=4"])
     figures = json.loads((tmp_path / "bench.json").read_text())["figures"]
-    assert all(figure["ratio"] > 0 and figure["what"] in capsys.readouterr().out for figure in figures[:1]) and len(figures) == 8
+    assert all(figure["ratio"] > 0 and figure["what"] in capsys.readouterr().out for figure in figures[:1]) and len(figures) == 6

@@ -65,7 +65,8 @@ def test_it_learns(finished):
     """Distilled users are clearly better than the real ones they started as."""
     history = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
     assert max(line["validation"]["NDCG@10"] for line in history) > 1.1 * history[0]["validation"]["NDCG@10"]
-    assert history[-1]["loss"] < history[1]["loss"]
+    losses = json.loads(str(runs.read_npz(finished[0] / "checkpoint.npz", "")["state"]))["losses"]
+    assert np.mean(losses[-50:]) < np.mean(losses[:50])
 
 
 def test_a_finished_run_is_not_run_again(finished, run_script):
@@ -173,6 +174,23 @@ def test_patience_counts_steps_without_a_better_validation(tiny_data, tmp_path, 
     assert done.returncode == 0 and result["steps"] == result["best_step"] + 30 < STEPS
 
 
+def test_a_patience_shorter_than_the_schedule_validates_before_it_stops(tiny_data, tmp_path, run_script):
+    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=10", "--train_steps=30")
+    assert done.returncode == 0 and "step   10" in done.stdout
+    assert json.loads((folders(tmp_path)[0] / "result.json").read_text())["best_step"] > 0
+
+
+def test_what_changed_since_a_run_began_is_said(finished, tmp_path, run_script):
+    results = tmp_path / "results"
+    shutil.copytree(finished[0].parent, results)
+    [folder] = folders(results)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "devices": "8 x abacus"}))
+    done = run_script("distill.py", *finished[2], f"--results_dir={results}")
+    assert "note: the run began under other conditions: devices 8 x abacus then, 1 x cpu now" in done.stdout
+    assert json.loads((folder / "config.json").read_text())["devices"] == "8 x abacus", "how it began stays on record"
+
+
 def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
     """Two batches in one step, without a random split: the same update as from both at once."""
     def step(batches, **changes):
@@ -212,9 +230,8 @@ def test_a_kernel_that_is_not_positive_definite_is_named(tmp_path, run_script):
 
 def test_a_disk_that_is_full_is_one_line_and_resumes(tiny_data, tmp_path, run_script):
     """A limit on the size of files, smaller than a checkpoint, stands in for the full disk."""
-    import resource
     arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=2"]
-    fails(run_script("distill.py", *arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))), "File too large")
+    fails(run_script("distill.py", *arguments, largest_file=8), "File too large")
     [folder] = folders(tmp_path)
     assert not list(folder.glob(".*")), "no part of a file is left"
     assert run_script("distill.py", *arguments).returncode == 0

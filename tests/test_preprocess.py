@@ -3,14 +3,12 @@ import hashlib
 import http.server
 import io
 import json
-import resource
-import subprocess
 import threading
 import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, clustered_interactions, write_layout
+from conftest import clustered_interactions, write_layout
 from hypothesis import given, settings as hypothesis_settings, strategies
 
 import data
@@ -141,6 +139,7 @@ def test_no_network_goes_on_with_the_next_data_set_and_says_so(ml_1m_zip, tmp_pa
 @pytest.mark.parametrize("content, words", [
     (b"not a zip", "not a sound zip"), (archive(b"1::5::4::9\n", name="other"), "has no member ml-1m/ratings.dat"),
     (archive(b"1::5::4::9\n1::6\n"), "ratings.dat: line 2 is incomplete"),
+    (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat: line 2 has a rating that is not a number"),
     (archive(b"1::5::4::9\n", movies=b"1::a::b\n2::c::d::e\n"), "movies.dat")])
 def test_archives_that_are_something_else(tmp_path, content, words):
     (tmp_path / "given.zip").write_bytes(content)
@@ -183,21 +182,20 @@ def test_a_flipped_bit_in_what_was_prepared_is_found(tmp_path, ml_1m_zip, name):
         data.load("ml-1m", tmp_path)
 
 
-def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip):
-    """A limit on the size of files stands in for the full disk: the system refuses to write either way."""
+def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
     (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
-    command = [str(ROOT / "prep.sh"), "ml-1m", f"--data_dir={tmp_path / 'data'}", f"--file={tmp_path / 'ml-1m.zip'}",
+    command = ["prep.sh", "ml-1m", f"--data_dir={tmp_path / 'data'}", f"--file={tmp_path / 'ml-1m.zip'}",
                f"--sha256={hashlib.sha256(ml_1m_zip).hexdigest()}"]
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    full = run_script(*command, largest_file=2)
     assert full.returncode == 1 and len(full.stderr.splitlines()) == 1 and "Traceback" not in full.stderr
     assert not any(path.is_dir() for path in (tmp_path / "data").iterdir()), "nothing half made"
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_script(*command)
     assert done.returncode == 0 and done.stdout == "ml-1m\n" and data.load("ml-1m", tmp_path / "data").train.nnz
 
 
 @pytest.mark.parametrize("arguments, words", [(["ml-9"], "there is no data set 'ml-9'"), (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
-                                              (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip")])
+                                              (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip"), (["ml-1m", "--file="], "there is no file"),
+                                              (["ml-1m", "--seed=-1"], "--seed must be")])
 def test_wrong_calls(tmp_path, arguments, words):
     with pytest.raises(UserError, match=words):
         preprocess.main([*arguments, f"--data_dir={tmp_path}"])

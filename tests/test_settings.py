@@ -22,10 +22,15 @@ def test_later_sources_win(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"seed": 4}, "command": "…"}))
     found, changed = resolve(["--paper=true", "--seed=5", f"--config={tmp_path / 'some.json'}"], "")
     assert found["seed"] == 5, "the command line over the file"
-    assert found["normalize"] is True and found["objective"] == "reconstruct", "what is asked for over what paper means"
-    assert found["gumbel_tau"] == 2.0 and isinstance(found["gumbel_tau"], float)
+    assert found["normalize"] is False and found["objective"] == "reconstruct", "paper on the command line over the file"
+    assert found["gumbel_tau"] == 10.0 and isinstance(found["gumbel_tau"], float)
+    assert values("--paper=true", "--normalize=true")["normalize"] is True, "what is asked for over what paper means"
     assert "seed" in changed and "depth" not in changed
     assert values(f"--config={tmp_path / 'run.json'}")["seed"] == 4, "a run's own config.json"
+    (tmp_path / "papers.json").write_text(json.dumps({"settings": {"paper": True, "depth": 2}}))
+    assert values(f"--config={tmp_path / 'papers.json'}")["depth"] == 2, "the file over what its own paper means"
+    with pytest.raises(UserError, match="--paper=false does not undo"):
+        values(f"--config={tmp_path / 'papers.json'}", "--paper=false")
 
 
 def test_values_are_read_by_their_kind():
@@ -39,11 +44,13 @@ def test_values_are_read_by_their_kind():
     ("--gumbel_tao=1", "there is no setting 'gumbel_tao'; is it gumbel_tau?"),
     ("--xyz=1", "there is no setting 'xyz'; --help lists them"),
     ("seed=1", "'seed=1' is not understood"), ("--seed", "'--seed' is not understood"),
-    ("--seed=one", 'seed must be a whole number from 0 to 2^31 - 1, not "one"'),
+    ("--seed=one", 'seed must be a whole number from 0 to 2147483647, not "one"'),
     ("--seed=1.5", "not 1.5"), ("--seed=-1", "not -1"), ("--seed=true", "not true"),
-    ("--gumbel_tau=0", "gumbel_tau must be a number above 0, not 0"), ("--gumbel_tau=NaN", "not NaN"),
+    ("--gumbel_tau=0", "gumbel_tau must be a number above 0, from 1e-30 to 1e+30, not 0"), ("--gumbel_tau=NaN", "not NaN"),
     ("--gumbel_tau=1e999", "not Infinity"),
-    ("--num_per_user=0", "num_per_user must be a whole number of at least 1"), ("--user_support=0", "at least 1, not 0"),
+    ("--num_per_user=0", "num_per_user must be a whole number from 1 to"), ("--user_support=0", "not 0"),
+    ("--learning_rate=1" + 400 * "0", "learning_rate must be a number above 0"), ("--accumulate_steps=100000000000000000000", "from 1 to 2147483647"),
+    ("--lamda=1e-300", "lamda must be a number above 0"), ("--lamda_grid=[1e300]", "a list of one or more numbers"),
     ("--keep_prob=1", "between 0 and 1"), ("--normalize=yes", 'true or false, not "yes"'), ("--batch_size=0", "or -1 for all, not 0"),
     ("--lamda_grid=[]", "a list of one or more numbers"), ('--lamda_grid=["a"]', "a list of one or more numbers"),
     ("--objective=copy", "one of held_out, reconstruct"), ("--dataset=../x", "the name of a folder"),
@@ -57,7 +64,7 @@ def test_what_is_said_of_a_bad_value(argument, words):
 
 def test_a_bad_edit_of_the_file_is_named(monkeypatch):
     monkeypatch.setitem(hyper_params.hyper_params, "gumbel_tau", "warm")
-    with pytest.raises(UserError, match='gumbel_tau must be a number above 0, not "warm"'):
+    with pytest.raises(UserError, match='gumbel_tau must be a number above 0, .*, not "warm"'):
         values()
     monkeypatch.delitem(hyper_params.hyper_params, "gumbel_tau")
     with pytest.raises(UserError, match="hyper_params.py has lost the key gumbel_tau"):
