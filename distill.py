@@ -51,7 +51,6 @@ class Progress(NamedTuple):
     best_step: int
     lamda: float          # of the last validation
     history: list         # a dict a validation, as in metrics.jsonl
-    losses: list          # of each step
     step_seconds: list    # of each step that was timed: not the first ones, which compile
     wall_seconds: float   # of the run in all its processes
 
@@ -187,7 +186,7 @@ class Distillation:
         logits = initial_logits(settings, dataset)
         params = model.Params(jnp.asarray(logits), jnp.log(jnp.asarray(settings["lamda"], logits.dtype)))
         self.state, self.best = State(params, optimizer.init(params)), Best(logits, logits)
-        self.progress = Progress(0, 0, math.nan, [], [], [], 0.0)
+        self.progress = Progress(0, 0, math.nan, [], [], 0.0)
         self._restore()
         self.state = devices.replicate(mesh, self.state)
         self._saved_at, self._step_began, self._pending = time.monotonic(), None, None
@@ -281,13 +280,12 @@ class Distillation:
         return loss
 
     def _take_loss(self, pending, step):
-        """The loss of this step (counted from 1), kept; a loss that is not finite stops the run."""
+        """The loss of this step (counted from 1); one that is not finite stops the run."""
         if pending is None:
             return None
         loss = float(pending[0])
         if not math.isfinite(loss):
             self._fail(f"its loss is {loss}", pending, step)
-        self.progress.losses.append(loss)
         return loss
 
     def _fail(self, what, pending, step):
@@ -335,7 +333,7 @@ def finish(settings, run, dataset, mesh, best, progress):
     run.save_arrays("distilled.npz", {
         "data": best.rows.astype(np.float32), "logits": best.logits.astype(np.float32), "item_ids": dataset.item_ids,
         "lamda": np.float64(chosen["lamda"]), "settings": np.array(json.dumps(settings))})
-    plot_curve(run.folder / "curve.png", progress.history, progress.losses, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
+    plot_curve(run.folder / "curve.png", progress.history, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
     result = {"dataset": dataset.name, "val": chosen["validation"], "test": summarise(metrics), "lamda": chosen["lamda"],
               "best_step": progress.best_step, "steps": progress.step,
               "wall_seconds": run.wall_seconds(), "step_seconds": float(np.median(progress.step_seconds or [math.nan])),

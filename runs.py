@@ -222,15 +222,15 @@ def peak_rss_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def plot_curve(path, history, losses, title):
-    """A picture over the steps of validation HR@100 and nDCG@10, of the loss, and of lamda."""
+def plot_curve(path, history, title):
+    """A picture over the steps of validation HR@100 and nDCG@10, and of lamda."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
     steps = [line["step"] for line in history]
-    figure, axes = pyplot.subplots(3, 1, figsize=(7, 6.5), sharex=True, height_ratios=(3, 1.5, 1), layout="constrained")
-    quality, loss, strength = axes
+    figure, axes = pyplot.subplots(2, 1, figsize=(7, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained")
+    quality, strength = axes
     for metric, colour in (("HR@100", "tab:blue"), ("NDCG@10", "tab:orange")):
         values = [line["validation"][metric] for line in history]
         quality.plot(steps, values, "o-", color=colour, markersize=4)
@@ -245,8 +245,6 @@ def plot_curve(path, history, losses, title):
                      textcoords="offset points", color="0.4", ha="right")
     quality.set(ylabel="validation, %", title=title)
     quality.margins(x=0.16)
-    loss.plot(range(1, len(losses) + 1), losses, color="tab:green", linewidth=1)
-    loss.set(ylabel="loss of a step")
     strength.plot(steps, [line["lamda"] for line in history], "o-", color="0.4", markersize=4)
     strength.set(xlabel="step", ylabel="λ", yscale="log")
     strength.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=5))

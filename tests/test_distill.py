@@ -56,7 +56,6 @@ def test_what_a_run_says_and_leaves(finished, tiny):
     with np.load(folder / "distilled.npz", allow_pickle=False) as distilled:
         assert distilled["data"].shape == distilled["logits"].shape == (8, tiny.train.shape[1]) and distilled["data"].dtype == np.float32
         assert distilled["data"].min() >= 0 and distilled["data"].max() <= 1 and (distilled["item_ids"] == tiny.item_ids).all()
-    assert len(json.loads(str(runs.read_npz(folder / "checkpoint.npz", "")["state"]))["losses"]) == STEPS
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["user_support"] == 8 and config["versions"]["jax"] and config["devices"] == "1 x cpu"
 
