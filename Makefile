@@ -18,7 +18,7 @@ setup: .venv/core.done
 
 .venv/core.done: requirements.txt
 	@if [ -z "$(PYTHON)" ]; then echo "make: Python 3.10 to 3.13 with its venv module is needed, and none was found" >&2; exit 1; fi
-	@echo "making .venv with $(PYTHON) and requirements.txt (about 2.5 GB, a few minutes)"
+	@echo "making .venv with $(PYTHON) and requirements.txt (about 3 GB, a few minutes)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP_INSTALL) -r requirements.txt
 	@touch $@

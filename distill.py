@@ -336,7 +336,7 @@ def finish(settings, run, dataset, mesh, best, progress):
     plot_curve(run.folder / "curve.png", progress.history, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
     result = {"dataset": dataset.name, "val": chosen["validation"], "test": summarise(metrics), "lamda": chosen["lamda"],
               "best_step": progress.best_step, "steps": progress.step,
-              "wall_seconds": run.wall_seconds(), "step_seconds": float(np.median(progress.step_seconds or [math.nan])),
+              "wall_seconds": run.wall_seconds(), "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None,
               "peak_rss_mb": peak_rss_mb()}
     run.save_json("result.json", result)
     return result
@@ -385,8 +385,9 @@ def main(arguments):
             read_npz(run.folder / "distilled.npz", START_AGAIN)
             print(f"run: {run.folder} was finished before; --resume=false runs it again", flush=True)
             run.warn_of_differences(about, print)
-        say(f"{dataset.name}: best step {result['best_step']} of {result['steps']}, {result['wall_seconds']:.0f} s, "
-                f"{result['step_seconds']:.2f} s a step, {result['peak_rss_mb']:,.0f} MiB")
+        speed = f", {result['step_seconds']:.2f} s a step" if result["step_seconds"] else ""
+        say(f"{dataset.name}: best step {result['best_step']} of {result['steps']}, {result['wall_seconds']:.0f} s{speed}, "
+            f"{result['peak_rss_mb']:,.0f} MiB")
         if dataset.name in PAPER_NDCG_AT_10:
             say(f"paper, 500 synthetic users, its split of {dataset.name}: NDCG@10 {PAPER_NDCG_AT_10[dataset.name]}")
         say(f"test  {show(result['test'])}")

@@ -116,6 +116,8 @@ def test_starting_again_keeps_what_was_there(tiny_data, tmp_path, run_script):
     outputs = [run_script("distill.py", *arguments).stdout.splitlines()[-1] for _ in range(2)]
     assert outputs[0] == outputs[1] and outputs[0].startswith("test ")
     assert sorted(folder.name[-5:] == ".old1" for folder in folders(tmp_path)) == [False, True]
+    shown = run_script("distill.py", *arguments, "--resume=true")  # too short for a step to be timed
+    assert shown.returncode == 0 and shown.stdout.splitlines()[-1] == outputs[0], shown.stderr
 
 
 def fails(done, *words):
