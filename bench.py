@@ -1,6 +1,6 @@
 """The speed figures: each fast routine against an honest plain version of the same work, in one run.
 
-    python bench.py                      a table, and results/bench.json; about three minutes on 2 cores
+    python bench.py                      a table, and results/bench.json; about a minute on 2 cores
     python bench.py --user_support=100   other settings, as for distill.py
 
 The data are generated, of the size of MovieLens-1M: speed does not depend on who liked what. What is

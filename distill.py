@@ -267,7 +267,7 @@ class Distillation:
             self.best, self.progress = best, Progress(**progress)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.run.folder}/checkpoint.npz does not fit these settings ({error}); "
-                            "--resume=false starts again") from error
+                            f"{START_AGAIN}") from error
         self.run.earlier_seconds = self.progress.wall_seconds
         self.run.say(f"going on from step {self.progress.step}")
 
@@ -333,7 +333,7 @@ def finish(settings, run, dataset, mesh, best, progress):
     run.save_arrays("distilled.npz", {
         "data": best.rows.astype(np.float32), "logits": best.logits.astype(np.float32), "item_ids": dataset.item_ids,
         "lamda": np.float64(chosen["lamda"]), "settings": np.array(json.dumps(settings))})
-    plot_curve(run.folder / "curve.png", progress.history, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
+    plot_curve(run.folder / "curve.png", progress.history, progress.best_step, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
     result = {"dataset": dataset.name, "val": chosen["validation"], "test": summarise(metrics), "lamda": chosen["lamda"],
               "best_step": progress.best_step, "steps": progress.step,
               "wall_seconds": run.wall_seconds(), "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None,

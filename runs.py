@@ -222,7 +222,7 @@ def peak_rss_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def plot_curve(path, history, title):
+def plot_curve(path, history, best_step, title):
     """A picture over the steps of validation HR@100 and nDCG@10, and of lamda."""
     import matplotlib
     matplotlib.use("Agg")
@@ -236,12 +236,11 @@ def plot_curve(path, history, title):
         quality.plot(steps, values, "o-", color=colour, markersize=4)
         quality.annotate(f"{metric}  {values[-1]:.1f}", (steps[-1], values[-1]), (6, 0), textcoords="offset points",
                          color=colour, va="center")
-    best = max(history, key=lambda line: line["validation"]["HR@100"])
     for each in axes:
-        each.axvline(best["step"], color="0.7", linestyle=":", zorder=0)
+        each.axvline(best_step, color="0.7", linestyle=":", zorder=0)
         each.spines[["top", "right"]].set_visible(False)
         each.grid(axis="y", color="0.92")
-    quality.annotate(f"best: step {best['step']}", (best["step"], 0.03), (-4, 0), xycoords=("data", "axes fraction"),
+    quality.annotate(f"best: step {best_step}", (best_step, 0.03), (-4, 0), xycoords=("data", "axes fraction"),
                      textcoords="offset points", color="0.4", ha="right")
     quality.set(ylabel="validation, %", title=title)
     quality.margins(x=0.16)
