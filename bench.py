@@ -59,19 +59,18 @@ def plain_sample(key, logits, tau, draws):
     return jnp.clip(jax.lax.scan(add, jnp.zeros_like(logits), jax.random.split(key, draws))[0], 0, 1)
 
 
-def make_plain_loss(settings, kernel, train):
+def make_plain_loss(settings, kernel, dataset):
     """distill.make_loss, by the letter of the equations."""
-    def loss(params, lamda, noise_key, split_key, batch):
+    def loss(params, lamda, noise_key, batch):
         rows = plain_sample(noise_key, params.logits, settings["gumbel_tau"], settings["num_per_user"])
         gram = kernel(rows, rows)
         lamda = jnp.exp(params.log_lamda)
         alpha = jax.scipy.linalg.solve(gram + lamda * jnp.trace(gram) / len(rows) * jnp.eye(len(rows)), rows, assume_a="pos")
-        fed = batch * jax.random.bernoulli(split_key, settings["keep_prob"], batch.shape)
-        targets = batch - fed
+        fed, targets = (batch == part for part in (distill.FED, distill.HELD_OUT))
         scores = jnp.where(fed > 0, -jnp.inf, kernel(fed.astype(rows.dtype), rows) @ alpha)
         entropy = -jnp.sum(jnp.where(targets > 0, jax.nn.log_softmax(scores), 0), axis=1)
         entropy = entropy / jnp.maximum(targets.sum(axis=1), 1) ** settings["history_discount"]
-        return entropy.mean() + settings["cardinality_reg"] * rows.sum() / len(rows) / (train.nnz / train.shape[0]), lamda
+        return entropy.mean() + settings["cardinality_reg"] * rows.sum() / len(rows) / (dataset.train.nnz / dataset.users), lamda
     return loss
 
 
@@ -132,19 +131,18 @@ def bench_step(settings, dataset, mesh):
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
     optimizer = distill.make_optimizer(settings)
     logits = jnp.asarray(distill.initial_logits(settings, dataset))
-    params = model.Params(logits, jnp.log(jnp.float32(settings["lamda"])))
-    state = distill.State(params, optimizer.init(params))
-    batch = distill.make_batches(settings, dataset.train, mesh)(0)
+    state = distill.initial_state(settings, logits, optimizer)
+    batch, wish = distill.make_batches(settings, dataset, mesh)(0), devices.spread(mesh, np.zeros(len(mesh.local_devices), np.int32))
     fast, default = jax.random.key(0, impl="rbg"), jax.random.key(0)
 
     def make(loss, key):
-        step = distill.make_step(settings, loss, optimizer)
-        return lambda: step(state, settings["lamda"], key, batch)
+        step = distill.make_step(settings, loss, optimizer, mesh)
+        return lambda: step(state, settings["lamda"], key, batch, wish)
 
-    independent = distill.make_loss({**settings, "noise_groups": -1}, kernel, dataset.train)
-    plain = make_plain_loss(settings, kernel, dataset.train)
+    independent = distill.make_loss({**settings, "noise_groups": -1}, kernel, dataset)
+    plain = make_plain_loss(settings, kernel, dataset)
     with threadpool_limits(limits=1, user_api="blas"):  # as distill.py does
-        ours, alone = seconds(make(distill.make_loss(settings, kernel, dataset.train), fast)), seconds(make(independent, fast))
+        ours, alone = seconds(make(distill.make_loss(settings, kernel, dataset), fast)), seconds(make(independent, fast))
     scanned, scanned_fast = seconds(make(plain, default)), seconds(make(plain, fast))
     products, rate = product_seconds(settings)
     return [("step, full batch, shared noise", ours, scanned, "independent noise, scanned draw by draw"),
@@ -157,7 +155,7 @@ def bench_validation(settings, dataset, mesh):
     """The lamda grid, metrics included."""
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
     rows = jnp.asarray(distill.initial_logits(settings, dataset))
-    weights = inverse_propensity(dataset.train)
+    weights = inverse_propensity(dataset.frequency)
     view = dataset.validation_view(np.random.default_rng(0))
     grid, size = settings["lamda_grid"], settings["eval_batch_size"]
     ours = seconds(lambda: search_lamda(kernel, rows, grid, view, weights, size, mesh) and None)

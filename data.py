@@ -6,14 +6,13 @@ interaction, and `index.npz` with the array `data`: 0 train, 1 validation, 2 tes
 What prep.sh adds is used where it is there: `users.csv` and `items.csv` (original ids, titles) and
 `manifest.json`, whose checksums tell a damaged file from a sound one.
 
-U users, I items, P the most targets any user has; matrices are scipy CSR, (U, I), int8, 0 or 1.
+U users, I items; matrices are scipy CSR, (U, I), int8, 0 or 1. Nothing here ever holds U x I numbers.
 """
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import h5py
 import numpy as np
@@ -27,50 +26,93 @@ from settings import UserError
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"
 DROPPED, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
 NEGATIVES_PER_USER = 50  # for the AUC
+INTERACTIONS_AT_ONCE, USERS_AT_ONCE = 8_000_000, 20_000  # what one pass holds in memory
 
 
 class View(NamedTuple):
-    """One evaluation: what is known of each user, what is to be found, what it is told apart from."""
-    context: sp.csr_matrix   # (U, I): fed to the model and left out of the ranking
-    targets: sp.csr_matrix   # (U, I): disjoint from the context
-    negatives: np.ndarray    # (U, 50) int32: items in neither train nor targets; -1 where there are none
+    """One evaluation: what is known of each user, what is to be found, what it is told apart from.
+
+    V of the process's own users, in ascending order.
+    """
+    users: np.ndarray        # (V,): rows of the Dataset's matrices
+    context: sp.csr_matrix   # (V, I): fed to the model and left out of the ranking
+    targets: sp.csr_matrix   # (V, I)
+    negatives: np.ndarray    # (V, 50) int32: items in neither train nor targets; -1 where there are none
 
 
 @dataclass(frozen=True)
 class Dataset:
+    """The interactions of all users, or of those that one of several processes works on.
+
+    What says "own" has a row for each of the process's users, who are neighbours; the rest is of all U.
+    """
     name: str
-    train: sp.csr_matrix       # (U, I)
-    validation: sp.csr_matrix  # (U, I), disjoint from train
-    test: sp.csr_matrix        # (U, I), disjoint from train and validation
-    user_ids: np.ndarray       # (U,) the source's own ids, numbers or text
+    train: sp.csr_matrix       # (own, I)
+    validation: sp.csr_matrix  # (own, I)
+    test: sp.csr_matrix        # (own, I)
+    user_ids: np.ndarray       # (own,) the source's own ids, numbers or text
     item_ids: np.ndarray       # (I,)
     titles: np.ndarray | None  # (I,) text, where the source has it
+    first_user: int            # the number of the first of the own users
+    lengths: np.ndarray        # (3, U): interactions of each user in train, validation, test
+    frequency: np.ndarray      # (I,): train interactions of each item
+    fingerprint: str           # hexadecimal; the same only for the same interactions in the same order
+    gather: Callable           # (own, ...) array -> the arrays of all processes, joined
 
-    @cached_property
-    def fingerprint(self):
-        """Hexadecimal digest of the matrices and ids: the same only for the same interactions."""
-        digest = hashlib.blake2b(digest_size=8)
-        for matrix in (self.train, self.validation, self.test):
-            digest.update(np.asarray(matrix.shape, np.int64))
-            digest.update(matrix.indptr.astype(np.int64))
-            digest.update(matrix.indices.astype(np.int32))
-        digest.update("\0".join(map(str, [*self.user_ids, *self.item_ids])).encode())
-        return digest.hexdigest()
+    @property
+    def users(self):
+        return self.lengths.shape[1]
 
-    def validation_view(self, rng):
-        """Train rows as context, validation rows as targets; rng draws the negatives."""
-        return View(self.train, self.validation, sample_negatives(rng, self.train + self.validation))
+    @property
+    def items(self):
+        return len(self.item_ids)
+
+    def own(self, users):
+        """Where ascending user numbers meet the own users: (slice of `users`, their rows in the matrices)."""
+        start, stop = np.searchsorted(users, [self.first_user, self.first_user + self.train.shape[0]])
+        return slice(start, stop), users[start:stop] - self.first_user
+
+    def train_rows(self, users):
+        """The train rows of any users, in their order, CSR (len(users), I); every process gets all of them."""
+        order = np.argsort(users)
+        own = self.train[self.own(users[order])[1]]
+        indices, lengths = self.gather(own.indices), self.gather(np.diff(own.indptr))
+        rows = sp.csr_matrix((np.ones(len(indices), np.int8), indices, np.append(0, np.cumsum(lengths))), (len(users), self.items))
+        return rows[np.argsort(order)]
+
+    def validation_view(self, rng, count=-1):
+        """Train rows as context, validation rows as targets; rng draws the negatives.
+
+        Args:
+            count: as many users, drawn by rng from those with targets, if there are more; -1: all users.
+        """
+        users = np.flatnonzero(self.lengths[VALIDATION])
+        users = np.sort(rng.choice(users, count, replace=False)) if 0 < count < len(users) else np.arange(self.users)
+        position, rows = self.own(users)
+        # As all processes together would: the numbers for users before the own ones are passed over.
+        rng.bit_generator.advance(int(position.start) * NEGATIVES_PER_USER)
+        context, targets = self.train[rows], self.validation[rows]
+        return View(rows, context, targets, sample_negatives(rng, _union(context, targets)))
 
     def test_view(self, rng):
-        """Train and validation rows as context, test rows as targets; rng draws the negatives."""
-        return View(self.train + self.validation, self.test, sample_negatives(rng, self.train + self.test))
+        """Train and validation rows as context, test rows as targets, of all users; rng draws the negatives."""
+        rng.bit_generator.advance(int(self.first_user) * NEGATIVES_PER_USER)
+        return View(np.arange(self.train.shape[0]), _union(self.train, self.validation), self.test,
+                    sample_negatives(rng, _union(self.train, self.test)))
 
 
-def load(name, data_dir):
-    """Reads data_dir/name into a Dataset.
+def load(name, data_dir, repeats="keep", process=0, processes=1, gather=lambda own: own):
+    """Reads data_dir/name into a Dataset, a slice of the file at a time.
 
     Items and users are renumbered from 0 after dropping, in the order of their ids. A pair that
-    stands twice counts once: in train if it ever is there, else in validation, else in test.
+    stands twice in a part counts once.
+
+    Args:
+        repeats: what becomes of a target that stands in an earlier part, too (train, then validation): "keep"
+            it, as a target that no ranking can hit because it is in the context, which is how the paper
+            counts; or "drop" it.
+        process, processes: whose users to keep; users are cut into as many runs of neighbours.
+        gather: with several processes, joins their arrays (devices.gather).
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the other.
@@ -79,26 +121,43 @@ def load(name, data_dir):
     if not folder.is_dir():
         raise UserError(f"there is no data set {folder}; ./prep.sh {name} makes it, --data_dir looks elsewhere")
     _verify_checksums(folder)
-    user, item = _read_interactions(folder / INTERACTIONS)
     part = _read_index(folder / INDEX)
-    if len(part) != len(user):
-        raise UserError(f"{folder / INDEX} has {len(part):,} entries, {INTERACTIONS} has {len(user):,}: "
-                        "they do not belong together")
-    kept = part != DROPPED
-    user, user_ids = pd.factorize(user[kept], sort=True)
-    item, item_ids = pd.factorize(item[kept], sort=True)
-    part = part[kept]
-    shape = len(user_ids), len(item_ids)
-    train, validation, test = (_to_csr(user[part == each], item[part == each], shape)
-                               for each in (TRAIN, VALIDATION, TEST))
-    if train.nnz == 0:
+    user_ids = item_ids = np.empty(0, np.int32)
+    digests = [hashlib.blake2b() for _ in ("user", "item", "part")]
+    for columns in _read_slices(folder, part):
+        user_ids, item_ids = (np.union1d(ids, pd.unique(column)) for ids, column in zip((user_ids, item_ids), columns))
+        for digest, column in zip(digests, columns):
+            digest.update(column)
+    first, last = shares(len(user_ids), processes)[process:process + 2]
+    columns = []
+    for user, item, code in _read_slices(folder, part):
+        user = np.searchsorted(user_ids, user)
+        own = (user >= first) & (user < last)
+        columns.append(((user[own] - first).astype(np.int32), np.searchsorted(item_ids, item[own]).astype(np.int32), code[own]))
+    user, item, part = (np.concatenate(each) for each in zip(*columns)) if columns else np.empty((3, 0), np.int8)
+    del columns
+    shape = last - first, len(item_ids)
+    train, validation, test = (_to_csr(user[part == each], item[part == each], shape) for each in (TRAIN, VALIDATION, TEST))
+    if repeats == "drop":
+        validation = _without(validation, train)
+        test = _without(_without(test, train), validation)
+    lengths = gather(np.stack([np.diff(each.indptr) for each in (train, validation, test)], axis=1).astype(np.int32)).T
+    if not lengths[TRAIN].any():
         raise UserError(f"{folder}: no interaction is marked as train (0) in {INDEX}")
-    validation = _without(validation, train)
-    test = _without(_without(test, train), validation)
+    frequency = gather(np.bincount(train.indices, minlength=shape[1])[None]).sum(axis=0)
     user_table, item_table = _read_table(folder / "users.csv"), _read_table(folder / "items.csv")
     titles = _column(item_table, "title", item_ids) if item_table is not None and "title" in item_table else None
-    return Dataset(name, train, validation, test, _column(user_table, "id", user_ids),
-                   _column(item_table, "id", item_ids), titles)
+    user_ids, item_ids = _column(user_table, "id", user_ids), _column(item_table, "id", item_ids)
+    digest = hashlib.blake2b("\0".join(map(str, [repeats, *user_ids, *item_ids])).encode(), digest_size=8)
+    for column in digests:
+        digest.update(column.digest())
+    return Dataset(name, train, validation, test, user_ids[first:last], item_ids, titles, first, lengths, frequency,
+                   digest.hexdigest(), gather)
+
+
+def shares(users, processes):
+    """Where each process's own users begin, and where the last one's end; (processes + 1,)."""
+    return np.arange(processes + 1) * users // processes
 
 
 def sample_negatives(rng, positives, per_user=NEGATIVES_PER_USER):
@@ -111,8 +170,14 @@ def sample_negatives(rng, positives, per_user=NEGATIVES_PER_USER):
     Returns:
         int32; -1 in the rows of users to whom every item is positive.
     """
+    blocks = [_sample_negatives(rng, positives[start:start + USERS_AT_ONCE], per_user)
+              for start in range(0, positives.shape[0], USERS_AT_ONCE)]
+    return np.concatenate(blocks) if blocks else np.empty((0, per_user), np.int32)
+
+
+def _sample_negatives(rng, positives, per_user):
     users, items = positives.shape
-    positives = positives.sorted_indices()
+    positives.sort_indices()
     count = np.diff(positives.indptr)
     free = items - count
     drawn = (rng.random((users, per_user)) * free[:, None]).astype(np.int64)
@@ -126,15 +191,16 @@ def sample_negatives(rng, positives, per_user=NEGATIVES_PER_USER):
     return np.where(free[:, None] > 0, drawn + passed, -1).astype(np.int32)
 
 
-def sample_users(rng, matrix, count):
-    """A CSR matrix (count, I) of rows drawn without replacement, in random order."""
-    return matrix[rng.choice(matrix.shape[0], count, replace=False)]
-
-
 def _to_csr(user, item, shape):
-    matrix = sp.csr_matrix((np.ones(len(user), np.int64), (user, item)), shape)
-    matrix.sum_duplicates()
-    return sp.csr_matrix((np.ones(matrix.nnz, np.int8), matrix.indices, matrix.indptr), shape)
+    matrix = sp.csr_matrix((np.ones(len(user), np.int8), (user, item)), shape)  # adds up what stands twice
+    matrix.data[:] = 1  # whatever the sum, even one that ran over
+    return matrix
+
+
+def _union(matrix, other):
+    both = matrix + other
+    both.data[:] = 1
+    return both
 
 
 def _without(matrix, other):
@@ -160,24 +226,37 @@ def _verify_checksums(folder):
                             f"delete {folder} and run ./prep.sh again")
 
 
-def _read_interactions(path):
+def _read_slices(folder, part):
+    """Generates (user, item, part), int32, int32 and int8, of the interactions that are not dropped."""
+    path = folder / INTERACTIONS
     if not path.exists():
         raise UserError(f"there is no {path}; ./prep.sh makes it")
     try:
         with h5py.File(path, "r") as file:
-            columns = {key: file[key][:] for key in ("user", "item")}
+            columns = {key: file[key] for key in ("user", "item")}
             lengths = {key: len(file[key]) for key in file}
+            for key, column in columns.items():
+                if column.ndim != 1 or column.dtype.kind not in "iu":
+                    raise UserError(f"{path}: '{key}' must be a list of whole numbers, not {column.ndim}-d {column.dtype}")
+            if len(set(lengths.values())) > 1:
+                raise UserError(f"{path}: the datasets differ in length: {lengths}")
+            if len(part) != lengths["user"]:
+                raise UserError(f"{folder / INDEX} has {len(part):,} entries, {INTERACTIONS} has {lengths['user']:,}: "
+                                "they do not belong together")
+            for start in range(0, len(part), INTERACTIONS_AT_ONCE):
+                here = slice(start, start + INTERACTIONS_AT_ONCE)
+                kept = part[here] != DROPPED
+                yield *(_checked_ids(path, key, column[here])[kept] for key, column in columns.items()), part[here][kept]
+    except (UserError, MemoryError):
+        raise
     except Exception as error:  # h5py passes on whatever the library stumbled over
         raise UserError(f"{path} cannot be read, it is truncated or damaged: {_first_line(error)}") from error
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"{path}: the datasets differ in length: {lengths}")
-    for key, ids in columns.items():
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise UserError(f"{path}: '{key}' must be a list of whole numbers, not {ids.ndim}-d {ids.dtype}")
-        if len(ids) and (ids.min() < 0 or ids.max() >= 2 ** 31):
-            raise UserError(f"{path}: '{key}' has the id {ids.min() if ids.min() < 0 else ids.max()}; "
-                            "ids are from 0 to 2^31 - 1")
-    return columns["user"], columns["item"]
+
+
+def _checked_ids(path, key, ids):
+    if len(ids) and (ids.min() < 0 or ids.max() >= 2 ** 31):
+        raise UserError(f"{path}: '{key}' has the id {ids.min() if ids.min() < 0 else ids.max()}; ids are from 0 to 2^31 - 1")
+    return ids.astype(np.int32)
 
 
 def _read_index(path):
@@ -186,7 +265,7 @@ def _read_index(path):
     part = read_npz(path, "./prep.sh makes it anew once the folder is gone").get("data", np.empty((0, 0)))
     if part.ndim != 1 or part.dtype.kind not in "iu" or not np.isin(part, (DROPPED, TRAIN, VALIDATION, TEST)).all():
         raise UserError(f"{path}: 'data' must be a list of 0 (train), 1 (validation), 2 (test) and -1 (dropped)")
-    return part
+    return part.astype(np.int8)
 
 
 def _read_table(path):

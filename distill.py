@@ -13,6 +13,7 @@ import math
 import signal
 import sys
 import time
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,10 +26,13 @@ from tqdm import tqdm
 import data
 import devices
 import model
-from eval import METRICS, inverse_propensity, search_lamda, summarise
-from runs import START_AGAIN, Stop, describe, open_run, peak_rss_mb, plot_curve, read_npz
-from settings import UserError, resolve, run_script
+import pictures
+from eval import inverse_propensity, search_lamda, summarise
+from job import begin, carry_out, quality, show
+from runs import START_AGAIN, Stop
+from settings import UserError, run_script
 
+FED, HELD_OUT = 1, 2     # of a batch's entries
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
 PAPER_NDCG_AT_10 = {"magazine": 23.81, "ml-1m": 32.52, "douban": 24.20, "netflix": 30.54}  # its table 1, S = 500
 
@@ -37,6 +41,13 @@ class State(NamedTuple):
     """What a step changes, on the devices."""
     params: model.Params
     adam: optax.OptState
+
+
+class Outcome(NamedTuple):
+    """What is to be known of a step, on the devices."""
+    loss: jax.Array
+    lamda: jax.Array   # that it used
+    wishes: jax.Array  # how many devices' processes were told to stop
 
 
 class Best(NamedTuple):
@@ -57,27 +68,47 @@ class Progress(NamedTuple):
 
 def initial_logits(settings, dataset):
     """Where the synthetic users start: the train rows of S random real users, (S, I) float."""
-    rng = np.random.default_rng([settings["seed"], 0])
-    rows = data.sample_users(rng, dataset.train, settings["user_support"]).toarray()
-    return rows.astype(np.float64 if settings["float64"] else np.float32)
+    users = np.random.default_rng([settings["seed"], 0]).choice(dataset.users, settings["user_support"], replace=False)
+    return dataset.train_rows(users).toarray().astype(np.float64 if settings["float64"] else np.float32)
 
 
-def make_batches(settings, train, mesh):
+def make_batches(settings, dataset, mesh):
     """batches(step) -> a list of accumulate_steps arrays (B', I) int8 of real users, on the devices.
 
-    A batch is drawn without replacement and depends on the seed and the step alone. B' is B, or the
-    next multiple of the number of devices; what is added is empty rows.
+    An entry is FED, an interaction to feed, HELD_OUT, one to predict from what is fed, or 0. A batch is
+    drawn without replacement, and depends on the seed and the step alone: neither on the devices nor on
+    how many processes the users are divided among. B' is B and the empty rows that make the shares even.
     """
-    users, size = train.shape[0], settings["batch_size"]
-    if size == -1 or size >= users:
-        everyone = [devices.spread(mesh, train.toarray())] * settings["accumulate_steps"]
-        return lambda step: everyone
+    size = dataset.users if settings["batch_size"] == -1 else min(settings["batch_size"], dataset.users)
+    keep_prob = settings["keep_prob"] if settings["objective"] == "held_out" else 1
 
     def batch(step, part):
-        rng = np.random.default_rng([settings["seed"], 1, step, part])
-        return devices.spread(mesh, train[rng.choice(users, size, replace=False)].toarray())
+        chosen = np.arange(dataset.users)
+        if size < dataset.users:
+            chosen = np.sort(np.random.default_rng([settings["seed"], 1, step, part]).choice(dataset.users, size, replace=False))
+        position, rows = dataset.own(chosen)
+        batch = dataset.train[rows]
+        rng = np.random.default_rng([settings["seed"], 4, step, part])
+        # The numbers for the interactions of other processes' users, which come first, are passed over.
+        rng.bit_generator.advance(int(dataset.lengths[data.TRAIN, chosen[:position.start]].sum()))
+        batch.data[:] = np.where(rng.random(batch.nnz) < keep_prob, FED, HELD_OUT)
+        return devices.spread(mesh, batch.toarray(), capacity(chosen))
 
+    def capacity(chosen):
+        processes = jax.process_count()
+        most = np.diff(np.searchsorted(chosen, data.shares(dataset.users, processes))).max()
+        # The shares of a batch vary. Rounded up, they have few shapes, each of which is compiled once.
+        return most if processes == 1 else most + -most % (size // (16 * processes) + 1)
+
+    if size == dataset.users and keep_prob == 1:
+        everyone = [batch(0, 0)] * settings["accumulate_steps"]
+        return lambda step: everyone
     return lambda step: [batch(step, part) for part in range(settings["accumulate_steps"])]
+
+
+def initial_state(settings, logits, optimizer):
+    params = model.Params(jnp.asarray(logits), jnp.log(jnp.asarray(settings["lamda"], logits.dtype)))
+    return State(params, optimizer.init(params))
 
 
 def make_sampler(settings):
@@ -86,27 +117,24 @@ def make_sampler(settings):
     return jax.jit(lambda key, logits: model.sample(key, logits, settings["gumbel_tau"], settings["num_per_user"], groups))
 
 
-def make_loss(settings, kernel, train):
+def make_loss(settings, kernel, dataset):
     """The outer objective of Distill-CF (equation 4 of the paper).
 
     Returns:
-        loss(params, lamda, noise_key, split_key, batch (B', I)) -> (scalar, the lamda it used): the
-        mean cross entropy of B real users under the ∞-AE trained on sampled synthetic users, plus
+        loss(params, lamda, noise_key, batch (B', I)) -> (scalar, the lamda it used): the mean cross
+        entropy of B real users under the ∞-AE trained on sampled synthetic users, plus
         cardinality_reg times the mean length of a synthetic user relative to a real one.
     """
     sample = make_sampler(settings)
-    users = train.shape[0] if settings["batch_size"] == -1 else min(settings["batch_size"], train.shape[0])
-    interactions_per_user = train.nnz / train.shape[0]
+    users = dataset.users if settings["batch_size"] == -1 else min(settings["batch_size"], dataset.users)
+    interactions_per_user = dataset.lengths[data.TRAIN].sum() / dataset.users
 
-    def loss(params, lamda, noise_key, split_key, batch):
+    def loss(params, lamda, noise_key, batch):
         rows = sample(noise_key, params.logits)
         lamda = jnp.exp(params.log_lamda) if settings["learn_lamda"] else lamda
         alpha = model.ridge(kernel(rows), rows, lamda)
-        if settings["objective"] == "held_out":
-            fed, targets = model.split_rows(split_key, batch, settings["keep_prob"])
-            hidden = fed
-        else:
-            fed, targets, hidden = batch, batch, None
+        fed = batch == FED
+        targets, hidden = (batch == HELD_OUT, fed) if settings["objective"] == "held_out" else (fed, None)
         scores = model.predict(kernel(fed.astype(rows.dtype), rows), alpha)
         entropy = model.cross_entropy(scores, targets, hidden, settings["history_discount"])
         length = rows.sum() / len(rows) / interactions_per_user
@@ -120,32 +148,29 @@ def make_optimizer(settings):
     return optax.adam(optax.cosine_decay_schedule(rate, settings["train_steps"]) if settings["cosine_decay"] else rate)
 
 
-def make_step(settings, loss, optimizer):
-    """One Adam update from one or more batches.
-
-    The same noise serves all batches of a step; each batch has its own split into fed and held out.
+def make_step(settings, loss, optimizer, mesh):
+    """One Adam update from one or more batches; the same noise serves all of them.
 
     Returns:
-        step(state, lamda, key, batches) -> (state, (loss, lamda)), without waiting for the devices.
+        step(state, lamda, key, batches, wish) -> (state, Outcome), without waiting for the devices.
     """
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
     add = jax.jit(lambda total, part: jax.tree.map(jnp.add, total, part))
     parts = settings["accumulate_steps"]
 
-    @jax.jit
-    def update(state, total):
+    @partial(jax.jit, out_shardings=devices.replicated(mesh))
+    def update(state, total, wish):
         mean = jax.tree.map(lambda each: each / parts, total)
-        values, gradients = mean
+        (value, lamda), gradients = mean
         changes, adam = optimizer.update(gradients, state.adam, state.params)
-        return State(optax.apply_updates(state.params, changes), adam), values
+        return State(optax.apply_updates(state.params, changes), adam), Outcome(value, lamda, wish.sum())
 
-    def step(state, lamda, key, batches):
-        noise_key, split_key = jax.random.split(key)
+    def step(state, lamda, key, batches, wish):
         total = None
-        for part_key, batch in zip(jax.random.split(split_key, parts), batches):
-            part = gradient(state.params, lamda, noise_key, part_key, batch)
+        for batch in batches:
+            part = gradient(state.params, lamda, key, batch)
             total = part if total is None else add(total, part)
-        return update(state, total)
+        return update(state, total, wish)
 
     return step
 
@@ -153,16 +178,6 @@ def make_step(settings, loss, optimizer):
 def validates(step, settings):
     """Whether a validation follows this many steps: 0, 25, ..., 200, each log_freq after, and the last."""
     return step % (25 if step <= 200 else settings["log_freq"]) == 0 or step == settings["train_steps"]
-
-
-def quality(metrics):
-    """What the best step is chosen by: HR@100, and nDCG@10 where that is the same."""
-    return metrics["HR@100"], metrics["NDCG@10"]
-
-
-def show(metrics):
-    number = lambda name: "none" if metrics[name] is None else f"{metrics[name]:.{4 if name == 'AUC' else 2}f}"
-    return "  ".join(f"{name} {number(name)}" for name in METRICS)
 
 
 class Distillation:
@@ -174,22 +189,22 @@ class Distillation:
 
     def __init__(self, settings, run, dataset, mesh):
         self.settings, self.run, self.mesh = settings, run, mesh
-        self.weights = inverse_propensity(dataset.train)
-        self.view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]))
+        self.weights = inverse_propensity(dataset.frequency)
+        self.view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
         self.kernel = model.make_kernel(settings["depth"], settings["normalize"])
         self.sample, optimizer = make_sampler(settings), make_optimizer(settings)
-        self.update = make_step(settings, make_loss(settings, self.kernel, dataset.train), optimizer)
-        self.batches = make_batches(settings, dataset.train, mesh)
+        self.update = make_step(settings, make_loss(settings, self.kernel, dataset), optimizer, mesh)
+        self.batches = make_batches(settings, dataset, mesh)
         # 'rbg' makes noise several times faster than JAX's default generator.
         self.step_key, self.validation_key = jax.random.split(jax.random.key(settings["seed"], impl="rbg"))
 
         logits = initial_logits(settings, dataset)
-        params = model.Params(jnp.asarray(logits), jnp.log(jnp.asarray(settings["lamda"], logits.dtype)))
-        self.state, self.best = State(params, optimizer.init(params)), Best(logits, logits)
+        self.state, self.best = initial_state(settings, logits, optimizer), Best(logits, logits)
         self.progress = Progress(0, 0, math.nan, [], [], 0.0)
         self._restore()
         self.state = devices.replicate(mesh, self.state)
         self._saved_at, self._step_began, self._pending = time.monotonic(), None, None
+        self.stop_at = math.inf  # the step after which all processes stop because one of them was told to
 
     def due(self):
         """Whether the synthetic users, as they are, are still to be validated."""
@@ -203,14 +218,19 @@ class Distillation:
     def stale(self):
         return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
 
-    def step(self):
+    def step(self, wish):
         """Sends one step to the devices; returns the loss of the one before, or None where there is none.
 
         That one is ready by now, so looking at it leaves the devices with work.
+
+        Args:
+            wish: whether this process was told to stop. It travels with the step, so that all processes learn
+                of it after the same one.
         """
         step, previous = self.progress.step, self._pending
         key = jax.random.fold_in(self.step_key, step)
-        self.state, self._pending = self.update(self.state, self.progress.lamda, key, self.batches(step))
+        wish = devices.spread(self.mesh, np.full(len(self.mesh.local_devices), wish, np.int32))
+        self.state, self._pending = self.update(self.state, self.progress.lamda, key, self.batches(step), wish)
         loss = self._take_loss(previous, step)
         now = time.perf_counter()
         if previous is not None and self._step_began is not None:
@@ -223,12 +243,13 @@ class Distillation:
         """Measures the synthetic users, keeps them if they are the best, and says so; returns HR@100."""
         settings, step = self.settings, self.progress.step
         loss = self._settle()
-        logits = self.state.params.logits
+        mesh = devices.local(self.mesh)
+        logits = devices.localise(mesh, self.state.params.logits)
         # Before the first step they are real users, and measured as such; so is the first lamda of the paper's
         # search chosen, and with it the next steps.
         rows = self.sample(jax.random.fold_in(self.validation_key, step), logits) if step else logits
-        lamdas = [float(jnp.exp(self.state.params.log_lamda))] if settings["learn_lamda"] else settings["lamda_grid"]
-        found = search_lamda(self.kernel, rows, lamdas, self.view, self.weights, settings["eval_batch_size"], self.mesh)
+        lamdas = [float(np.exp(self.state.params.log_lamda))] if settings["learn_lamda"] else settings["lamda_grid"]
+        found = search_lamda(self.kernel, rows, lamdas, self.view, self.weights, settings["eval_batch_size"], mesh)
         found = [(lamda, metrics) for lamda, metrics in ((lamda, summarise(each)) for lamda, _, each in found)
                  if math.isfinite(metrics["HR@100"])]
         if not found:
@@ -253,7 +274,7 @@ class Distillation:
         self._saved_at = time.monotonic()
 
     def _restore(self):
-        saved = self.run.load_checkpoint()
+        saved = devices.share(self.run.load_checkpoint())
         if saved is None:
             return
         arrays, progress = saved
@@ -275,7 +296,7 @@ class Distillation:
         """Waits for the devices; the last loss, None before the first step. What may be kept now is sound."""
         pending, self._pending, self._step_began = self._pending, None, None
         loss = self._take_loss(pending, self.progress.step)
-        if pending is not None and not all(jnp.isfinite(leaf).all() for leaf in self.state.params):
+        if pending is not None and not all(np.isfinite(leaf).all() for leaf in self.state.params):
             self._fail("what it made of the synthetic users is not finite", pending, self.progress.step)
         return loss
 
@@ -283,13 +304,16 @@ class Distillation:
         """The loss of this step (counted from 1); one that is not finite stops the run."""
         if pending is None:
             return None
-        loss = float(pending[0])
+        loss = float(pending.loss)
+        if pending.wishes:
+            # Not at once: the others may learn of it only while they take the next step.
+            self.stop_at = min(self.stop_at, step + 1)
         if not math.isfinite(loss):
             self._fail(f"its loss is {loss}", pending, step)
         return loss
 
     def _fail(self, what, pending, step):
-        raise UserError(f"step {step} failed at lamda {float(pending[1]):.3g}: {what}; either the kernel of the synthetic users is "
+        raise UserError(f"step {step} failed at lamda {float(pending.lamda):.3g}: {what}; either the kernel of the synthetic users is "
                         f"not positive definite there in {self.state.params.logits.dtype}, or the step before was too long. The "
                         f"last good state is kept in {self.run.folder}/checkpoint.npz; a larger lamda, a smaller learning_rate "
                         "or --float64=true may help")
@@ -298,26 +322,28 @@ class Distillation:
 def optimise(settings, run, dataset, mesh):
     """Runs the steps, validations and checkpoints that are still to do; (Best, Progress).
 
-    SIGINT and SIGTERM end the process, after a checkpoint, with the exit code shells expect.
+    SIGINT and SIGTERM, to any process, end all of them, after a checkpoint, with the exit code shells expect.
     """
     work = Distillation(settings, run, dataset, mesh)
     reached = work.progress.history[-1]["validation"]["HR@100"] if work.progress.history else math.nan
-    with Stop() as stop, tqdm(total=settings["train_steps"], initial=work.progress.step, unit="step", disable=None,
-                              dynamic_ncols=True) as bar:
+    with Stop() as stop, tqdm(total=settings["train_steps"], initial=work.progress.step, unit="step", dynamic_ncols=True,
+                              disable=None if jax.process_index() == 0 else True) as bar:
         while True:
+            stopping = stop.signal if jax.process_count() == 1 else work.progress.step >= work.stop_at
             if work.due():
                 reached = work.validate()
                 work.save()
                 bar.set_postfix_str(f"validation HR@100 {reached:.2f}")
-            elif stop.signal or work.stale():
+            elif stopping or work.stale():
                 work.save()
             if work.finished():
                 return work.best, work.progress
-            if stop.signal:
-                run.say(f"{signal.Signals(stop.signal).name}: stopped after step {work.progress.step}; the same command"
+            if stopping:
+                name = signal.Signals(stop.signal or signal.SIGTERM)
+                run.say(f"{name.name}: stopped after step {work.progress.step}; the same command"
                         f"{'' if settings['resume'] else ', with --resume=true,'} goes on from there")
-                sys.exit(128 + stop.signal)
-            loss = work.step()
+                sys.exit(128 + name)
+            loss = work.step(stop.signal is not None)
             bar.update()
             if loss is not None:
                 bar.set_postfix_str(f"loss {loss:.2f}, validation HR@100 {reached:.2f}", refresh=False)
@@ -326,71 +352,38 @@ def optimise(settings, run, dataset, mesh):
 def finish(settings, run, dataset, mesh, best, progress):
     """Trains the ∞-AE on the best synthetic users, reads the test set once, writes what remains; the result."""
     chosen = next(line for line in progress.history if line["step"] == progress.best_step)
-    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    kernel, mesh = model.make_kernel(settings["depth"], settings["normalize"]), devices.local(mesh)
     view = dataset.test_view(np.random.default_rng([settings["seed"], 3]))
     [(_, _, metrics)] = search_lamda(kernel, devices.replicate(mesh, best.rows), [chosen["lamda"]], view,
-                                     inverse_propensity(dataset.train), settings["eval_batch_size"], mesh)
+                                     inverse_propensity(dataset.frequency), settings["eval_batch_size"], mesh)
     run.save_arrays("distilled.npz", {
         "data": best.rows.astype(np.float32), "logits": best.logits.astype(np.float32), "item_ids": dataset.item_ids,
         "lamda": np.float64(chosen["lamda"]), "settings": np.array(json.dumps(settings))})
-    plot_curve(run.folder / "curve.png", progress.history, progress.best_step, f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users")
-    result = {"dataset": dataset.name, "val": chosen["validation"], "test": summarise(metrics), "lamda": chosen["lamda"],
-              "best_step": progress.best_step, "steps": progress.step,
-              "wall_seconds": run.wall_seconds(), "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None,
-              "peak_rss_mb": peak_rss_mb()}
-    run.save_json("result.json", result)
-    return result
+    run.save("curve.png", pictures.curve(progress.history, progress.best_step,
+                                         f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users"))
+    return {"val": chosen["validation"], "test": summarise(metrics), "lamda": chosen["lamda"], "best_step": progress.best_step,
+            "steps": progress.step, "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None}
 
 
 def check_fits(settings, dataset):
     """Raises UserError for settings that the data set cannot serve."""
-    users = dataset.train.shape[0]
-    if settings["user_support"] > users:
-        raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {users:,} users to start from")
+    if not 1 <= settings["user_support"] <= dataset.users:
+        raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {dataset.users:,} users to start from")
     if settings["noise_groups"] > settings["user_support"]:
         raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({settings['user_support']})")
 
 
 def main(arguments):
-    settings, changed = resolve(arguments, __doc__)
-    mesh = devices.start(settings["float64"])
-    dataset = data.load(settings["dataset"], settings["data_dir"])
-    users, items = dataset.train.shape
-    print(f"{dataset.name}: {users:,} users, {items:,} items, {dataset.train.nnz:,} train / {dataset.validation.nnz:,} "
-          f"validation / {dataset.test.nnz:,} test interactions")
-    print("settings that differ from hyper_params.py:", ", ".join(f"{key}={value}" for key, value in changed.items()) or "none")
-    for part in ("validation", "test"):
-        if getattr(dataset, part).nnz == 0:
-            raise UserError(f"{dataset.name} has no {part} interactions: there is nothing to measure by")
+    settings, mesh, dataset = begin(arguments, __doc__)
     check_fits(settings, dataset)
 
-    with open_run(settings, dataset.fingerprint) as run:
-        result, say = run.result(), print
-        about = describe(settings, dataset.fingerprint, devices.describe(mesh))
-        if result is None:
-            say = run.say
-            run.keep_config(about)
-            run.say(f"run: {run.folder} on {devices.describe(mesh)}, {dataset.name}")
-            try:
-                # The solves of a step are small, and on a CPU they run beside XLA's large products: more than one
-                # thread of LAPACK's own gets in the way of those.
-                with threadpool_limits(limits=1, user_api="blas"):
-                    result = finish(settings, run, dataset, mesh, *optimise(settings, run, dataset, mesh))
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) and "ut of memory" not in str(error):
-                    raise
-                raise UserError("out of memory: a smaller batch_size, eval_batch_size, num_per_user or user_support needs less "
-                                f"({str(error).splitlines()[0][:120]})") from error
-        else:
-            read_npz(run.folder / "distilled.npz", START_AGAIN)
-            print(f"run: {run.folder} was finished before; --resume=false runs it again", flush=True)
-            run.warn_of_differences(about, print)
-        speed = f", {result['step_seconds']:.2f} s a step" if result["step_seconds"] else ""
-        say(f"{dataset.name}: best step {result['best_step']} of {result['steps']}, {result['wall_seconds']:.0f} s{speed}, "
-            f"{result['peak_rss_mb']:,.0f} MiB")
-        if dataset.name in PAPER_NDCG_AT_10:
-            say(f"paper, 500 synthetic users, its split of {dataset.name}: NDCG@10 {PAPER_NDCG_AT_10[dataset.name]}")
-        say(f"test  {show(result['test'])}")
+    def work(run):
+        # The solves of a step are small, and on a CPU they run beside XLA's large products: more than one
+        # thread of LAPACK's own gets in the way of those.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return finish(settings, run, dataset, mesh, *optimise(settings, run, dataset, mesh))
+
+    carry_out(work, settings, dataset, mesh, settings["objective"], "distilled.npz", (PAPER_NDCG_AT_10, "500 synthetic users"))
 
 
 if __name__ == "__main__":

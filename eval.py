@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from devices import spread
+from devices import gather, spread
 from model import predict, ridge
 
 CUTOFFS = (10, 100)
@@ -26,15 +26,16 @@ PER_USER_METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "PSP", "PSP_te
 METRICS = (*(name for name in PER_USER_METRICS if "textbook" not in name), "AUC")
 
 
-def inverse_propensity(train):
+def inverse_propensity(frequency):
     """w_i = 1 + C (f_i + B)^-A of every item, (I,) float32.
 
-    A = 0.55, B = 1.5, C = (ln N - 1)(B + 1)^A, f_i the item's train count, N the train interactions
-    (Jain, Prabhu, Varma, KDD 2016).
+    A = 0.55, B = 1.5, C = (ln N - 1)(B + 1)^A (Jain, Prabhu, Varma, KDD 2016).
+
+    Args:
+        frequency: f, (I,), each item's train interactions; N is their sum.
     """
     a, b = 0.55, 1.5
-    frequency = np.bincount(train.indices, minlength=train.shape[1])
-    c = (math.log(train.nnz) - 1) * (b + 1) ** a
+    c = (math.log(frequency.sum()) - 1) * (b + 1) ** a
     return (1 + c * (frequency + b) ** -a).astype(np.float32)
 
 
@@ -62,12 +63,49 @@ def _cross_kernel(kernel, context, rows):
 
 
 @jax.jit
-def _rank(cross, alpha, context, targets, weights, positives, negatives):
-    """Scores a batch of B users; counts of (B,) for each cutoff, and the scores the AUC needs."""
-    scores = predict(cross, alpha)
+def _predict(cross, alpha):
+    return predict(cross, alpha)
+
+
+@jax.jit
+def _predict_trained(context, alpha, users, strength):
+    return context.astype(alpha.dtype) - strength * alpha[users]
+
+
+def scores_of(kernel, rows, alphas):
+    """K(context, X) alpha, for `evaluate`: a batch of users meets the kernel once for all solutions.
+
+    Args:
+        kernel: from model.make_kernel.
+        rows: X, (m, I), what the model was trained on.
+        alphas: solutions, each (m, I).
+    """
+    def scores(users, context):
+        cross = _cross_kernel(kernel, context, rows)
+        return (_predict(cross, alpha) for alpha in alphas)
+
+    return scores
+
+
+def scores_of_trained(alpha, strength, first_user):
+    """K(X, X) alpha = X - strength * alpha, for `evaluate` where the context is X itself: no product.
+
+    Args:
+        alpha: the one solution, (U, I), a row a user.
+        strength: lamda tr(K)/m, which made it.
+        first_user: the row of the view's user 0.
+    """
+    return lambda users, context: (_predict_trained(context, alpha, users + first_user, strength),)
+
+
+@jax.jit
+def _rank(scores, context, targets, weights, positives, negatives):
+    """Counts of (B,) for each cutoff, and the scores the AUC needs."""
     k = min(max(CUTOFFS), scores.shape[1])
-    top = jax.lax.top_k(jnp.where(context > 0, -jnp.inf, scores), k)[1]
-    hits = jnp.take_along_axis(targets, top, axis=1).astype(scores.dtype)
+    hidden = context > 0
+    top = jax.lax.top_k(jnp.where(hidden, -jnp.inf, scores), k)[1]
+    # Hidden items fill the list where there are fewer than k others; they are no hits.
+    hits = jnp.take_along_axis(jnp.where(hidden, 0, targets), top, axis=1).astype(scores.dtype)
     discount = 1 / jnp.log2(jnp.arange(k, dtype=scores.dtype) + 2)
     sums = {f"{name}@{cutoff}": jnp.sum((hits * gain)[:, :cutoff], axis=1) for cutoff in CUTOFFS
             for name, gain in (("HR", 1), ("NDCG", discount), ("PSP", weights[top]))}
@@ -75,62 +113,65 @@ def _rank(cross, alpha, context, targets, weights, positives, negatives):
             jnp.isfinite(scores).all())
 
 
-def evaluate(kernel, rows, alphas, view, weights, batch_size, mesh):
-    """Metrics of several solutions at once: each batch of users meets the kernel once, not once a solution.
+def evaluate(scores, count, view, weights, batch_size, mesh):
+    """Metrics of several models at once, such as the solutions for a grid of lamdas.
 
     Args:
-        kernel: from model.make_kernel.
-        rows: X, (m, I), what the model was trained on.
-        alphas: solutions, each (m, I).
-        view: data.View, context and targets of U users, negatives for the AUC.
+        scores: function of a batch, users (B,) as in the view and their context (B, I) int8, both on the
+            devices, to as many (B, I) as there are models, one after another.
+        count: how many that is.
+        view: data.View, V users of this process.
         weights: `inverse_propensity`, (I,).
         batch_size: users at once. It changes memory, not the result.
-        mesh: from devices.start.
+        mesh: devices.local of the mesh from devices.start.
 
     Returns:
-        A dict an alpha: every name of PER_USER_METRICS -> (U,) float64, percent, NaN for users
-        without targets; "AUC" -> float. All NaN where alpha gives scores that are not finite.
+        A dict a model: every name of PER_USER_METRICS -> float64 in percent, a number for each user of the
+        views of all processes, NaN for those without targets; "AUC" -> float. All NaN for a model with
+        scores that are not finite.
     """
     users = np.flatnonzero(np.diff(view.targets.indptr))
     batch_size = min(batch_size, max(len(users), 1))
     width = max(np.diff(view.targets.indptr).max(initial=0), 1)
-    sums, sound = [{} for _ in alphas], [True] * len(alphas)
-    pools = [([], []) for _ in alphas]
+    sums, sound = [{} for _ in range(count)], [True] * count
+    pools = [([], []) for _ in range(count)]
     for start in range(0, len(users), batch_size):
         batch = users[start:start + batch_size]
         fill = batch_size - len(batch)  # the last batch gets empty users, so that its shape needs no new program
-        put = lambda array, empty: spread(mesh, np.pad(array, ((0, fill), (0, 0)), constant_values=empty))
+        put = lambda array, empty: spread(mesh, np.pad(array, ((0, fill), *((0, 0),) * (array.ndim - 1)), constant_values=empty))
         context, targets = (put(matrix[batch].toarray(), 0) for matrix in (view.context, view.targets))
         positives, negatives = _padded(view.targets[batch], width), view.negatives[batch]
         positive, negative = put(positives, -1), put(negatives, -1)
-        cross = _cross_kernel(kernel, context, rows)
-        for solution, (alpha, total, (above, below)) in enumerate(zip(alphas, sums, pools)):
-            counted, high, low, finite = _rank(cross, alpha, context, targets, weights, positive, negative)
-            sound[solution] &= bool(finite)
+        for each, given in enumerate(scores(put(view.users[batch], 0), context)):
+            total, (above, below) = sums[each], pools[each]
+            counted, high, low, finite = _rank(given, context, targets, weights, positive, negative)
+            sound[each] &= bool(finite)
             for name, values in counted.items():
                 total.setdefault(name, []).append(np.asarray(values)[:len(batch)])
             above.append(np.asarray(high)[:len(batch)][positives >= 0])
             below.append(np.asarray(low)[:len(batch)][negatives >= 0])
+    none = np.empty(0)
+    sound = gather(np.array([sound])).all(axis=0)
     return [_finish({name: np.concatenate(parts).astype(np.float64) for name, parts in total.items()},
-                    users if finite else users[:0], view.targets, weights, above, below)
+                    users if finite else users[:0], view.targets, weights,
+                    *(gather(np.concatenate([none, *pool])) if finite else none for pool in (above, below)))
             for total, (above, below), finite in zip(sums, pools, sound)]
 
 
-def _finish(sums, users, targets, weights, above, below):
-    """Divides the sums by what a perfect ranking of each user would have."""
+def _finish(sums, users, targets, weights, positive, negative):
+    """Divides the sums by what a perfect ranking of each user would have; joins all processes' users."""
     count = np.diff(targets.indptr)[users]
     ideal_gain = np.cumsum(1 / np.log2(np.arange(max(CUTOFFS)) + 2))
     metrics = {name: np.full(targets.shape[0], np.nan) for name in PER_USER_METRICS}
-    if not len(users):
-        return {**metrics, "AUC": math.nan}
-    for k in CUTOFFS:
-        found = np.minimum(count, k)
-        ideal_psp = largest_weights(targets, weights, k)[users]
-        metrics[f"HR@{k}"][users] = 100 * sums[f"HR@{k}"] / found
-        metrics[f"NDCG@{k}"][users] = 100 * sums[f"NDCG@{k}"] / ideal_gain[found - 1]
-        metrics[f"PSP@{k}"][users] = 100 * sums[f"PSP@{k}"] / found / ideal_psp
-        metrics[f"PSP_textbook@{k}"][users] = 100 * sums[f"PSP@{k}"] / ideal_psp
-    return {**metrics, "AUC": pooled_auc(np.concatenate(above), np.concatenate(below))}
+    if len(users):
+        for k in CUTOFFS:
+            found = np.minimum(count, k)
+            ideal_psp = largest_weights(targets, weights, k)[users]
+            metrics[f"HR@{k}"][users] = 100 * sums[f"HR@{k}"] / found
+            metrics[f"NDCG@{k}"][users] = 100 * sums[f"NDCG@{k}"] / ideal_gain[found - 1]
+            metrics[f"PSP@{k}"][users] = 100 * sums[f"PSP@{k}"] / found / ideal_psp
+            metrics[f"PSP_textbook@{k}"][users] = 100 * sums[f"PSP@{k}"] / ideal_psp
+    return {**{name: gather(values) for name, values in metrics.items()}, "AUC": pooled_auc(positive, negative)}
 
 
 def summarise(metrics):
@@ -158,7 +199,7 @@ def search_lamda(kernel, rows, lamdas, view, weights, batch_size, mesh):
     """
     gram = _gram(kernel, rows)
     alphas = [_solve(gram, rows, lamda) for lamda in lamdas]
-    return list(zip(lamdas, alphas, evaluate(kernel, rows, alphas, view, weights, batch_size, mesh)))
+    return list(zip(lamdas, alphas, evaluate(scores_of(kernel, rows, alphas), len(alphas), view, weights, batch_size, mesh)))
 
 
 def _padded(matrix, width):

@@ -9,6 +9,8 @@ hyper_params = {
     "dataset": "ml-1m",        # a folder under data_dir, made by ./prep.sh
     "data_dir": "data",
     "results_dir": "results",  # a folder a run goes here
+    "repeats": "keep",         # targets that are in the context, too, as some are in the paper's magazine: "keep" them,
+                               # as misses (the paper), or "drop" them. prep.sh makes none
 
     # ---- The ∞-AE --------------------------------------------------------------------------------------
     "depth": 1,                # hidden layers of the infinitely wide network
@@ -41,13 +43,20 @@ hyper_params = {
     "accumulate_steps": 1,     # batches whose gradients make one step
     "patience": 150,           # stop after as many steps without a better validation HR@100
     "log_freq": 40,            # validate at 0, 25, 50, ..., 200, then every log_freq steps, and at the end
+    "validation_users": 10000, # validate on as many users, always the same, if there are more; -1 = all
     "eval_batch_size": 2048,   # users scored at once; changes memory and speed, not the metrics
 
     # ---- The run ---------------------------------------------------------------------------------------
     "seed": 42,
     "resume": True,            # go on from the checkpoint of the same settings; False: start again and
                                # keep what was there under another name
-    "paper": False,            # True: every choice below, over what stands above
+    "paper": False,            # True: every choice in `paper` below, over what stands above
+
+    # ---- Many machines ---------------------------------------------------------------------------------
+    "distributed": False,      # one run by several processes; SLURM and Open MPI tell the next three
+    "coordinator": "",         # host:port of process 0
+    "num_processes": -1,
+    "process_id": -1,
 }
 
 # The paper's own choices. A key given on the command line still wins over them.
@@ -70,4 +79,11 @@ paper = {
     "learning_rate": 0.04,
     "lamda_grid": [1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0],
     "depth": 1,
+}
+
+# What infinite_ae.py has otherwise.
+infinite_ae = {
+    "user_support": -1,        # the users it is trained on: all, or as many, drawn at random
+    "normalize": False,
+    "lamda_grid": [0, 1, 5, 20, 50, 100],
 }

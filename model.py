@@ -139,20 +139,6 @@ def sample(key, logits, tau, draws, noise_groups):
     return jnp.clip(sums.reshape(-1, items)[:users], 0, 1)
 
 
-def split_rows(key, rows, keep_prob):
-    """Feeds each interaction with probability keep_prob and holds the others out.
-
-    Args:
-        rows: (B, I) of 0 and 1.
-        keep_prob: rounded to a multiple of 1/256, between 1/256 and 255/256.
-
-    Returns:
-        (fed, held_out), both boolean (B, I); their union is rows.
-    """
-    fed = jax.random.bits(key, rows.shape, "uint8") < min(max(round(keep_prob * 256), 1), 255)
-    return (rows > 0) & fed, (rows > 0) & ~fed
-
-
 def cross_entropy(scores, targets, hidden, discount):
     """- sum over targets of log softmax(scores), divided by (number of targets)^discount; (B,).
 

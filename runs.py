@@ -6,7 +6,7 @@
     checkpoint.npz   all that is needed to go on
     distilled.npz    the synthetic users, with the items' original ids
     result.json      the final metrics: exists only when the run has finished
-    curve.png        validation over steps
+    curve.png        validation over steps, or over lamda
 
 Every file is written under a temporary name, flushed to the disk and renamed, so a reader, and a run
 that goes on after a crash, sees a whole file or none.
@@ -33,7 +33,8 @@ from tqdm import tqdm
 from settings import UserError
 
 # Where files lie and whether to go on do not shape the result; every other setting does.
-NOT_SHAPING = {"data_dir", "results_dir", "resume", "paper", "eval_batch_size"}
+NOT_SHAPING = {"data_dir", "results_dir", "resume", "paper", "eval_batch_size", "distributed", "coordinator", "num_processes",
+               "process_id"}
 START_AGAIN = "--resume=false starts again and keeps the folder under another name"
 PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
 
@@ -83,23 +84,34 @@ def read_npz(path, remedy):
 
 
 class Run:
-    """An open run, made by `open_run`. Files are written atomically, but for log.txt, which grows."""
+    """An open run, made by `open_run`. Files are written atomically, but for log.txt, which grows.
 
-    def __init__(self, folder, started):
+    Of several processes, the first writes and speaks; in the others nothing of it is seen.
+    """
+
+    def __init__(self, folder, started, silent):
         self.folder = folder
         self.earlier_seconds = 0.0  # of the processes that the run goes on from
         self._started = started
+        self._silent = silent
 
     def say(self, line):
         """Shows a line, above a progress bar if there is one, and keeps it in log.txt."""
+        if self._silent:
+            return
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
         with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def save(self, name, content):
+        """Writes bytes."""
+        if not self._silent:
+            with atomic(self.folder / name) as file:
+                file.write(content)
+
     def save_json(self, name, value):
-        with atomic(self.folder / name) as file:
-            file.write(json.dumps(_without_nan(value), indent=2).encode() + b"\n")
+        self.save(name, json.dumps(_without_nan(value), indent=2).encode() + b"\n")
 
     def keep_config(self, about):
         """Writes config.json; on a run that goes on, keeps the first one and says what is not as it was then."""
@@ -120,13 +132,13 @@ class Run:
             say(f"note: the run began under other conditions: {'; '.join(changed)}")
 
     def save_arrays(self, name, arrays):
-        with atomic(self.folder / name) as file:
-            np.savez(file, **arrays)
+        if not self._silent:
+            with atomic(self.folder / name) as file:
+                np.savez(file, **arrays)
 
     def save_metrics(self, history):
         """Writes metrics.jsonl anew: a dict a validation."""
-        with atomic(self.folder / "metrics.jsonl") as file:
-            file.writelines(json.dumps(_without_nan(line)).encode() + b"\n" for line in history)
+        self.save("metrics.jsonl", b"".join(json.dumps(_without_nan(line)).encode() + b"\n" for line in history))
 
     def save_checkpoint(self, arrays, state):
         """Keeps arrays (a dict) and state (anything JSON can hold) for `load_checkpoint`."""
@@ -135,7 +147,7 @@ class Run:
     def load_checkpoint(self):
         """(arrays, state) as saved, or None if there is no checkpoint."""
         path = self.folder / "checkpoint.npz"
-        if not path.exists():
+        if self._silent or not path.exists():
             return None
         arrays = read_npz(path, START_AGAIN)
         try:
@@ -146,7 +158,7 @@ class Run:
     def result(self):
         """The result of the finished run, or None."""
         path = self.folder / "result.json"
-        if not path.exists():
+        if self._silent or not path.exists():
             return None
         try:
             result = json.loads(path.read_text())
@@ -178,25 +190,32 @@ class Stop:
         self.signal = number
 
 
-def run_name(settings, fingerprint):
+def run_name(settings, fingerprint, kind):
     """A readable name with a hash of the data and of every setting that shapes the result."""
     shaping = {key: value for key, value in sorted(settings.items()) if key not in NOT_SHAPING}
-    digest = hashlib.sha256(json.dumps([shaping, fingerprint]).encode()).hexdigest()[:8]
-    return "-".join([settings["dataset"], str(settings["user_support"]), settings["objective"],
-                     f"seed{settings['seed']}", digest])
+    digest = hashlib.sha256(json.dumps([kind, shaping, fingerprint]).encode()).hexdigest()[:8]
+    size = "all" if settings["user_support"] == -1 else str(settings["user_support"])
+    return "-".join([settings["dataset"], size, kind, f"seed{settings['seed']}", digest])
 
 
 @contextmanager
-def open_run(settings, fingerprint):
+def open_run(settings, fingerprint, kind, silent=False):
     """The folder of these settings on this data, made if needed, and locked while the block runs.
 
     With resume off, a folder that is already there is kept under another name.
+
+    Args:
+        kind: what is run, a word for the folder's name.
+        silent: for a process that is not the first of several, to which nothing is locked and nothing written.
 
     Raises:
         UserError: another process runs the same settings.
     """
     results = Path(settings["results_dir"])
-    folder = results / run_name(settings, fingerprint)
+    folder = results / run_name(settings, fingerprint, kind)
+    if silent:
+        yield Run(folder, _process_start(), silent)
+        return
     results.mkdir(parents=True, exist_ok=True)
     # The lock lies beside the folder, which may be renamed while it is held.
     with lock(results / f".{folder.name}.lock", f"another process is running these settings in {folder}"):
@@ -206,7 +225,7 @@ def open_run(settings, fingerprint):
                 number += 1
             folder.rename(kept)
         folder.mkdir(exist_ok=True)
-        yield Run(folder, _process_start())
+        yield Run(folder, _process_start(), silent)
 
 
 def describe(settings, fingerprint, devices):
@@ -220,38 +239,6 @@ def describe(settings, fingerprint, devices):
 def peak_rss_mb():
     """The most memory the process has held, in MiB (of the host, not of a GPU)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def plot_curve(path, history, best_step, title):
-    """A picture over the steps of validation HR@100 and nDCG@10, and of lamda."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
-    steps = [line["step"] for line in history]
-    figure, axes = pyplot.subplots(2, 1, figsize=(7, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained")
-    quality, strength = axes
-    for metric, colour in (("HR@100", "tab:blue"), ("NDCG@10", "tab:orange")):
-        values = [line["validation"][metric] for line in history]
-        quality.plot(steps, values, "o-", color=colour, markersize=4)
-        quality.annotate(f"{metric}  {values[-1]:.1f}", (steps[-1], values[-1]), (6, 0), textcoords="offset points",
-                         color=colour, va="center")
-    for each in axes:
-        each.axvline(best_step, color="0.7", linestyle=":", zorder=0)
-        each.spines[["top", "right"]].set_visible(False)
-        each.grid(axis="y", color="0.92")
-    quality.annotate(f"best: step {best_step}", (best_step, 0.03), (-4, 0), xycoords=("data", "axes fraction"),
-                     textcoords="offset points", color="0.4", ha="right")
-    quality.set(ylabel="validation, %", title=title)
-    quality.margins(x=0.16)
-    strength.plot(steps, [line["lamda"] for line in history], "o-", color="0.4", markersize=4)
-    strength.set(xlabel="step", ylabel="λ", yscale="log")
-    strength.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=5))
-    strength.yaxis.set_major_formatter("{x:g}")
-    strength.yaxis.set_minor_locator(ticker.NullLocator())
-    with atomic(path) as file:
-        figure.savefig(file, format="png", dpi=150)
-    pyplot.close(figure)
 
 
 def _without_nan(value):

@@ -32,9 +32,9 @@ TEXT = (str, "text", lambda value: value != "")
 # What every key may be: its type, that in words, and a test.
 RULES = {
     "dataset": (str, "the name of a folder under data_dir", lambda value: value not in ("", ".", "..") and "/" not in value),
-    "data_dir": TEXT, "results_dir": TEXT,
+    "data_dir": TEXT, "results_dir": TEXT, "repeats": _choice("keep", "drop"),
     "depth": AT_LEAST_1, "normalize": SWITCH, "float64": SWITCH,
-    "user_support": AT_LEAST_1, "num_per_user": AT_LEAST_1, "gumbel_tau": POSITIVE, "noise_groups": COUNT_OR_ALL,
+    "user_support": COUNT_OR_ALL, "num_per_user": AT_LEAST_1, "gumbel_tau": POSITIVE, "noise_groups": COUNT_OR_ALL,
     "objective": _choice("held_out", "reconstruct"),
     "history_discount": (float, "a number between 0 and 1, both included", lambda value: 0 <= value <= 1),
     "keep_prob": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
@@ -42,13 +42,16 @@ RULES = {
     "lamda_grid": (list, f"a list of one or more numbers from 0 to {LARGEST}, such as [0.1,1]",
                    lambda value: len(value) > 0 and all(_is_a(each, float) and 0 <= each <= LARGEST for each in value)),
     "learning_rate": POSITIVE, "cosine_decay": SWITCH, "train_steps": AT_LEAST_1, "batch_size": COUNT_OR_ALL,
-    "accumulate_steps": AT_LEAST_1, "patience": AT_LEAST_1, "log_freq": AT_LEAST_1, "eval_batch_size": AT_LEAST_1,
+    "accumulate_steps": AT_LEAST_1, "patience": AT_LEAST_1, "log_freq": AT_LEAST_1,
+    "validation_users": COUNT_OR_ALL, "eval_batch_size": AT_LEAST_1,
     "seed": (int, f"a whole number from 0 to {LARGEST_COUNT}", lambda value: 0 <= value <= LARGEST_COUNT),
-    "resume": SWITCH, "paper": SWITCH,
+    "resume": SWITCH, "paper": SWITCH, "distributed": SWITCH, "num_processes": COUNT_OR_ALL,
+    "coordinator": (str, "host:port, or nothing where the launcher tells", lambda value: value == "" or value.rpartition(":")[2].isdigit()),
+    "process_id": (int, "a whole number from 0, or -1 where the launcher tells", lambda value: -1 <= value <= LARGEST_COUNT),
 }
 
 
-def resolve(arguments, description):
+def resolve(arguments, description, keys=None, overrides={}):
     """The settings of one run; with --help, prints the description and every key, and ends the process.
 
     Later ones win: hyper_params.py, its `paper` dict where paper is true, --config=file.json, --key=value;
@@ -56,6 +59,8 @@ def resolve(arguments, description):
 
     Args:
         arguments: the words after the script's name.
+        keys: those the script has a use for; None: all.
+        overrides: what it has otherwise than hyper_params.py.
 
     Returns:
         (settings, changed): the full dict, and the part of it that differs from hyper_params.py.
@@ -74,7 +79,7 @@ def resolve(arguments, description):
             config.update(_read_config(value))
         else:
             given[key] = _parse(key, value)
-    for source in (defaults.hyper_params, defaults.paper, config, given):
+    for source in (defaults.hyper_params, defaults.paper, overrides, config, given):
         for key, value in source.items():
             _check(key, value)
     missing = RULES.keys() - defaults.hyper_params.keys()
@@ -82,13 +87,16 @@ def resolve(arguments, description):
         raise UserError(f"hyper_params.py has lost the key {min(missing)}")
     if config.get("paper") and given.get("paper") is False:
         raise UserError("--paper=false does not undo the paper's choices that the config file holds: change them there")
-    paper = {**defaults.hyper_params, **config, **given}["paper"]
+    paper = {**defaults.hyper_params, **config, **given}["paper"] and (keys is None or "paper" in keys)
     layers = [defaults.paper if paper else {}, config]
     if given.get("paper"):
         layers.reverse()
-    settings = {**defaults.hyper_params, **layers[0], **layers[1], **given}
-    settings = {key: float(value) if RULES[key][0] is float else value for key, value in settings.items()}
-    changed = {key: value for key, value in settings.items() if value != defaults.hyper_params[key]}
+    base = {**defaults.hyper_params, **overrides}
+    settings = {key: float(value) if RULES[key][0] is float else value for key, value in {**base, **layers[0], **layers[1], **given}.items()
+                if keys is None or key in keys}
+    if useless := given.keys() - settings.keys():
+        raise UserError(f"{Path(sys.argv[0]).name} has no use for {min(useless)}; it takes {', '.join(settings)}")
+    changed = {key: value for key, value in settings.items() if value != base[key]}
     return settings, changed
 
 

@@ -13,10 +13,10 @@ import model
 
 
 def test_plain_metrics_are_those_of_eval(tiny):
-    view, weights = tiny.test_view(np.random.default_rng(0)), evaluation.inverse_propensity(tiny.train)
+    view, weights = tiny.test_view(np.random.default_rng(0)), evaluation.inverse_propensity(tiny.frequency)
     kernel, rows = model.make_kernel(1, True), jnp.asarray(np.random.default_rng(1).random((20, tiny.train.shape[1])) ** 3, jnp.float32)
     alpha = model.ridge(kernel(rows), rows, 0.1)
-    [found] = evaluation.evaluate(kernel, rows, [alpha], view, weights, 64, devices.start(False))
+    [found] = evaluation.evaluate(evaluation.scores_of(kernel, rows, [alpha]), 1, view, weights, 64, devices.start(False))
     scores = np.asarray(model.predict(kernel(view.context.toarray().astype(np.float32), rows), alpha))
     means = evaluation.summarise(found)
     for name, value in bench.plain_metrics(scores, view, weights).items():

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_layout
 
+import data
+import devices
 import distill
 import model
 import runs
@@ -190,20 +192,31 @@ def test_what_changed_since_a_run_began_is_said(finished, tmp_path, run_script):
     assert json.loads((folder / "config.json").read_text())["devices"] == "8 x abacus", "how it began stays on record"
 
 
+@pytest.mark.parametrize("objective, share", [("held_out", 0.8), ("reconstruct", 1)])
+def test_batches_are_real_users_and_feed_the_share_asked_for(tiny, objective, share):
+    settings = {**hyper_params, "batch_size": 60, "keep_prob": 0.8, "objective": objective, "accumulate_steps": 2}
+    batches = distill.make_batches(settings, tiny, devices.start(False))
+    rows = {bytes(row) for row in tiny.train.toarray()}
+    drawn = [np.asarray(batch) for step in range(20) for batch in batches(step)]
+    assert all(bytes((row > 0).astype(np.int8)) in rows for batch in drawn for row in batch)
+    fed, held_out = (sum((batch == part).sum() for batch in drawn) for part in (distill.FED, distill.HELD_OUT))
+    assert drawn[0].shape == (60, tiny.items) and fed / (fed + held_out) == pytest.approx(share, abs=0.01)
+    assert all((one == two).all() for one, two in zip(batches(3), batches(3))) and not (drawn[0] == drawn[1]).all()
+
+
 def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
     """Two batches in one step, without a random split: the same update as from both at once."""
     def step(batches, **changes):
         settings = {**hyper_params, "user_support": 8, "num_per_user": 5, "objective": "reconstruct", "history_discount": 0.0, **changes}
         logits = jnp.asarray(distill.initial_logits(settings, tiny))
         optimizer = distill.make_optimizer(settings)
-        params = model.Params(logits, jnp.log(0.1))
-        loss = distill.make_loss(settings, model.make_kernel(1, True), tiny.train)
-        update = distill.make_step(settings, loss, optimizer)
-        return update(distill.State(params, optimizer.init(params)), 0.1, jax.random.key(0), batches)
+        loss = distill.make_loss(settings, model.make_kernel(1, True), tiny)
+        update = distill.make_step(settings, loss, optimizer, devices.start(False))
+        return update(distill.initial_state(settings, logits, optimizer), 0.1, jax.random.key(0), batches, np.zeros(1, np.int32))
 
     rows = jnp.asarray(tiny.train[:100].toarray())
-    whole, (loss, _) = step([rows], batch_size=100)
-    parts, (mean_loss, _) = step([rows[:50], rows[50:]], batch_size=50, accumulate_steps=2)
+    whole, (loss, *_) = step([rows], batch_size=100)
+    parts, (mean_loss, *_) = step([rows[:50], rows[50:]], batch_size=50, accumulate_steps=2)
     assert float(loss) == pytest.approx(float(mean_loss), rel=1e-5)
     # Adam divides by the gradient's own size: its first step is the sign, so the moments are compared.
     for one, two in zip(jax.tree.leaves(whole.adam), jax.tree.leaves(parts.adam)):
@@ -212,7 +225,7 @@ def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tiny_data, tmp_path, run_script):
     done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--user_support=40", "--lamda=1",
-                      "--num_per_user=1", "--gumbel_tau=1e6", "--learning_rate=1000")  # users all alike, and lamda leaps
+                      "--num_per_user=1", "--gumbel_tau=1e6", "--learning_rate=1e5")  # users all alike, and lamda leaps
     fails(done, "failed at lamda", "its loss is nan", "checkpoint.npz")
     [folder] = folders(tmp_path)
     assert np.isfinite(runs.read_npz(folder / "checkpoint.npz", "")["state_0"]).all()

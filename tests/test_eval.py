@@ -23,9 +23,9 @@ def case():
     targets = (rng.random((USERS, ITEMS)) < rng.choice([0, 0.02, 0.3], USERS)[:, None]) & ~context
     targets[:2] = False
     context, targets = (sp.csr_matrix(each.astype(np.int8)) for each in (context, targets))
-    view = View(context, targets, sample_negatives(rng, context + targets, 50))
+    view = View(np.arange(USERS), context, targets, sample_negatives(rng, context + targets, 50))
     rows = rng.random((9, ITEMS), dtype=np.float32) ** 3
-    return view, rows, evaluation.inverse_propensity(context)
+    return view, rows, evaluation.inverse_propensity(context.getnnz(axis=0))
 
 
 def solve(rows, lamda):
@@ -62,7 +62,7 @@ def loop_metrics(scores, view, weights):
 def test_metrics_against_a_loop_in_batches_of_any_size(case, batch_size):
     view, rows, weights = case
     kernel, alpha, score = solve(rows, 0.1)
-    [found] = evaluation.evaluate(kernel, jnp.asarray(rows), [alpha], view, weights, batch_size, devices.start(False))
+    [found] = evaluation.evaluate(evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, view, weights, batch_size, devices.start(False))
     expected, positive, negative = loop_metrics(score(view.context), view, weights)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
@@ -75,7 +75,7 @@ def test_metrics_against_a_loop_in_batches_of_any_size(case, batch_size):
 def test_ndcg_against_scikit_learn(case):
     view, rows, weights = case
     kernel, alpha, score = solve(rows, 1.0)
-    [found] = evaluation.evaluate(kernel, jnp.asarray(rows), [alpha], view, weights, 8, devices.start(False))
+    [found] = evaluation.evaluate(evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, view, weights, 8, devices.start(False))
     scores = np.where(view.context.toarray() > 0, -1e9, score(view.context))
     for user in np.flatnonzero(view.targets.getnnz(axis=1)):
         for k in (10, 100):
@@ -95,14 +95,14 @@ def test_inverse_propensity_by_its_formula():
     train = sp.csr_matrix(np.array([[1, 1, 0], [1, 0, 0]], np.int8))
     c = (math.log(3) - 1) * 2.5 ** 0.55
     expected = [1 + c * (f + 1.5) ** -0.55 for f in (2, 1, 0)]
-    np.testing.assert_allclose(evaluation.inverse_propensity(train), expected, rtol=1e-6)
+    np.testing.assert_allclose(evaluation.inverse_propensity(train.getnnz(axis=0)), expected, rtol=1e-6)
 
 
 def test_no_targets_at_all_gives_nan_not_an_error(case):
     view, rows, weights = case
     kernel, alpha, _ = solve(rows, 1.0)
     empty = view._replace(targets=sp.csr_matrix((USERS, ITEMS), dtype=np.int8))
-    [found] = evaluation.evaluate(kernel, jnp.asarray(rows), [alpha], empty, weights, 8, devices.start(False))
+    [found] = evaluation.evaluate(evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, empty, weights, 8, devices.start(False))
     assert all(math.isnan(value) for value in evaluation.summarise(found).values())
 
 
@@ -110,11 +110,31 @@ def test_fewer_items_than_the_cutoff():
     rng = np.random.default_rng(2)
     context = sp.csr_matrix((rng.random((6, 12)) < 0.2).astype(np.int8))
     targets = sp.csr_matrix(((rng.random((6, 12)) < 0.5) & ~(context.toarray() > 0)).astype(np.int8))
-    view = View(context, targets, sample_negatives(rng, context + targets))
+    view = View(np.arange(6), context, targets, sample_negatives(rng, context + targets))
     rows = jnp.asarray(rng.random((3, 12)), jnp.float32)
     kernel = model.make_kernel(1, normalize=True)
-    [(_, _, found)] = evaluation.search_lamda(kernel, rows, [0.1], view, evaluation.inverse_propensity(context), 4, devices.start(False))
+    [(_, _, found)] = evaluation.search_lamda(kernel, rows, [0.1], view, evaluation.inverse_propensity(context.getnnz(axis=0)), 4, devices.start(False))
     np.testing.assert_allclose(found["HR@100"][targets.getnnz(axis=1) > 0], 100)
+
+
+def test_a_target_in_the_context_counts_and_is_never_hit():
+    """Nor where so few items are left that hidden ones fill the list."""
+    context, targets = (sp.csr_matrix(np.array([row], np.int8)) for row in ([1, 1, 0, 0], [0, 1, 1, 0]))
+    view = View(np.arange(1), context, targets, np.zeros((1, 50), np.int32))
+    [found] = evaluation.evaluate(lambda users, context: [jnp.zeros(context.shape)], 1, view, np.ones(4, np.float32), 4, devices.start(False))
+    assert found["HR@10"].tolist() == [50]
+
+
+def test_scores_of_the_users_it_was_trained_on_need_no_product():
+    """X - lamda tr(K)/m alpha is K alpha, whichever users are asked about."""
+    rng = np.random.default_rng(3)
+    train, kernel = sp.csr_matrix((rng.random((30, 40)) < 0.2).astype(np.int8)), model.make_kernel(2, normalize=False)
+    rows = jnp.asarray(train.toarray(), jnp.float32)
+    gram = kernel(rows)
+    alpha = model.ridge(gram, rows, 0.5)
+    users = np.array([4, 5, 7])
+    scores = evaluation.scores_of_trained(alpha, 0.5 * jnp.trace(gram) / 30, 2)
+    np.testing.assert_allclose(scores(users, train[users + 2].toarray())[0], (gram @ alpha)[users + 2], atol=1e-4)
 
 
 def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):

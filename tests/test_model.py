@@ -144,13 +144,6 @@ def test_gradient_through_sampling_kernel_and_solve(tau, normalize):
     check_grads(loss, (logits, jnp.asarray(-1.0)), order=1, modes=["rev"], rtol=1e-4, atol=1e-6)
 
 
-def test_split_rows_partitions_and_feeds_the_share_asked_for():
-    rows = (np.random.default_rng(10).random((300, 200)) < 0.3).astype(np.int8)
-    fed, held_out = (np.asarray(each) for each in model.split_rows(jax.random.key(0), rows, 0.8))
-    assert not (fed & held_out).any() and ((fed | held_out) == (rows > 0)).all()
-    assert fed.sum() / rows.sum() == pytest.approx(0.8, abs=0.01)
-
-
 @pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
 def test_cross_entropy_against_a_loop(discount):
     rng = np.random.default_rng(11)

@@ -1,0 +1,161 @@
+"""∞-AE on all users, or on a random sample of them: trains it in closed form, evaluates it, tests it once.
+
+    python infinite_ae.py                          on everyone, lamda from {0, 1, 5, 20, 50, 100}
+    python infinite_ae.py --user_support=1000      on 1,000 random users, evaluated on everyone
+    python infinite_ae.py --dataset=magazine --lamda_grid=[5]
+
+lamda is chosen by HR@100 on validation. The kernel of m users is built once; each lamda costs one
+factorisation and one solve, and where the users it is trained on are those it is validated on, not even a
+product, since K(X,X) alpha = X - lamda tr(K)/m alpha. The same command goes on after the last lamda that
+was validated. What a run leaves is described in runs.py.
+"""
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.shard_map import shard_map
+from jax.sharding import PartitionSpec
+from tqdm import tqdm
+
+import data
+import devices
+import model
+import pictures
+from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, summarise
+from hyper_params import infinite_ae
+from job import begin, carry_out, quality, show
+from settings import UserError, run_script
+
+KEYS = ("dataset", "data_dir", "results_dir", "repeats", "user_support", "depth", "normalize", "float64", "lamda_grid",
+        "validation_users", "eval_batch_size", "seed", "resume", "distributed", "coordinator", "num_processes", "process_id")
+PAPER_NDCG_AT_10 = {"magazine": 23.06, "ml-1m": 32.82, "douban": 24.94, "netflix": 30.59}  # its table 1; netflix: 5 % of the users
+
+
+def training_users(settings, dataset):
+    """Numbers of the users it is trained on; the sample is the one distill.py starts from."""
+    if settings["user_support"] == -1:
+        return np.arange(dataset.users)
+    return np.random.default_rng([settings["seed"], 0]).choice(dataset.users, settings["user_support"], replace=False)
+
+
+def build_gram(kernel, train, rows, mesh):
+    """K(X, X), (m, m) on every device; each one has calculated its share of the rows.
+
+    Args:
+        train: X, CSR (m, I).
+        rows: X, (m, I) on every device.
+    """
+    if mesh.size == 1:
+        return jax.jit(kernel)(rows)
+    shares = data.shares(train.shape[0], jax.process_count())
+    first, last = shares[jax.process_index():][:2]
+    own = devices.spread(mesh, train[first:last].toarray().astype(rows.dtype), np.diff(shares).max())
+    capacity = own.shape[0] // jax.process_count()
+    # Behind each process's rows stand the empty ones that make the shares even.
+    kept = np.concatenate([process * capacity + np.arange(count) for process, count in enumerate(np.diff(shares))])
+    return jax.jit(lambda own, rows: kernel(own, rows)[kept], out_shardings=devices.replicated(mesh))(own, rows)
+
+
+def make_solver(mesh, items):
+    """solve(gram (m, m), rows (m, I), lamda) -> alpha (m, I): each device factorises the kernel, and solves for its share of the items."""
+    if mesh.size == 1:
+        return jax.jit(model.ridge)
+    everything, share = PartitionSpec(), PartitionSpec(None, "users")
+    on_devices = shard_map(model.ridge, mesh, in_specs=(everything, share, everything), out_specs=share, check_rep=False)
+
+    @partial(jax.jit, out_shardings=devices.replicated(mesh))
+    def solve(gram, rows, lamda):
+        labels = jnp.pad(rows, ((0, 0), (0, -items % mesh.size)))
+        return on_devices(gram, labels, lamda)[:, :items]
+
+    return solve
+
+
+def check_fits(settings, dataset, mesh):
+    """Raises UserError if the kernel of so many users cannot be held; nothing has been allocated yet."""
+    m, items = settings["user_support"], dataset.items
+    if m == 0 or m > dataset.users:
+        raise UserError(f"user_support is {m:,}, but {dataset.name} has {dataset.users:,} users; -1 is all of them")
+    m = dataset.users if m == -1 else m
+    number, free = 8 if settings["float64"] else 4, devices.free_bytes(mesh)
+    # The kernel, the regularised kernel and its factor; the rows, their solution, the best one and a copy to solve in.
+    needed = number * (3 * m ** 2 + 4 * m * items)
+    if needed > free:
+        fits = int((math.sqrt((4 * items) ** 2 + 12 * free / number) - 4 * items) / 6)
+        raise UserError(f"the kernel of {m:,} users and its factor need {needed / 2 ** 30:,.1f} GiB, and {free / 2 ** 30:,.1f} GiB are "
+                        f"free on each device; --user_support={fits} would fit, or distill.py, which needs no kernel of real users")
+
+
+def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
+    """Trains with each lamda that has not been validated yet, and validates.
+
+    Args:
+        solve: lamda -> alpha.
+        strength: lamda -> what it adds to the kernel's diagonal.
+
+    Returns:
+        (history, a dict a lamda; the alpha of the best lamda).
+    """
+    view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
+    weights, here = inverse_propensity(dataset.frequency), devices.local(mesh)
+    history, alpha = [], None
+    if (saved := devices.share(run.load_checkpoint())) is not None:
+        history, run.earlier_seconds = saved[1]["history"], saved[1]["wall_seconds"]
+        run.say(f"going on after {len(history)} of {len(settings['lamda_grid'])} lamdas")
+    bar = tqdm(settings["lamda_grid"][len(history):], unit="lamda", disable=None if jax.process_index() == 0 else True)
+    for lamda in bar:
+        solution = devices.localise(here, solve(lamda))
+        everyone = settings["user_support"] == -1
+        scores = scores_of_trained(solution, strength(lamda), dataset.first_user) if everyone else scores_of(kernel, rows, [solution])
+        [metrics] = evaluate(scores, 1, view, weights, settings["eval_batch_size"], here)
+        metrics = summarise(metrics)
+        sound = math.isfinite(metrics["HR@100"])
+        history.append({"lamda": lamda, "validation": metrics if sound else None})
+        run.say(f"lamda {lamda:<6g}  " + (f"validation  {show(metrics)}" if sound else f"left out: with it the kernel is not positive "
+                                          f"definite in {rows.dtype}; --float64=true may help"))
+        alpha = solution if sound and best_of(history) is history[-1] else alpha
+        run.save_metrics(history)
+        run.save_checkpoint({}, {"history": history, "wall_seconds": run.wall_seconds()})
+    best = best_of(history)
+    if best is None:
+        raise UserError(f"the kernel is not positive definite in {rows.dtype} with any lamda of {settings['lamda_grid']}; a larger one, "
+                        "or --float64=true, helps")
+    return history, devices.localise(here, solve(best["lamda"])) if alpha is None else alpha
+
+
+def best_of(history):
+    """The first of the best lines; None if no lamda could be used."""
+    return max((line for line in history if line["validation"]), key=lambda line: quality(line["validation"]), default=None)
+
+
+def train_and_test(settings, run, dataset, mesh):
+    """All of a run; its result."""
+    users, here = training_users(settings, dataset), devices.local(mesh)
+    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    train = dataset.train_rows(users)
+    rows = devices.replicate(mesh, train.toarray().astype(np.float64 if settings["float64"] else np.float32))
+    gram = build_gram(kernel, train, rows, mesh)
+    mean_diagonal = float(jnp.trace(devices.localise(here, gram))) / len(users)
+    solver = make_solver(mesh, dataset.items)
+    history, alpha = search(settings, run, dataset, mesh, kernel, lambda lamda: solver(gram, rows, lamda),
+                            lambda lamda: lamda * mean_diagonal, devices.localise(here, rows))
+    best = best_of(history)
+    [metrics] = evaluate(scores_of(kernel, devices.localise(here, rows), [alpha]), 1, dataset.test_view(np.random.default_rng([settings["seed"], 3])),
+                         inverse_propensity(dataset.frequency), settings["eval_batch_size"], here)
+    title = f"∞-AE on {dataset.name}: " + ("all" if settings["user_support"] == -1 else f"{len(users):,} of {dataset.users:,}") + " users"
+    run.save("curve.png", pictures.grid([line for line in history if line["validation"]], best["lamda"], title))
+    return {"val": best["validation"], "test": summarise(metrics), "lamda": best["lamda"], "best_step": None, "steps": None,
+            "step_seconds": None}
+
+
+def main(arguments):
+    settings, mesh, dataset = begin(arguments, __doc__, KEYS, infinite_ae)
+    check_fits(settings, dataset, mesh)
+    carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, dataset, mesh, "infinite_ae", None,
+              (PAPER_NDCG_AT_10, "∞-AE on all users"))
+
+
+if __name__ == "__main__":
+    run_script(main)

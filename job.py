@@ -1,0 +1,88 @@
+"""How every script that makes a run begins and ends: settings, devices and data first, the result and its lines last."""
+import jax
+
+import data
+import devices
+from eval import METRICS
+from runs import START_AGAIN, describe, open_run, peak_rss_mb, read_npz
+from settings import UserError, resolve
+
+
+def begin(arguments, description, keys=None, overrides={}):
+    """Reads the settings, joins the other processes if there are any, and loads the data.
+
+    Args:
+        arguments, description, keys, overrides: see settings.resolve.
+
+    Returns:
+        (settings, mesh of devices.start, data.Dataset).
+
+    Raises:
+        UserError: anything about them is not as it should be.
+    """
+    settings, changed = resolve(arguments, description, keys, overrides)
+    if settings["distributed"]:
+        devices.join(settings["coordinator"], settings["process_id"], settings["num_processes"])
+    mesh = devices.start(settings["float64"])
+    dataset = data.load(settings["dataset"], settings["data_dir"], settings["repeats"], jax.process_index(), jax.process_count(), devices.gather)
+    train, validation, test = dataset.lengths.sum(axis=1)
+    if jax.process_index() == 0:
+        print(f"{dataset.name}: {dataset.users:,} users, {dataset.items:,} items, {train:,} train / {validation:,} validation / "
+              f"{test:,} test interactions")
+        print("settings that differ from hyper_params.py:", ", ".join(f"{key}={value}" for key, value in changed.items()) or "none")
+    for part, count in (("validation", validation), ("test", test)):
+        if count == 0:
+            raise UserError(f"{dataset.name} has no {part} interactions: there is nothing to measure by")
+    return settings, mesh, dataset
+
+
+def carry_out(work, settings, dataset, mesh, kind, product, paper_ndcg):
+    """Runs the work in the folder of these settings, unless it has been finished, and shows the result.
+
+    Args:
+        work: run -> result, as it is to stand in result.json but for the time and the memory.
+        kind: see runs.open_run.
+        product: the file, a .npz, that a finished run must have; None if only its metrics.
+        paper_ndcg: what the paper's table has, {dataset: NDCG@10}, and what that is, in words.
+    """
+    with open_run(settings, dataset.fingerprint, kind, silent=jax.process_index() > 0) as run:
+        result, say = devices.share(run.result()), print
+        about = describe(settings, dataset.fingerprint, devices.describe(mesh))
+        if result is None:
+            say = run.say
+            run.keep_config(about)
+            run.say(f"run: {run.folder} on {devices.describe(mesh)}, {dataset.name}")
+            try:
+                result = work(run)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) and "ut of memory" not in str(error):
+                    raise
+                raise UserError("out of memory: a smaller batch_size, eval_batch_size, num_per_user or user_support needs less "
+                                f"({str(error).splitlines()[0][:120]})") from error
+            result = {"dataset": dataset.name, **result, "wall_seconds": run.wall_seconds(), "peak_rss_mb": peak_rss_mb()}
+            run.save_json("result.json", result)
+        elif jax.process_index() == 0:
+            if product is not None:
+                read_npz(run.folder / product, START_AGAIN)
+            print(f"run: {run.folder} was finished before; --resume=false runs it again", flush=True)
+            run.warn_of_differences(about, print)
+        if jax.process_index() > 0:
+            return
+        best = "" if result["best_step"] is None else f"best step {result['best_step']} of {result['steps']}, "
+        speed = f", {result['step_seconds']:.2f} s a step" if result["step_seconds"] else ""
+        say(f"{dataset.name}: {best}lamda {result['lamda']:.3g}, {result['wall_seconds']:.0f} s{speed}, {result['peak_rss_mb']:,.0f} MiB")
+        figures, words = paper_ndcg
+        if dataset.name in figures:
+            say(f"paper, {words}, its split of {dataset.name}: NDCG@10 {figures[dataset.name]}")
+        say(f"test  {show(result['test'])}")
+
+
+def show(metrics):
+    """The metrics in one line."""
+    number = lambda name: "none" if metrics[name] is None else f"{metrics[name]:.{4 if name == 'AUC' else 2}f}"
+    return "  ".join(f"{name} {number(name)}" for name in METRICS)
+
+
+def quality(metrics):
+    """What the best model is chosen by, on validation: HR@100, and nDCG@10 where that is the same."""
+    return metrics["HR@100"], metrics["NDCG@10"]

@@ -1,0 +1,127 @@
+"""infinite_ae.py: against a float64 solve in NumPy, on one device and on eight, interrupted, and asked for too much."""
+import json
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, write_layout
+
+import devices
+import eval as evaluation
+import infinite_ae
+import model
+from settings import UserError
+
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def arctan_kernel(x, y, depth):
+    """The NTK of the network by its recursion over layers, written out; W_std^2 = 2, b_std^2 = 0.01."""
+    inner = lambda a, b: 2 * a @ b.T / a.shape[1] + 0.01
+    cross, own_x, own_y = inner(x, y), np.diag(inner(x, x)), np.diag(inner(y, y))
+    tangent = cross
+    for _ in range(depth):
+        scale = np.sqrt(np.outer(own_x, own_y))
+        angle = np.arccos(np.clip(cross / scale, -1, 1))
+        slope = 2 * (np.pi - angle) / (2 * np.pi)
+        cross = 2 * scale * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi) + 0.01
+        own_x, own_y = own_x + 0.01, own_y + 0.01
+        tangent = cross + slope * tangent
+    return tangent
+
+
+def run(run_script, data_dir, results, *arguments, **options):
+    done = run_script("infinite_ae.py", "--dataset=tiny", f"--data_dir={data_dir}", f"--results_dir={results}", *arguments, **options)
+    assert done.returncode == 0, done.stderr
+    [folder] = [path for path in results.iterdir() if path.is_dir()]
+    return done, json.loads((folder / "result.json").read_text()), [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("depth, support", [(1, -1), (3, -1), (1, 60)])
+def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, support):
+    """Kernel, solve and scores in NumPy; all users, and a sample of them."""
+    done, result, history = run(run_script, tiny_data, tmp_path, f"--depth={depth}", f"--user_support={support}", "--lamda_grid=[50,1,5]")
+    settings = {"user_support": support, "seed": 42}
+    x = tiny.train.toarray().astype(np.float64)
+    rows = x[infinite_ae.training_users(settings, tiny)]
+    gram, weights = arctan_kernel(rows, rows, depth), evaluation.inverse_propensity(tiny.frequency)
+    alpha = {lamda: np.linalg.solve(gram + lamda * np.trace(gram) / len(gram) * np.eye(len(gram)), rows) for lamda in (50, 1, 5)}
+
+    def metrics(lamda, view):
+        scores = arctan_kernel(view.context.toarray().astype(np.float64), rows, depth) @ alpha[lamda]
+        [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores, jnp.float32)], 1, view, weights, 150, devices.start(False))
+        return evaluation.summarise(found)
+
+    validation = tiny.validation_view(np.random.default_rng([42, 2]))
+    for line in history:
+        assert line["validation"] == pytest.approx(metrics(line["lamda"], validation), rel=1e-3)
+    assert result["lamda"] == max(history, key=lambda line: line["validation"]["HR@100"])["lamda"]
+    assert result["test"] == pytest.approx(metrics(result["lamda"], tiny.test_view(np.random.default_rng([42, 3]))), rel=1e-3)
+    assert [line["lamda"] for line in history] == [50, 1, 5] and done.stdout.splitlines()[-1].startswith("test  HR@10")
+
+
+def test_eight_devices_give_the_same_metrics(tiny_data, tmp_path, run_script):
+    """With users, and items, that 8 does not divide; the kernel's rows and the solve's columns are shared out."""
+    _, one, _ = run(run_script, tiny_data, tmp_path / "one", "--normalize=true")
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done, eight, _ = run(run_script, tiny_data, tmp_path / "eight", "--normalize=true", "--eval_batch_size=13", env=environment)
+    assert "on 8 x cpu" in done.stdout
+    assert eight["test"] == pytest.approx(one["test"], abs=1e-3) and eight["val"] == pytest.approx(one["val"], abs=1e-3)
+
+
+def test_it_goes_on_after_the_last_lamda_and_can_be_finished_twice(tiny_data, tmp_path, run_script):
+    done, result, history = run(run_script, tiny_data, tmp_path / "whole")
+    command = ["infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path / 'cut'}"]
+    [whole] = [path for path in (tmp_path / "whole").iterdir() if path.is_dir()]
+    cut = tmp_path / "cut" / whole.name
+    cut.mkdir(parents=True)
+    with open(cut / "checkpoint.npz", "wb") as file:  # as it was after three lamdas, the best one among them
+        np.savez(file, state=np.array(json.dumps({"history": history[:3], "wall_seconds": 100.0})))
+    again = run_script(*command)
+    assert again.returncode == 0 and "going on after 3 of 6 lamdas" in again.stdout, again.stderr
+    assert again.stdout.count("validation  HR@10") == 3
+    resumed = json.loads((cut / "result.json").read_text())
+    assert resumed["test"] == result["test"] and resumed["wall_seconds"] > 100
+    third = run_script(*command)
+    assert third.returncode == 0 and "finished before" in third.stdout and third.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+
+
+def test_a_lamda_that_is_not_positive_definite_is_left_out(tmp_path, run_script):
+    """Users who are all alike have a kernel of rank 1."""
+    write_layout(tmp_path / "alike", np.repeat(np.arange(40), 6), np.tile(np.arange(6), 40), np.tile([0, 0, 0, 0, 1, 2], 40))
+    arguments = ["--dataset=alike", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"]
+    done = run_script("infinite_ae.py", *arguments)
+    assert done.returncode == 0 and "lamda 0       left out: with it the kernel is not positive definite in float32" in done.stdout, done.stderr
+    failed = run_script("infinite_ae.py", *arguments, "--lamda_grid=[0]")
+    assert failed.returncode == 1 and len(failed.stderr.splitlines()) == 1 and "with any lamda of [0]" in failed.stderr
+
+
+def test_too_many_users_are_refused_with_what_would_fit(tiny, monkeypatch):
+    monkeypatch.setattr(devices, "free_bytes", lambda mesh: 200_000)
+    settings = {"user_support": -1, "float64": False}
+    with pytest.raises(UserError, match="kernel of 150 users .* need 0.0 GiB.*--user_support=") as caught:
+        infinite_ae.check_fits(settings, tiny, None)
+    fits = int(str(caught.value).split("--user_support=")[1].split()[0])
+    infinite_ae.check_fits({**settings, "user_support": fits}, tiny, None)
+    with pytest.raises(UserError, match="would fit"):
+        infinite_ae.check_fits({**settings, "user_support": fits + 2}, tiny, None)
+
+
+@pytest.mark.parametrize("argument, words", [("--user_support=151", "150 users"), ("--gumbel_tau=1", "has no use for gumbel_tau"),
+                                             ("--lamda_grid=[]", "lamda_grid must be"), ("--depth=0", "depth must be")])
+def test_wrong_settings(tiny_data, tmp_path, run_script, argument, words):
+    done = run_script("infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", argument)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the paper's released files are not beside the project")
+@pytest.mark.parametrize("arguments, expected", [
+    (["--dataset=ml-1m", "--lamda_grid=[5]"], {"HR@10": 31.906, "HR@100": 60.913, "NDCG@10": 33.394, "NDCG@100": 43.326, "PSP@10": 3.295, "PSP@100": 6.676}),
+    (["--dataset=magazine", "--lamda_grid=[5]"], {"NDCG@10": 23.0})])
+def test_the_released_splits(tmp_path, run_script, arguments, expected):
+    done = run_script("infinite_ae.py", f"--data_dir={SHARED}", f"--results_dir={tmp_path}", *arguments)
+    assert done.returncode == 0, done.stderr
+    [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
+    test = json.loads((folder / "result.json").read_text())["test"]
+    assert {name: test[name] for name in expected} == pytest.approx(expected, abs=0.02)
