@@ -11,12 +11,14 @@ import pickle
 import jax
 import numpy as np
 import psutil
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from settings import UserError
 
-JOIN_SECONDS = 120  # for which a process waits for the others to begin
+JOIN_SECONDS = 120      # for which a process waits for the others to begin
+MISSING_HEARTBEATS = 4  # of 10 seconds each, after which a process counts as dead
 
 
 def join(coordinator, process_id, num_processes):
@@ -31,9 +33,12 @@ def join(coordinator, process_id, num_processes):
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(coordinator or None, num_processes if num_processes > 0 else None,
-                                   process_id if process_id >= 0 else None, initialization_timeout=JOIN_SECONDS)
-    except (RuntimeError, ValueError) as error:
+        # What jax.distributed.initialize calls; that one does not let a dead process be noticed within a minute.
+        distributed.global_state.initialize(
+            coordinator or None, num_processes if num_processes > 0 else None, process_id if process_id >= 0 else None,
+            initialization_timeout=JOIN_SECONDS, service_max_missing_heartbeats=MISSING_HEARTBEATS,
+            client_max_missing_heartbeats=MISSING_HEARTBEATS)
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the processes cannot be joined ({str(error).splitlines()[0][:200]}); SLURM and Open MPI are found by themselves, "
                         "elsewhere give --coordinator=HOST:PORT, --num_processes and --process_id") from error
 

@@ -28,9 +28,9 @@ import devices
 import model
 import pictures
 from eval import inverse_propensity, search_lamda, summarise
-from job import begin, carry_out, quality, show
+from job import begin, carry_out, quality, run_job, show
 from runs import START_AGAIN, Stop
-from settings import UserError, run_script
+from settings import UserError
 
 FED, HELD_OUT = 1, 2     # of a batch's entries
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
@@ -387,4 +387,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_job(main)

@@ -25,8 +25,8 @@ import model
 import pictures
 from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, summarise
 from hyper_params import infinite_ae
-from job import begin, carry_out, quality, show
-from settings import UserError, run_script
+from job import begin, carry_out, quality, run_job, show
+from settings import UserError
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "user_support", "depth", "normalize", "float64", "lamda_grid",
         "validation_users", "eval_batch_size", "seed", "resume", "distributed", "coordinator", "num_processes", "process_id")
@@ -158,4 +158,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_job(main)

@@ -1,11 +1,29 @@
 """How every script that makes a run begins and ends: settings, devices and data first, the result and its lines last."""
+import os
+import sys
+from pathlib import Path
+
 import jax
 
 import data
 import devices
 from eval import METRICS
 from runs import START_AGAIN, describe, open_run, peak_rss_mb, read_npz
-from settings import UserError, resolve
+from settings import UserError, resolve, run_script
+
+
+def run_job(main):
+    """settings.run_script(main), after which a process of several that failed does not wait for the others to end."""
+    try:
+        run_script(main)
+    except (SystemExit, jax.errors.JaxRuntimeError) as error:
+        if not jax.distributed.is_initialized() or isinstance(error, SystemExit) and isinstance(error.code, (int, type(None))):
+            raise
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            error = f"{Path(sys.argv[0]).stem}: another process has failed, or cannot be reached any more ({str(error).splitlines()[0][:200]}); the same " \
+                    "command goes on from the last checkpoint, on as many processes as you like"
+        print(error, file=sys.stderr, flush=True)
+        os._exit(1)  # a common end, which is JAX's way, would wait for them in vain
 
 
 def begin(arguments, description, keys=None, overrides={}):

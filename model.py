@@ -24,6 +24,7 @@ del sys.modules["neural_tangents.experimental"]
 
 # A GPU's default (TF32) rounds products to 10 bits, after which a kernel is no longer positive definite.
 PRECISION = "highest"
+BIAS = 0.1  # b_std
 # Below this temperature exp(gumbel / tau) leaves float32 (a gumbel reaches 16; exp(88) is the end).
 SMALLEST_TAU_FOR_PRODUCTS = 0.5
 
@@ -53,7 +54,7 @@ def make_kernel(depth, normalize):
     Returns:
         kernel(rows (m, I), columns (k, I) or None for the rows again) -> (m, k).
     """
-    dense = stax.Dense(1, W_std=2 ** 0.5, b_std=0.1)  # the width does not enter the closed form
+    dense = stax.Dense(1, W_std=2 ** 0.5, b_std=BIAS)  # the width does not enter the closed form
     _, _, kernel_fn = stax.serial(stax.Flatten(), *(dense, stax.Relu()) * depth, dense)
 
     def scale(rows):
@@ -62,7 +63,15 @@ def make_kernel(depth, normalize):
 
     def kernel(rows, columns=None):
         with jax.default_matmul_precision(PRECISION):
-            return kernel_fn(scale(rows), None if columns is None else scale(columns), get="ntk")
+            rows = scale(rows)
+            values = kernel_fn(rows, None if columns is None else scale(columns), get="ntk")
+        if columns is not None:
+            return values
+        # Of a row with itself the closed form takes sqrt(1 - cos^2), at 0, where rounding of 1e-7 becomes 3e-4, and its
+        # derivative has no limit. There every layer adds its own covariance, q + b_std^2 for each layer before, to the sum.
+        covariance = 2 * _row_sums(rows ** 2) / rows.shape[1] + BIAS ** 2
+        own = (depth + 1) * covariance + BIAS ** 2 * depth * (depth + 1) / 2
+        return jnp.where(jnp.eye(len(rows), dtype=bool), own[:, None], values)
 
     return kernel
 
