@@ -1,18 +1,22 @@
 """The speed figures: each fast routine against an honest plain version of the same work, in one run.
 
-    python bench.py                      a table, and results/bench.json; about a minute on 2 cores
-    python bench.py --user_support=100   other settings, as for distill.py
+    python bench.py                      ratios and growth, and results/bench.json; about four minutes on 2 cores
+    python bench.py ratios --user_support=100   the ratios alone, with other settings, as for distill.py
+    python bench.py netflix              generated data of Netflix's size from a text file to test metrics; a quarter of
+                                         an hour and 4 GB of disk
 
-The data are generated, of the size of MovieLens-1M: speed does not depend on who liked what. What is
+The data are generated, those of the ratios of the size of MovieLens-1M: speed does not depend on who liked what. What is
 plain is what the equations say, word for word: noise drawn for each synthetic user and each draw by a
 scan that is differentiated automatically; a kernel and a solve for each lamda; metrics computed
 user by user in Python; interactions read one at a time. Ratios are to be trusted more than seconds:
 both sides of one were measured in the same process, one after the other.
 """
+import io
 import json
 import math
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import h5py
@@ -24,23 +28,19 @@ from threadpoolctl import threadpool_limits
 import data
 import devices
 import distill
+import hyper_params
+import infinite_ae
 import model
+from batches import FED, HELD_OUT, make_batches
+from bench_size import growth, netflix
 from eval import CUTOFFS, inverse_propensity, search_lamda
+from generate import interactions
 from preprocess import split_interactions, write_layout
-from runs import atomic, peak_rss_mb
-from settings import resolve, run_script
+from runs import atomic, open_run, peak_rss_mb
+from settings import UserError, resolve, run_script
 
 USERS, ITEMS, INTERACTIONS = 6040, 3706, 1_000_000  # MovieLens-1M's
 REPEATS = 5
-
-
-def generate(rng):
-    """Power-law data: (user, item) of about INTERACTIONS distinct pairs."""
-    share = rng.lognormal(0, 1, USERS)
-    length = np.clip(share / share.sum() * INTERACTIONS * 1.03, 20, ITEMS // 3).astype(int)
-    popularity = 1 / np.arange(1, ITEMS + 1) ** 0.8
-    score = np.log(popularity) + rng.gumbel(size=(USERS, ITEMS))
-    return np.nonzero(np.argsort(np.argsort(-score, axis=1), axis=1) < length[:, None])
 
 
 def seconds(function):
@@ -66,7 +66,7 @@ def make_plain_loss(settings, kernel, dataset):
         gram = kernel(rows, rows)
         lamda = jnp.exp(params.log_lamda)
         alpha = jax.scipy.linalg.solve(gram + lamda * jnp.trace(gram) / len(rows) * jnp.eye(len(rows)), rows, assume_a="pos")
-        fed, targets = (batch == part for part in (distill.FED, distill.HELD_OUT))
+        fed, targets = (batch == part for part in (FED, HELD_OUT))
         scores = jnp.where(fed > 0, -jnp.inf, kernel(fed.astype(rows.dtype), rows) @ alpha)
         entropy = -jnp.sum(jnp.where(targets > 0, jax.nn.log_softmax(scores), 0), axis=1)
         entropy = entropy / jnp.maximum(targets.sum(axis=1), 1) ** settings["history_discount"]
@@ -132,7 +132,7 @@ def bench_step(settings, dataset, mesh):
     optimizer = distill.make_optimizer(settings)
     logits = jnp.asarray(distill.initial_logits(settings, dataset))
     state = distill.initial_state(settings, logits, optimizer)
-    batch, wish = distill.make_batches(settings, dataset, mesh)(0), devices.spread(mesh, np.zeros(len(mesh.local_devices), np.int32))
+    batch, wish = make_batches(settings, dataset, mesh)(0), devices.spread(mesh, np.zeros(len(mesh.local_devices), np.int32))
     fast, default = jax.random.key(0, impl="rbg"), jax.random.key(0)
 
     def make(loss, key):
@@ -172,36 +172,69 @@ def bench_validation(settings, dataset, mesh):
     return [(f"validation of {len(grid)} lamdas", ours, time.perf_counter() - began, "kernels and a solve for each, per-user Python metrics")]
 
 
+def bench_infinite_ae(settings, dataset, mesh):
+    """∞-AE on all users, its lamda grid and the test: all that infinite_ae.py does once the data are loaded, compilation too."""
+    settings = {key: {**settings, **hyper_params.infinite_ae}[key] for key in infinite_ae.KEYS}
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, open_run({**settings, "results_dir": folder}, "", "bench") as run, \
+            redirect_stdout(io.StringIO()):
+        infinite_ae.train_and_test(settings, run, dataset, mesh)
+    ours, began = time.perf_counter() - began, time.perf_counter()
+    kernel, weights = jax.jit(model.make_kernel(1, False)), inverse_propensity(dataset.frequency)
+    rows = jnp.asarray(dataset.train.toarray(), jnp.float32)
+    views = [dataset.validation_view(np.random.default_rng(0))] * len(settings["lamda_grid"]) + [dataset.test_view(np.random.default_rng(0))]
+    for lamda, view in zip([*settings["lamda_grid"], 5], views):
+        gram = kernel(rows)
+        alpha = jax.scipy.linalg.solve(gram + lamda * jnp.trace(gram) / len(rows) * jnp.eye(len(rows)), rows, assume_a="pos")
+        context = jnp.asarray(view.context.toarray(), jnp.float32)
+        plain_metrics(np.asarray(kernel(context, rows) @ alpha), view, weights)
+    return [("∞-AE on all users, 6 lamdas and the test", ours, time.perf_counter() - began,
+             "a kernel, a solve and two products for each, per-user Python metrics")]
+
+
 def bench_loading(folder):
     ours, plain = seconds(lambda: data.load(folder.name, folder.parent) and None), seconds(lambda: plain_load(folder) and None)
     return [("loading", ours, plain, "one interaction at a time")]
 
 
-def main(arguments):
-    settings, _ = resolve(arguments, __doc__)
+def ratios(settings, mesh):
+    """[(what, seconds, plain seconds, what is plain)]."""
     settings = {**settings, "dataset": "generated", "batch_size": -1, "objective": "held_out", "learn_lamda": True}
-    mesh = devices.start(settings["float64"])
     rng = np.random.default_rng(settings["seed"])
     with tempfile.TemporaryDirectory() as temporary:
-        user, item = generate(rng)
+        user, item = interactions(rng, USERS, ITEMS, INTERACTIONS)
         folder = Path(temporary) / "generated"
         folder.mkdir()
         write_layout(folder, user, item, np.ones(len(user)), split_interactions(user, rng))
         figures = bench_loading(folder)
         dataset = data.load(folder.name, folder.parent)
-    distill.check_fits(settings, dataset)
-    print(f"{dataset.train.shape[0]:,} users, {dataset.train.shape[1]:,} items, {len(user):,} interactions, generated; "
-          f"{devices.describe(mesh)}; medians of {REPEATS}", flush=True)
-    figures += bench_validation(settings, dataset, mesh) + bench_step(settings, dataset, mesh)
+    distill.check_fits(settings, dataset, mesh)
+    print(f"{dataset.users:,} users, {dataset.items:,} items, {len(user):,} interactions, generated; {devices.describe(mesh)}; "
+          f"medians of {REPEATS}", flush=True)
+    figures += bench_validation(settings, dataset, mesh) + bench_step(settings, dataset, mesh) + bench_infinite_ae(settings, dataset, mesh)
     print(f"\n{'':50s} {'seconds':>8s} {'plain':>8s} {'ratio':>7s}   plain is")
     for name, ours, plain, words in figures:
-        print(f"{name:50s} {ours:8.3f} {plain:8.3f} {plain / ours:6.2f}x   {words}")
+        print(f"{name:50s} {ours:8.3f} {plain:8.3f} {plain / ours:6.2f}x   {words}", flush=True)
+    return [{"what": name, "seconds": ours, "plain_seconds": plain, "ratio": plain / ours, "plain_is": words} for name, ours, plain, words in figures]
+
+
+def main(arguments):
+    words = [word for word in arguments if not word.startswith("-")] or ["ratios", "growth"]
+    settings, _ = resolve([word for word in arguments if word.startswith("-")], __doc__)
+    if unknown := set(words) - {"ratios", "growth", "netflix"}:
+        raise UserError(f"there is no benchmark '{min(unknown)}'; there are ratios, growth and netflix")
+    mesh = devices.start(settings["float64"])
     out = Path(settings["results_dir"]) / "bench.json"
     out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"device": devices.describe(mesh), "settings": settings}
+    if "ratios" in words:
+        about["figures"] = ratios(settings, mesh)
+    if "growth" in words:
+        about["growth"] = growth(settings, mesh)
+    if "netflix" in words:
+        about["netflix"] = netflix()
     with atomic(out) as file:
-        file.write(json.dumps({"device": devices.describe(mesh), "peak_rss_mb": peak_rss_mb(), "settings": settings, "figures": [
-            {"what": name, "seconds": ours, "plain_seconds": plain, "ratio": plain / ours, "plain_is": words}
-            for name, ours, plain, words in figures]}, indent=2).encode())
+        file.write(json.dumps({**about, "peak_rss_mb": peak_rss_mb()}, indent=2).encode())
     print(f"\nwritten to {out}")
 
 

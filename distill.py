@@ -27,12 +27,12 @@ import data
 import devices
 import model
 import pictures
+from batches import FED, HELD_OUT, batch_users, make_batches
 from eval import inverse_propensity, search_lamda, summarise
 from job import begin, carry_out, quality, run_job, show
 from runs import START_AGAIN, Stop
 from settings import UserError
 
-FED, HELD_OUT = 1, 2     # of a batch's entries
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
 PAPER_NDCG_AT_10 = {"magazine": 23.81, "ml-1m": 32.52, "douban": 24.20, "netflix": 30.54}  # its table 1, S = 500
 
@@ -72,40 +72,6 @@ def initial_logits(settings, dataset):
     return dataset.train_rows(users).toarray().astype(np.float64 if settings["float64"] else np.float32)
 
 
-def make_batches(settings, dataset, mesh):
-    """batches(step) -> a list of accumulate_steps arrays (B', I) int8 of real users, on the devices.
-
-    An entry is FED, an interaction to feed, HELD_OUT, one to predict from what is fed, or 0. A batch is
-    drawn without replacement, and depends on the seed and the step alone: neither on the devices nor on
-    how many processes the users are divided among. B' is B and the empty rows that make the shares even.
-    """
-    size = dataset.users if settings["batch_size"] == -1 else min(settings["batch_size"], dataset.users)
-    keep_prob = settings["keep_prob"] if settings["objective"] == "held_out" else 1
-
-    def batch(step, part):
-        chosen = np.arange(dataset.users)
-        if size < dataset.users:
-            chosen = np.sort(np.random.default_rng([settings["seed"], 1, step, part]).choice(dataset.users, size, replace=False))
-        position, rows = dataset.own(chosen)
-        batch = dataset.train[rows]
-        rng = np.random.default_rng([settings["seed"], 4, step, part])
-        # The numbers for the interactions of other processes' users, which come first, are passed over.
-        rng.bit_generator.advance(int(dataset.lengths[data.TRAIN, chosen[:position.start]].sum()))
-        batch.data[:] = np.where(rng.random(batch.nnz) < keep_prob, FED, HELD_OUT)
-        return devices.spread(mesh, batch.toarray(), capacity(chosen))
-
-    def capacity(chosen):
-        processes = jax.process_count()
-        most = np.diff(np.searchsorted(chosen, data.shares(dataset.users, processes))).max()
-        # The shares of a batch vary. Rounded up, they have few shapes, each of which is compiled once.
-        return most if processes == 1 else most + -most % (size // (16 * processes) + 1)
-
-    if size == dataset.users and keep_prob == 1:
-        everyone = [batch(0, 0)] * settings["accumulate_steps"]
-        return lambda step: everyone
-    return lambda step: [batch(step, part) for part in range(settings["accumulate_steps"])]
-
-
 def initial_state(settings, logits, optimizer):
     params = model.Params(jnp.asarray(logits), jnp.log(jnp.asarray(settings["lamda"], logits.dtype)))
     return State(params, optimizer.init(params))
@@ -126,7 +92,7 @@ def make_loss(settings, kernel, dataset):
         cardinality_reg times the mean length of a synthetic user relative to a real one.
     """
     sample = make_sampler(settings)
-    users = dataset.users if settings["batch_size"] == -1 else min(settings["batch_size"], dataset.users)
+    users = batch_users(settings, dataset)
     interactions_per_user = dataset.lengths[data.TRAIN].sum() / dataset.users
 
     def loss(params, lamda, noise_key, batch):
@@ -365,17 +331,27 @@ def finish(settings, run, dataset, mesh, best, progress):
             "steps": progress.step, "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None}
 
 
-def check_fits(settings, dataset):
-    """Raises UserError for settings that the data set cannot serve."""
+def check_fits(settings, dataset, mesh):
+    """Raises UserError for settings that the data set, or the memory, cannot serve; nothing large has been allocated yet."""
     if not 1 <= settings["user_support"] <= dataset.users:
         raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {dataset.users:,} users to start from")
     if settings["noise_groups"] > settings["user_support"]:
         raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({settings['user_support']})")
+    number, free = 8 if settings["float64"] else 4, devices.free_bytes(mesh)
+    s, n, items = settings["user_support"], settings["num_per_user"], dataset.items
+    # In numbers, as XLA plans a step: for each synthetic user, and for each real one of a batch.
+    fixed, each = number * (s * (15 * items + 6 * s) + 2 * n * items), number * (4 * items + 3 * s) + items
+    share = -(-batch_users(settings, dataset) // mesh.size)
+    if fixed + share * each > free:
+        fits = int((free - fixed) // each) * mesh.size
+        raise UserError(f"a step with {share:,} real users on each device needs {(fixed + share * each) / 2 ** 30:,.1f} GiB there, and "
+                        f"{free / 2 ** 30:,.1f} GiB are free; " + (f"--batch_size={fits} would fit, and accumulate_steps makes one step of several "
+                        "batches" if fits > 0 else "a smaller user_support or num_per_user needs less"))
 
 
 def main(arguments):
     settings, mesh, dataset = begin(arguments, __doc__)
-    check_fits(settings, dataset)
+    check_fits(settings, dataset, mesh)
 
     def work(run):
         # The solves of a step are small, and on a CPU they run beside XLA's large products: more than one

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 import bench
+import bench_size
 import data
 import devices
 import eval as evaluation
+import generate
 import model
+import sources
+from settings import UserError
 
 
 def test_plain_metrics_are_those_of_eval(tiny):
@@ -31,8 +35,29 @@ def test_plain_loading_finds_the_same_interactions(tiny, tiny_data):
 
 
 def test_bench_once(tmp_path, monkeypatch, capsys):
-    for name, value in (("USERS", 60), ("ITEMS", 90), ("INTERACTIONS", 1200), ("REPEATS", 1)):
-        monkeypatch.setattr(bench, name, value)
+    for module, name, value in ((bench, "USERS", 60), (bench, "ITEMS", 90), (bench, "INTERACTIONS", 1200), (bench, "REPEATS", 1),
+                                (bench_size, "USERS", (40, 80)), (bench_size, "ROWS", (2000,)), (bench_size, "NETFLIX_ITEMS", 90),
+                                (bench_size, "BATCH", 20), (bench_size, "STEPS", 1)):
+        monkeypatch.setattr(module, name, value)
     bench.main([f"--results_dir={tmp_path}", "--user_support=10", "--num_per_user=4"])
-    figures = json.loads((tmp_path / "bench.json").read_text())["figures"]
-    assert all(figure["ratio"] > 0 and figure["what"] in capsys.readouterr().out for figure in figures[:1]) and len(figures) == 6
+    found, said = json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
+    assert all(figure["ratio"] > 0 and figure["what"] in said for figure in found["figures"]) and len(found["figures"]) == 7
+    assert [line["users"] for line in found["growth"]["steps"]] == [40, 80]
+    assert found["growth"]["preprocessing"][0]["peak_rss_mb"] > 1
+    with pytest.raises(UserError, match="no benchmark 'all'"):
+        bench.main(["all"])
+
+
+def test_generated_interactions_are_distinct_and_as_many_as_asked_for():
+    user, item = generate.interactions(np.random.default_rng(0), 3000, 900, 200_000)
+    assert len(set(zip(user.tolist(), item.tolist()))) == len(user) == pytest.approx(200_000, rel=0.1)
+    assert (np.bincount(user, minlength=3000) > 0).all() and item.max() < 900 and (np.diff(user) >= 0).all()
+    counts = np.sort(np.bincount(item))[::-1]
+    assert counts[0] > 5 * counts[450], "some are far more popular"
+
+
+def test_the_netflix_file_reads_back(tmp_path):
+    user, item = generate.interactions(np.random.default_rng(0), 50, 40, 1000)
+    generate.write_netflix(tmp_path / "combined_data_1.txt", user, item, np.random.default_rng(1))
+    found, _ = sources.read_netflix(tmp_path)
+    assert sorted(zip(found.user_ids[found.user], found.item_ids[found.item])) == sorted(zip(user, item + 1)) and not found.bad

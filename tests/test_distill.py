@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_layout
 
+import batches
 import data
 import devices
 import distill
 import model
 import runs
 from hyper_params import hyper_params
+from settings import UserError
 
 STEPS = 400
 TINY = ["--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=50", "--learning_rate=0.02",
@@ -195,13 +197,13 @@ def test_what_changed_since_a_run_began_is_said(finished, tmp_path, run_script):
 @pytest.mark.parametrize("objective, share", [("held_out", 0.8), ("reconstruct", 1)])
 def test_batches_are_real_users_and_feed_the_share_asked_for(tiny, objective, share):
     settings = {**hyper_params, "batch_size": 60, "keep_prob": 0.8, "objective": objective, "accumulate_steps": 2}
-    batches = distill.make_batches(settings, tiny, devices.start(False))
+    make = batches.make_batches(settings, tiny, devices.start(False))
     rows = {bytes(row) for row in tiny.train.toarray()}
-    drawn = [np.asarray(batch) for step in range(20) for batch in batches(step)]
+    drawn = [np.asarray(batch) for step in range(20) for batch in make(step)]
     assert all(bytes((row > 0).astype(np.int8)) in rows for batch in drawn for row in batch)
-    fed, held_out = (sum((batch == part).sum() for batch in drawn) for part in (distill.FED, distill.HELD_OUT))
+    fed, held_out = (sum((batch == part).sum() for batch in drawn) for part in (batches.FED, batches.HELD_OUT))
     assert drawn[0].shape == (60, tiny.items) and fed / (fed + held_out) == pytest.approx(share, abs=0.01)
-    assert all((one == two).all() for one, two in zip(batches(3), batches(3))) and not (drawn[0] == drawn[1]).all()
+    assert all((one == two).all() for one, two in zip(make(3), make(3))) and not (drawn[0] == drawn[1]).all()
 
 
 def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
@@ -221,6 +223,17 @@ def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
     # Adam divides by the gradient's own size: its first step is the sign, so the moments are compared.
     for one, two in zip(jax.tree.leaves(whole.adam), jax.tree.leaves(parts.adam)):
         np.testing.assert_allclose(one, two, rtol=2e-3, atol=1e-6)
+
+
+def test_a_step_that_memory_cannot_hold_is_refused_with_what_would_fit(tiny, monkeypatch):
+    monkeypatch.setattr(devices, "free_bytes", lambda mesh: 1_500_000)
+    mesh, settings = devices.start(False), {**hyper_params, "user_support": 20, "num_per_user": 50, "batch_size": -1, "noise_groups": 1}
+    with pytest.raises(UserError, match="a step with 150 real users on each device needs 0.0 GiB there, and .* --batch_size=") as caught:
+        distill.check_fits({**settings, "user_support": 60}, tiny, mesh)
+    fits = int(str(caught.value).split("--batch_size=")[1].split()[0])
+    distill.check_fits({**settings, "user_support": 60, "batch_size": fits}, tiny, mesh)
+    with pytest.raises(UserError, match="a smaller user_support"):
+        distill.check_fits({**settings, "user_support": 140, "num_per_user": 900}, tiny, mesh)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tiny_data, tmp_path, run_script):
