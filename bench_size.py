@@ -1,5 +1,4 @@
 """How time and memory grow with the data, for bench.py: steps, preprocessing, and a whole run at Netflix's size."""
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import model
 from batches import make_batches
 from data import Dataset
 from generate import interactions, write_netflix
+from runs import peak_rss_mb
 from settings import UserError
 
 HERE = Path(__file__).parent
@@ -96,11 +96,13 @@ def measured(command):
     with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=HERE, stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, peak_rss_mb(process.pid) or 0.0)
+            time.sleep(0.02)
         seconds = time.perf_counter() - began
         output.seek(0)
         last = output.read().strip().split("\n")[-1]
     if process.returncode:
         raise UserError(f"{command[0]} ended with {process.returncode}: {last}")
-    return seconds, usage.ru_maxrss / 1024, last
+    return seconds, peak, last

@@ -236,9 +236,16 @@ def describe(settings, fingerprint, devices):
             "git_revision": _git_revision(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
 
 
-def peak_rss_mb():
-    """The most memory the process has held, in MiB (of the host, not of a GPU)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_rss_mb(process="self"):
+    """The most memory a process has held, in MiB (of the host, not of a GPU); None if it has ended.
+
+    Not what getrusage says, which for a young process is the memory of the one that started it.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):
+        return None if process != "self" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # not Linux
 
 
 def _without_nan(value):

@@ -226,7 +226,7 @@ def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
 
 
 def test_a_step_that_memory_cannot_hold_is_refused_with_what_would_fit(tiny, monkeypatch):
-    monkeypatch.setattr(devices, "free_bytes", lambda mesh: 1_500_000)
+    monkeypatch.setattr(devices, "free_bytes", lambda mesh: 1_300_000)
     mesh, settings = devices.start(False), {**hyper_params, "user_support": 20, "num_per_user": 50, "batch_size": -1, "noise_groups": 1}
     with pytest.raises(UserError, match="a step with 150 real users on each device needs 0.0 GiB there, and .* --batch_size=") as caught:
         distill.check_fits({**settings, "user_support": 60}, tiny, mesh)
