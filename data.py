@@ -25,6 +25,7 @@ from settings import UserError
 
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"
 DROPPED, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
+WHOLE_NUMBER = r"0|-?[1-9]\d{0,17}"  # an id that is as good as an int64: written as one would be
 NEGATIVES_PER_USER = 50  # for the AUC
 INTERACTIONS_AT_ONCE, USERS_AT_ONCE = 8_000_000, 20_000  # what one pass holds in memory
 
@@ -119,7 +120,9 @@ def load(name, data_dir, repeats="keep", process=0, processes=1, gather=lambda o
     """
     folder = Path(data_dir) / name
     if not folder.is_dir():
-        raise UserError(f"there is no data set {folder}; ./prep.sh {name} makes it, --data_dir looks elsewhere")
+        there = sorted(path.parent.name for path in Path(data_dir).glob(f"*/{INTERACTIONS}"))
+        raise UserError(f"there is no data set {folder}; ./prep.sh {name} makes it if it is one that prep.sh knows, --data_dir looks "
+                        f"elsewhere; in {data_dir} there is {', '.join(there) or 'none'}")
     _verify_checksums(folder)
     part = _read_index(folder / INDEX)
     user_ids = item_ids = np.empty(0, np.int32)
@@ -273,7 +276,8 @@ def _read_table(path):
     if not path.exists():
         return None
     try:
-        return pd.read_csv(path, index_col="index", keep_default_na=False)
+        # As text: only `_column` knows whether all ids are numbers, and 007 is not one.
+        return pd.read_csv(path, keep_default_na=False, dtype=str).astype({"index": np.int64}).set_index("index")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
 
@@ -283,8 +287,10 @@ def _column(table, column, numbers):
     if table is None:
         return numbers
     try:
-        values = table[column].loc[numbers].to_numpy()
-        return values.astype(str) if values.dtype == object else values  # objects would need pickles to be saved
+        values = table[column].loc[numbers]
+        if column == "id" and values.str.fullmatch(WHOLE_NUMBER).all():
+            return values.to_numpy(np.int64)
+        return values.to_numpy(object).astype(str)  # objects would need pickles to be saved
     except KeyError as error:
         raise UserError(f"users.csv or items.csv does not name what {INTERACTIONS} holds: {_first_line(error)}") from error
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 from tqdm import tqdm
 
+from data import WHOLE_NUMBER
 from settings import UserError
 
 BLOCK = 16 * 2 ** 20          # bytes parsed at once
@@ -99,7 +100,7 @@ def _join_ids(chunks):
     joined = pa.chunked_array(chunks).unify_dictionaries()
     text = [value.strip() for value in joined.chunk(0).dictionary.to_pylist()]
     none = np.array([value.lower() in NO_IDS for value in text], bool)
-    whole = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", value) for value, absent in zip(text, none) if not absent)
+    whole = all(re.fullmatch(WHOLE_NUMBER, value) for value, absent in zip(text, none) if not absent)
     ids = np.array([0 if absent else int(value) for value, absent in zip(text, none)], np.int64) if whole else np.array(text)
     # What is no id sorts behind all ids, and apart from an id that looks the same.
     order = np.lexsort((ids, none))
@@ -389,7 +390,7 @@ def _read_parquet(path, user, item, rating):
 
 def _choose_columns(path, names, user, item, rating):
     """The columns' names as they stand in the file, (user, item, rating or None)."""
-    plain = {name.partition(":")[0].strip().lower(): name for name in reversed(names)}  # RecBole: user_id:token
+    plain = {name.partition(":")[0].strip().lower().replace(" ", "_"): name for name in reversed(names)}  # RecBole: user_id:token
     chosen = []
     for what, asked in (("user", user), ("item", item), ("rating", rating)):
         found = [plain[name] for name in USUAL_NAMES[what] if name in plain] if asked is None else \

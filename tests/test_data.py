@@ -214,4 +214,6 @@ def test_ids_and_titles_that_are_text_can_be_saved_without_pickles(tmp_path):
     found = data.load("set", tmp_path)
     assert found.item_ids.tolist() == ["B0001", "B0002"] and found.titles.tolist() == ["Tea, green", "NA"]
     assert found.user_ids.tolist() == ["007", "x"]
+    (tmp_path / "set" / "users.csv").write_text("index,id\n0,007\n1,10\n")
+    assert data.load("set", tmp_path).user_ids.tolist() == ["007", "10"]
     assert not any(each.dtype.hasobject for each in (found.item_ids, found.titles, found.user_ids))

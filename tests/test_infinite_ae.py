@@ -38,10 +38,11 @@ def run(run_script, data_dir, results, *arguments, **options):
     return done, json.loads((folder / "result.json").read_text()), [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("depth, support", [(1, -1), (3, -1), (1, 60)])
-def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, support):
+@pytest.mark.parametrize("depth, support, float64", [(1, -1, False), (3, -1, False), (1, 60, False), (4, 60, True)])
+def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, support, float64):
     """Kernel, solve and scores in NumPy; all users, and a sample of them."""
-    done, result, history = run(run_script, tiny_data, tmp_path, f"--depth={depth}", f"--user_support={support}", "--lamda_grid=[50,1,5]")
+    done, result, history = run(run_script, tiny_data, tmp_path, f"--depth={depth}", f"--user_support={support}", "--lamda_grid=[50,1,5]",
+                                f"--float64={str(float64).lower()}")
     settings = {"user_support": support, "seed": 42}
     x = tiny.train.toarray().astype(np.float64)
     rows = x[infinite_ae.training_users(settings, tiny)]
