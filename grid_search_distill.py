@@ -1,0 +1,356 @@
+"""Many settings of distill.py, over many devices and machines.
+
+    python grid_search_distill.py               what stands below
+    python grid_search_distill.py --dry-run     which runs that is, how many are new, how long they may take
+    python grid_search_distill.py --report      the table and the pictures, at any time
+    python grid_search_distill.py --dataset=ml-100k --gpu_ids=[] --learning_rate=[0.04,0.08] --seed=[1,2,3]
+    python grid_search_distill.py --storage=postgresql://user@host/database     from several machines at once
+    python grid_search_distill.py --sampler=tpe --trials=30                     search the same values, not all of them
+
+It may be killed, and started again, at any moment: what is finished stays finished, and what was under way
+goes on from its checkpoint.
+"""
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+from optuna.trial import TrialState
+from tqdm import tqdm
+
+from runs import atomic
+from search import Job, failure, identity, open_storage, open_study, settled, to_argument
+from settings import RULES, UserError, resolve, run_script
+
+# ---- Edit here: a list means, try each ---------------------------------------------------------------------
+gpu_ids = [0]  # a worker on each; [] for the CPU
+
+common_hyper_params = {
+    "seed": 42,
+    "user_support": 500,
+}
+
+data_set_hyper_params = {
+    "ml-1m": {
+        "gumbel_tau": [5.0, 10.0, 20.0],
+        "learning_rate": [0.04, 0.08],
+        "keep_prob": [0.5, 0.8],
+    },
+}
+# ------------------------------------------------------------------------------------------------------------
+
+OPTIONS = {"storage": None, "study": None, "sampler": "grid", "trials": None, "workers-per-device": 1, "heartbeat": 10, "gpu_ids": None,
+           "dry-run": False, "report": False, "yes": False}
+MOST_RUNS = 10_000
+HERE = Path(__file__).parent
+RESTARTS = 20  # of workers that died, before a search is given up
+
+
+def parse(arguments):
+    """(options, {data set: {key: value or list of values}}) of the file and the command line.
+
+    Raises:
+        UserError: an option, a key or a value that cannot be.
+    """
+    options, given = dict(OPTIONS), {}
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        name = key.replace("_", "-") if key != "gpu_ids" else key
+        if name in OPTIONS and argument.startswith("--"):
+            options[name] = True if not equals else value if name in ("storage", "study", "sampler") else _from_json(name, value)
+        elif not argument.startswith("--") or not equals:
+            raise UserError(f"'{argument}' is not understood: options and settings are given as --key=value (--help lists them)")
+        else:
+            given[key] = _to_values(key, value)
+    if options["sampler"] not in ("grid", "tpe"):
+        raise UserError(f"--sampler must be grid or tpe, not {options['sampler']}")
+    if (options["trials"] is None) == (options["sampler"] == "tpe"):
+        raise UserError("--trials=N goes with --sampler=tpe, and that with it")
+    for name in ("trials", "workers-per-device", "heartbeat"):
+        if options[name] is not None and not (type(options[name]) is int and 1 <= options[name] <= 10 ** 6):
+            raise UserError(f"--{name} must be a whole number from 1, not {options[name]}")
+    options["gpu_ids"] = gpu_ids if options["gpu_ids"] is None else options["gpu_ids"]
+    if not isinstance(options["gpu_ids"], list) or not all(type(each) is int and each >= 0 for each in options["gpu_ids"]):
+        raise UserError(f"gpu_ids must be a list of the GPUs' numbers, [] for the CPU, not {options['gpu_ids']}")
+    datasets = given.pop("dataset", None)
+    blocks = {name: block for name, block in data_set_hyper_params.items() if datasets is None or name in datasets}
+    if datasets is not None:
+        blocks = {name: blocks.get(name, {}) for name in datasets}
+    return options, {name: {**common_hyper_params, **block, **given} for name, block in blocks.items()}
+
+
+def _from_json(key, value):
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise UserError(f"--{key}={value} cannot be read") from error
+
+
+def _to_values(key, text):
+    """One value or, from [a,b,c], a list of them."""
+    if key not in RULES:
+        resolve([f"--{key}={text}"], "")  # says so
+    if not text.startswith("["):
+        return [text] if key == "dataset" else text if RULES[key][0] is str else _from_json(key, text)
+    if RULES[key][0] is str:
+        return [word.strip().strip("\"'") for word in text.strip("[]").split(",") if word.strip()]
+    return _from_json(key, text)
+
+
+def divide(block):
+    """(what all runs share, {key: values to try}) of a block; every value is checked.
+
+    A key whose value is a list itself, lamda_grid, is tried over a list of lists.
+    """
+    fixed, space = {}, {}
+    for key, value in block.items():
+        if key not in RULES:
+            resolve([f"--{key}=?"], "")
+        is_list = RULES[key][0] is list
+        several = isinstance(value, list) and (not is_list or any(isinstance(each, list) for each in value))
+        if several and key in ("resume", "data_dir", "results_dir", "distributed", "coordinator", "num_processes", "process_id"):
+            raise UserError(f"{key} cannot be searched: it does not shape a result")
+        if isinstance(value, list) and not value:
+            raise UserError(f"{key} has an empty list: there is nothing to try")
+        values = [json.dumps(each) if is_list else each for each in (value if several else [value])]
+        for each in values:
+            resolve([to_argument(key, each)], "")
+        if several:
+            space[key] = list(dict.fromkeys(values))
+        else:
+            fixed[key] = values[0]
+    return fixed, space
+
+
+def plan(fixed, space):
+    """{identity: values of the searched keys} of every run of the product; the same settings once."""
+    runs = {}
+    for values in itertools.product(*space.values()):
+        chosen = dict(zip(space, values))
+        settings, _ = resolve([to_argument(key, value) for key, value in {**fixed, **chosen}.items()], "")
+        runs.setdefault(identity(settings), chosen)
+    return runs
+
+
+def enqueue(study, runs, sampler, trials):
+    """Puts what is new into the queue; how many that are."""
+    if sampler == "tpe":
+        new = trials - sum(trial.state != TrialState.FAIL for trial in study.get_trials(deepcopy=False))
+        for _ in range(new):
+            study.enqueue_trial({})
+        return max(new, 0)
+    known = settled(study)
+    new = {key: values for key, values in runs.items() if key not in known}
+    for key, values in new.items():
+        study.enqueue_trial(values, user_attrs={"identity": key})
+    return len(new)
+
+
+def devices_to_use(options):
+    """A (gpu or None, cores) for each worker."""
+    per_device, cores = options["workers-per-device"], sorted(os.sched_getaffinity(0))
+    if options["gpu_ids"]:
+        there = _gpus()
+        if missing := [each for each in options["gpu_ids"] if each not in there]:
+            raise UserError(f"there is no GPU {missing[0]} here (nvidia-smi finds {there or 'none'}); gpu_ids = [], or --gpu_ids=[], is the CPU")
+        return [(gpu, []) for gpu in options["gpu_ids"] for _ in range(per_device)]
+    return [(None, cores[number::per_device] or cores) for number in range(per_device)]
+
+
+def _gpus():
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    return [int(line) for line in listed.stdout.split() if line.isdigit()]
+
+
+def run_workers(options, url, studies, results):
+    """Starts the workers, shows how they get on, and starts those again that die; returns when nothing is left to do."""
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(results / ".jax_cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                   "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    names = [study.study_name for study in studies]
+
+    def begin(gpu, cores):
+        job = Job(url, names, options["heartbeat"], cores, gpu)
+        return subprocess.Popen([sys.executable, str(HERE / "search.py"), json.dumps(vars(job))], env=environment, start_new_session=True)
+
+    workers = [[device, begin(*device)] for device in devices_to_use(options)]
+    restarts, told = 0, []
+    handlers = {number: signal.signal(number, lambda number, frame: told.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    seen = {trial._trial_id for study in studies for trial in _ended(study)}
+    with tqdm(total=sum(len(study.get_trials(deepcopy=False)) for study in studies), initial=len(seen), unit="run", disable=None,
+              dynamic_ncols=True) as bar:
+        while workers and not told:
+            time.sleep(0.5)
+            for worker in list(workers):
+                if worker[1].poll() == 0:
+                    workers.remove(worker)
+                elif worker[1].poll() is not None:
+                    restarts += 1
+                    if restarts > RESTARTS:
+                        told.append(signal.SIGTERM)
+                        tqdm.write(f"workers have died {restarts} times: given up", file=sys.stderr)
+                        break
+                    worker[1] = begin(*worker[0])
+            ended = [(study, trial) for study in studies for trial in _ended(study)]
+            for study, trial in ended:
+                if trial._trial_id not in seen:
+                    seen.add(trial._trial_id)
+                    tqdm.write(describe(study, trial), file=sys.stdout)
+                    sys.stdout.flush()
+            states = [trial.state for study in studies for trial in study.get_trials(deepcopy=False)]
+            bar.total, bar.n = len(seen) + states.count(TrialState.RUNNING) + states.count(TrialState.WAITING), len(seen)
+            bar.set_postfix_str(f"running {states.count(TrialState.RUNNING)}, failed {sum(failure(trial) is not None for _, trial in ended)}")
+    for _, process in workers:
+        process.terminate()
+    for _, process in workers:
+        process.wait()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if told:
+        raise KeyboardInterrupt
+
+
+def _ended(study):
+    """Trials that have ended, but those that only gave way to another trial of the same settings."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            or failure(trial) is not None]
+
+
+def describe(study, trial):
+    """A line on a trial that has ended."""
+    values = ", ".join(f"{key}={value}" for key, value in trial.params.items()) or "the one run"
+    if trial.state == TrialState.COMPLETE:
+        result = trial.user_attrs["result"]
+        return (f"{study.study_name}  {values}: validation HR@100 {result['val']['HR@100']:.2f}, test NDCG@10 {result['test']['NDCG@10']:.2f}, "
+                f"{result['wall_seconds']:.0f} s")
+    return f"{study.study_name}  {values}: " + ("stopped early" if trial.state == TrialState.PRUNED else f"failed: {failure(trial)}")
+
+
+def report(study, results):
+    """Prints the table of finished runs and the best one's command; writes the table as CSV, and the pictures."""
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == TrialState.COMPLETE:
+            result = trial.user_attrs["result"]
+            rows.append({**trial.params, **{f"validation {name}": result["val"][name] for name in ("HR@100", "NDCG@10")},
+                         **{f"test {name}": value for name, value in result["test"].items() if "textbook" not in name},
+                         "lamda": result["lamda"], "best_step": result["best_step"], "seconds": result["wall_seconds"], "folder": trial.user_attrs["folder"]})
+    if not rows:
+        print(f"{study.study_name}: no run has finished")
+        return
+    table = pd.DataFrame(rows).sort_values("validation HR@100", ascending=False)
+    shown = [column for column in table if column in study.user_attrs["about"]["space"] or column.startswith("validation")
+             or column in ("test HR@10", "test HR@100", "test NDCG@10", "seconds")]
+    print(f"\n{study.study_name}: {len(table)} finished runs, by validation HR@100\n{table[shown].head(20).to_string(index=False, float_format='%.4g')}")
+    stem = results / "search" / study.study_name
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(f"{stem}.csv") as file:
+        table.to_csv(file, index=False)
+    best = {**study.user_attrs["about"]["fixed"], **study.best_trial.params}
+    print("best: python distill.py " + " ".join(_quoted(to_argument(key, value)) for key, value in best.items()))
+    print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, stem)))
+
+
+def _quoted(argument):
+    return f"'{argument}'" if any(each in argument for each in " []\"") else argument
+
+
+def draw(study, stem):
+    """Optuna's pictures of the study, where there is enough to draw; their paths."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import optuna
+    from matplotlib import pyplot
+
+    varied = [key for key in study.user_attrs["about"]["space"] if len({trial.params.get(key) for trial in study.best_trials + _ended(study)}) > 1]
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    if len({trial.value for trial in finished}) < 2 or not varied:
+        return []
+    paths = []
+    for name, plot in (("parallel", lambda: optuna.visualization.matplotlib.plot_parallel_coordinate(study, params=varied)),
+                       ("importance", lambda: optuna.visualization.matplotlib.plot_param_importances(study, params=varied))):
+        axes = plot()
+        axes.figure.set_size_inches(9, 5)
+        path = Path(f"{stem}-{name}.png")
+        with atomic(path) as file:
+            axes.figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
+        pyplot.close(axes.figure)
+        paths.append(path)
+    return paths
+
+
+def main(arguments):
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__.strip()}\n\nOptions: {', '.join('--' + name for name in OPTIONS)}. Every setting of hyper_params.py is --key=value or --key=[a,b,c].")
+        return
+    options, blocks = parse(arguments)
+    divided = {name: divide({**block, "dataset": name}) for name, block in blocks.items()}
+    for name, (_, space) in divided.items():
+        count = 1
+        for values in space.values():
+            count *= len(values)
+        if options["sampler"] == "grid" and count > MOST_RUNS and not options["yes"]:
+            raise UserError(f"{name}: that makes {count:,} runs, more than {MOST_RUNS:,}; --yes means it")
+    plans = {name: plan(*divided[name]) if options["sampler"] == "grid" else {} for name in divided}
+    results = Path(resolve([to_argument(key, value) for key, value in next(iter(divided.values()))[0].items()], "")[0]["results_dir"])
+    (results / "search").mkdir(parents=True, exist_ok=True)
+    url = options["storage"] or f"sqlite:///{results / 'search' / 'studies.db'}"
+    storage = open_storage(url, options["heartbeat"])
+    names = {name: study_name(options, name, *divided[name]) for name in divided}
+    if options["dry-run"]:
+        for name in divided:
+            dry_run(names[name], plans[name], finished_runs(results), options)
+        return
+    studies = [open_study(storage, names[name], options["sampler"], *divided[name]) for name in divided]
+    if not options["report"]:
+        devices_to_use(options)
+        for study, runs in zip(studies, plans.values()):
+            print(f"{study.study_name}: {len(runs) or options['trials']} runs, {enqueue(study, runs, options['sampler'], options['trials'])} of them new", flush=True)
+        try:
+            run_workers(options, url, studies, results)
+        finally:
+            print("the same command goes on where it stopped" if sys.exc_info()[0] else "all runs have ended", flush=True)
+    for study in studies:
+        report(study, results)
+
+
+def study_name(options, dataset, fixed, space):
+    """--study with the data set's name; without it, a name for just these settings, so that edited ones begin a study of their own."""
+    digest = hashlib.sha256(json.dumps([options["sampler"], sorted(fixed.items()), sorted(space.items())]).encode()).hexdigest()[:6]
+    return f"{dataset}-{options['study'] or digest}"
+
+
+def finished_runs(results):
+    """{identity: seconds} of all runs of distill.py in the results folder that have finished."""
+    finished = {}
+    for path in results.glob("*/result.json"):
+        try:
+            finished[identity(json.loads((path.parent / "config.json").read_text())["settings"])] = json.loads(path.read_text())["wall_seconds"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not a run's folder, or a damaged one: its run will say so
+    return finished
+
+
+def dry_run(name, runs, finished, options):
+    """Lists the runs and says how long the new ones may take, by those that have finished."""
+    new = [values for key, values in runs.items() if key not in finished]
+    for key, values in runs.items():
+        print(f"{'done' if key in finished else 'new '}  " + (", ".join(f"{key}={value}" for key, value in values.items()) or "the one run"))
+    known = [finished[key] for key in runs if key in finished] or list(finished.values())
+    workers = max(len(options["gpu_ids"]), 1) * options["workers-per-device"]
+    count = len(runs) or options["trials"]
+    left = len(new) if runs else count
+    estimate = f"about {left * sum(known) / len(known) / workers / 60:.1f} min on {workers} workers" if known else "no run has finished to tell how long they take"
+    print(f"{name}: {count} runs, {left} of them new; {estimate}")
+
+
+if __name__ == "__main__":
+    run_script(main)

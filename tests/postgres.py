@@ -1,0 +1,39 @@
+"""A PostgreSQL server of the tests' own, on loopback, from Debian's package; nothing of it outlives the block."""
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def programs():
+    """The newest installed server's folder of programs, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+@contextmanager
+def server():
+    """Yields a SQLAlchemy URL. PostgreSQL refuses to run as root, so root becomes the package's user postgres."""
+    folder, bin_folder = Path(tempfile.mkdtemp(prefix="postgres-")), programs()
+    as_user = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def run(program, *arguments):
+        subprocess.run([*as_user, str(bin_folder / program), "-D", str(folder / "data"), *arguments], check=True, cwd=folder,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+
+    run("initdb", "-A", "trust", "-U", "tests", "--no-sync")
+    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off", "start")
+    try:
+        yield f"postgresql://tests@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(folder)

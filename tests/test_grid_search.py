@@ -1,0 +1,170 @@
+"""grid_search_distill.py: what it plans and refuses; that every run is done once, whoever is killed meanwhile."""
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import postgres
+import pytest
+from conftest import ROOT
+
+import grid_search_distill as grid
+import search
+from settings import UserError
+
+SMALL = ["--dataset=tiny", "--user_support=6", "--num_per_user=5", "--batch_size=40", "--train_steps=2", "--gpu_ids=[]"]
+
+
+def command(tiny_data, results, *arguments):
+    return [sys.executable, "grid_search_distill.py", *SMALL, f"--data_dir={tiny_data}", f"--results_dir={results}", *arguments]
+
+
+def run(*arguments, **options):
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+
+
+def trials(url):
+    storage = search.open_storage(url, 10)
+    [name] = optuna.get_all_study_names(storage)
+    return search.load(storage, name).get_trials()
+
+
+def finished(url):
+    """Identities of the trials that have a result."""
+    return [trial.user_attrs["identity"] for trial in trials(url) if trial.state == optuna.trial.TrialState.COMPLETE]
+
+
+def test_a_plan_is_the_product_and_the_same_settings_once():
+    fixed, space = grid.divide({"dataset": "tiny", "seed": [1, 2, 2], "gumbel_tau": [5, 5.0, 10], "lamda_grid": [0.1, 1], "objective": ["held_out"]})
+    assert space == {"seed": [1, 2], "gumbel_tau": [5, 10], "objective": ["held_out"]} and fixed["lamda_grid"] == "[0.1, 1]"
+    assert len(grid.plan(fixed, space)) == 4
+    _, space = grid.divide({"lamda_grid": [[0.1], [1, 2]], "float64": [True, False]})
+    assert space == {"lamda_grid": ["[0.1]", "[1, 2]"], "float64": [True, False]}
+    # What --paper=true sets is the same as setting it.
+    assert len(grid.plan({}, {"depth": [1, 2], "eval_batch_size": [5, 6]})) == 2, "what does not shape a result makes no run"
+
+
+@pytest.mark.parametrize("block, words", [
+    ({"gumbel_tu": [1]}, "there is no setting 'gumbel_tu'; is it gumbel_tau"), ({"seed": []}, "seed has an empty list"),
+    ({"seed": [1, "x"]}, "seed must be a whole number"), ({"data_dir": ["a", "b"]}, "data_dir cannot be searched"), ({"seed": [[1]]}, "seed must be")])
+def test_blocks_that_cannot_be(block, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        grid.divide(block)
+
+
+@pytest.mark.parametrize("argument, words", [
+    ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'"), ("--seed=[]", "empty list"), ("--gpu_ids=[77]", "there is no GPU 77 here"),
+    ("--gpu_ids=0", "gpu_ids must be a list"), (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000; --yes"),
+    ("--storage=nothing://x", "--storage=nothing://x cannot be opened"), ("--sampler=tpe", "--trials=N"), ("--sampler=best", "grid or tpe"),
+    ("--storage=sqlite:////nowhere/x.db", "cannot be opened"), ("--workers-per-device=0", "--workers-per-device must be"), ("seed", "is not understood")])
+def test_wrong_calls_are_one_line(tiny_data, tmp_path, argument, words):
+    done = run(tiny_data, tmp_path, argument)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
+
+
+def test_a_search_from_plan_to_report(tiny_data, tmp_path):
+    """One of its runs cannot be done; a second search finds nothing new; a named study keeps its settings."""
+    arguments = [tiny_data, tmp_path, "--user_support=[6,1000]", "--seed=[1,2]", "--heartbeat=2"]
+    planned = run(*arguments, "--dry-run")
+    assert planned.returncode == 0 and planned.stdout.count("new  ") == 4 and "4 of them new" in planned.stdout, planned.stderr
+    assert not (tmp_path / "search" / "studies.db").exists() or not optuna.get_all_study_names(f"sqlite:///{tmp_path}/search/studies.db")
+    done = run(*arguments, "--workers-per-device=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": validation HR@100 ") == 2 and done.stdout.count("failed: distill: user_support is 1,000, but tiny has 150 users") == 2
+    [table] = (tmp_path / "search").glob("*.csv")
+    table = pd.read_csv(table)
+    assert len(table) == 2 and table["validation HR@100"].is_monotonic_decreasing and {"test NDCG@10", "folder"} <= set(table)
+    assert len(list((tmp_path / "search").glob("*.png"))) == 2
+    best = re.search("best: python (.*)", done.stdout)[1].split()
+    again = subprocess.run([sys.executable, *best], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "was finished before" in again.stdout, "the command for the best run is that run's"
+    second = run(*arguments)
+    assert "0 of them new" in second.stdout and "4 runs" in second.stdout and run(*arguments, "--dry-run").stdout.count("done  ") == 2
+    assert run(*arguments, "--report").stdout.count("finished runs, by validation HR@100") == 1
+    assert run(*arguments, "--study=mine", "--dry-run").returncode == 0
+    storage = search.open_storage(f"sqlite:///{tmp_path}/search/studies.db", 10)
+    search.open_study(storage, "mine", "grid", {"depth": 1}, {"seed": [1]})
+    with pytest.raises(UserError, match="depth 1 then, 2 now; seed .1. then, .1, 2. now"):
+        search.open_study(storage, "mine", "grid", {"depth": 2}, {"seed": [1, 2]})
+
+
+def kill_some(launchers, url, kills, total):
+    """Kills workers, a random one each time a few more runs have finished; waits for the launchers."""
+    chance = random.Random(0)
+    at = sorted(chance.sample(range(1, total - 4), kills))
+    deadline = time.monotonic() + 280
+    while any(launcher.poll() is None for launcher in launchers) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        if at and len(finished(url)) >= at[0]:
+            at.pop(0)
+            listed = subprocess.run(["pgrep", "-f", f"search.py .*{re.escape(url[-20:])}"], capture_output=True, text=True).stdout.split()
+            os.kill(int(chance.choice(listed)), signal.SIGKILL)
+    said = [launcher.communicate(timeout=30) for launcher in launchers]
+    assert not at and [launcher.returncode for launcher in launchers] == [0] * len(launchers), said
+    return said
+
+
+@pytest.mark.parametrize("database, seeds, kills", [("sqlite", 8, 1), ("postgresql", 24, 3)])
+def test_every_run_is_done_once_though_workers_are_killed(tiny_data, tmp_path, database, seeds, kills):
+    """4 workers from 2 launchers that begin at the same moment."""
+    if database == "postgresql":
+        if postgres.programs() is None:
+            pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+        with postgres.server() as url:
+            search_with_kills(tiny_data, tmp_path, url, seeds, kills)
+    else:
+        search_with_kills(tiny_data, tmp_path, f"sqlite:///{tmp_path}/studies.db", seeds, kills)
+
+
+def search_with_kills(tiny_data, tmp_path, url, seeds, kills):
+    search.open_storage(url, 1)  # the tables
+    arguments = command(tiny_data, tmp_path, f"--seed={list(range(seeds))}", "--heartbeat=1", "--workers-per-device=2", f"--storage={url}")
+    launchers = []
+    for _ in range(2):
+        launchers.append(subprocess.Popen(arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        deadline = time.monotonic() + 60
+        while not optuna.get_all_study_names(search.open_storage(url, 1)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    kill_some(launchers, url, kills, seeds)
+    assert sorted(finished(url)) == sorted(set(finished(url))) and len(finished(url)) == seeds
+    assert len(list(tmp_path.glob("tiny-*/result.json"))) == seeds
+
+
+def test_interrupted_and_started_again_it_does_what_is_missing(tiny_data, tmp_path):
+    url = f"sqlite:///{tmp_path}/search/studies.db"
+    arguments = (tiny_data, tmp_path, "--seed=[1,2]", "--train_steps=300", "--patience=1000", "--heartbeat=1")
+    launcher = subprocess.Popen(command(*arguments), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("tiny-*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    launcher.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    out, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 130 and time.monotonic() - began < 15 and "goes on where it stopped" in out, err
+    done = run(*arguments)
+    assert done.returncode == 0 and len(set(finished(url))) == len(finished(url)) == 2, done.stderr
+    logs = "".join(path.read_text() for path in tmp_path.glob("tiny-*/log.txt"))
+    assert "SIGTERM: stopped after step" in logs and "going on from step" in logs
+
+
+def test_tpe_searches_as_often_as_told(tiny_data, tmp_path):
+    done = run(tiny_data, tmp_path, "--sampler=tpe", "--trials=3", "--learning_rate=[0.02,0.05,0.1]", "--heartbeat=2")
+    assert done.returncode == 0 and "3 runs, 3 of them new" in done.stdout, done.stderr
+    assert [trial.params["learning_rate"] in (0.02, 0.05, 0.1) for trial in trials(f"sqlite:///{tmp_path}/search/studies.db")] == [True] * 3
+
+
+def test_of_two_trials_with_the_same_settings_the_older_is_run(tmp_path):
+    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", {}, {"seed": [1]})
+    for _ in range(2):
+        study.enqueue_trial({"seed": 1}, user_attrs={"identity": "same"})
+    first, second = search.claim(study), search.claim(study)
+    assert search.claim(study) is None and not search.is_repeated(study, first) and search.is_repeated(study, second)
+    study.tell(first, state=optuna.trial.TrialState.FAIL)
+    assert not search.is_repeated(study, second)
