@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from runs import atomic
-from search import Job, failure, identity, open_storage, open_study, settled, to_argument
+from search import STORAGE_ERRORS, Job, failure, identity, open_storage, open_study, settled, to_argument
 from settings import RULES, UserError, resolve, run_script
 
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------
@@ -50,7 +50,7 @@ OPTIONS = {"storage": None, "study": None, "sampler": "grid", "trials": None, "w
            "dry-run": False, "report": False, "yes": False}
 MOST_RUNS = 10_000
 HERE = Path(__file__).parent
-RESTARTS = 20  # of workers that died, before a search is given up
+MOST_KILLED = 20  # workers, before a search is given up
 
 
 def parse(arguments):
@@ -172,7 +172,12 @@ def _gpus():
 
 
 def run_workers(options, url, studies, results):
-    """Starts the workers, shows how they get on, and starts those again that die; returns when nothing is left to do."""
+    """Starts the workers, shows how they get on, and starts again those that are killed, until nothing is left to do.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM; the workers' runs have written their checkpoints.
+        UserError: a worker cannot go on (it has said why), or too many were killed.
+    """
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(results / ".jax_cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     names = [study.study_name for study in studies]
@@ -181,41 +186,47 @@ def run_workers(options, url, studies, results):
         job = Job(url, names, options["heartbeat"], cores, gpu)
         return subprocess.Popen([sys.executable, str(HERE / "search.py"), json.dumps(vars(job))], env=environment, start_new_session=True)
 
-    workers = [[device, begin(*device)] for device in devices_to_use(options)]
-    restarts, told = 0, []
+    told, killed, seen = [], 0, {trial._trial_id for study in studies for trial in _ended(study)}
     handlers = {number: signal.signal(number, lambda number, frame: told.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
-    seen = {trial._trial_id for study in studies for trial in _ended(study)}
-    with tqdm(total=sum(len(study.get_trials(deepcopy=False)) for study in studies), initial=len(seen), unit="run", disable=None,
-              dynamic_ncols=True) as bar:
-        while workers and not told:
-            time.sleep(0.5)
-            for worker in list(workers):
-                if worker[1].poll() == 0:
-                    workers.remove(worker)
-                elif worker[1].poll() is not None:
-                    restarts += 1
-                    if restarts > RESTARTS:
-                        told.append(signal.SIGTERM)
-                        tqdm.write(f"workers have died {restarts} times: given up", file=sys.stderr)
-                        break
-                    worker[1] = begin(*worker[0])
-            ended = [(study, trial) for study in studies for trial in _ended(study)]
-            for study, trial in ended:
-                if trial._trial_id not in seen:
-                    seen.add(trial._trial_id)
-                    tqdm.write(describe(study, trial), file=sys.stdout)
-                    sys.stdout.flush()
-            states = [trial.state for study in studies for trial in study.get_trials(deepcopy=False)]
-            bar.total, bar.n = len(seen) + states.count(TrialState.RUNNING) + states.count(TrialState.WAITING), len(seen)
-            bar.set_postfix_str(f"running {states.count(TrialState.RUNNING)}, failed {sum(failure(trial) is not None for _, trial in ended)}")
-    for _, process in workers:
-        process.terminate()
-    for _, process in workers:
-        process.wait()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    workers = [(device, begin(*device)) for device in devices_to_use(options)]
+    try:
+        with tqdm(unit="run", disable=None, dynamic_ncols=True) as bar:
+            while not told and any(process.poll() is None or process.returncode < 0 for _, process in workers):
+                time.sleep(0.5)
+                dead = [number for number, (_, process) in enumerate(workers) if (process.poll() or 0) < 0]
+                killed += len(dead)
+                if killed > MOST_KILLED:
+                    raise UserError(f"workers have been killed {killed} times; the same command goes on where it stopped")
+                for number in dead:
+                    workers[number] = workers[number][0], begin(*workers[number][0])
+                try:
+                    show_progress(studies, seen, bar)
+                except STORAGE_ERRORS:
+                    bar.set_postfix_str("the database does not answer")
+    finally:
+        for _, process in workers:
+            process.terminate()
+        for _, process in workers:
+            process.wait()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if told:
         raise KeyboardInterrupt
+    if any(process.returncode > 0 for _, process in workers):
+        raise UserError("a worker could not go on; the same command goes on where it stopped")
+
+
+def show_progress(studies, seen, bar):
+    """A line for each trial that has ended since, and the bar; `seen` are the ids of those that were shown."""
+    ended = [(study, trial) for study in studies for trial in _ended(study)]
+    for study, trial in ended:
+        if trial._trial_id not in seen:
+            seen.add(trial._trial_id)
+            tqdm.write(describe(study, trial), file=sys.stdout)
+            sys.stdout.flush()
+    states = [trial.state for study in studies for trial in study.get_trials(deepcopy=False)]
+    bar.total, bar.n = len(seen) + states.count(TrialState.RUNNING) + states.count(TrialState.WAITING), len(seen)
+    bar.set_postfix_str(f"running {states.count(TrialState.RUNNING)}, failed {sum(failure(trial) is not None for _, trial in ended)}")
 
 
 def _ended(study):
@@ -316,8 +327,9 @@ def main(arguments):
             print(f"{study.study_name}: {len(runs) or options['trials']} runs, {enqueue(study, runs, options['sampler'], options['trials'])} of them new", flush=True)
         try:
             run_workers(options, url, studies, results)
-        finally:
-            print("the same command goes on where it stopped" if sys.exc_info()[0] else "all runs have ended", flush=True)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on where it was", flush=True)
+            raise
     for study in studies:
         report(study, results)
 

@@ -36,6 +36,7 @@ from settings import UserError
 NOT_SHAPING = {"data_dir", "results_dir", "resume", "paper", "eval_batch_size", "distributed", "coordinator", "num_processes",
                "process_id"}
 START_AGAIN = "--resume=false starts again and keeps the folder under another name"
+IN_USE = "another process is running these settings"
 PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
 
 
@@ -218,7 +219,7 @@ def open_run(settings, fingerprint, kind, silent=False):
         return
     results.mkdir(parents=True, exist_ok=True)
     # The lock lies beside the folder, which may be renamed while it is held.
-    with lock(results / f".{folder.name}.lock", f"another process is running these settings in {folder}"):
+    with lock(results / f".{folder.name}.lock", f"{IN_USE} in {folder}"):
         if not settings["resume"] and folder.exists():
             number = 1
             while (kept := folder.with_name(f"{folder.name}.old{number}")).exists():

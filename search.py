@@ -24,7 +24,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import TrialState
 
-from runs import NOT_SHAPING
+from runs import IN_USE, NOT_SHAPING
 from settings import UserError, resolve, run_script
 
 HERE = Path(__file__).parent
@@ -163,26 +163,37 @@ def run_trial(trial, job, arguments, stop):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "" if job.gpu is None else str(job.gpu)}
     if job.gpu is None:
         environment["JAX_PLATFORMS"] = "cpu"
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as wrong:
-        process = subprocess.Popen([sys.executable, str(HERE / "distill.py"), *arguments, "--resume=true"], stdout=said, stderr=wrong,
-                                   env=environment, start_new_session=True, preexec_fn=lambda: _follow_parent(job.cores))
-        folder, reported = None, []
-        while process.poll() is None:
-            time.sleep(POLL_SECONDS)
-            folder = folder or _folder(said)
-            if stop():
-                _end(process)
-                if process.returncode:
-                    raise Stopped
-            elif folder and prune_by(trial, folder, reported):
-                _end(process)
-                raise optuna.TrialPruned
-        if process.returncode:
+    while True:
+        with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as wrong:
+            process = subprocess.Popen([sys.executable, str(HERE / "distill.py"), *arguments, "--resume=true"], stdout=said, stderr=wrong,
+                                       env=environment, start_new_session=True, preexec_fn=lambda: _follow_parent(job.cores))
+            _wait(process, trial, said, stop)
+            if process.returncode == 0:
+                folder = _folder(said)
+                return json.loads((folder / "result.json").read_text()), folder
             wrong.seek(0)
             last = (wrong.read().strip().splitlines() or ["no word"])[-1]
-            raise UserError(f"killed by signal {-process.returncode}, maybe for want of memory" if process.returncode < 0 else last)
-        folder = _folder(said)
-    return json.loads((folder / "result.json").read_text()), folder
+        if process.returncode < 0:
+            raise UserError(f"killed by signal {-process.returncode}, maybe for want of memory")
+        if IN_USE not in last:
+            raise UserError(last)
+        # By a worker that was taken for dead, as when the database did not answer, or by somebody else: it will end.
+        time.sleep(job.heartbeat)
+
+
+def _wait(process, trial, said, stop):
+    """Until the process ends; ends it if it is to stop or to be pruned."""
+    folder, reported = None, []
+    while process.poll() is None:
+        time.sleep(POLL_SECONDS)
+        folder = folder or _folder(said)
+        if stop():
+            _end(process)
+            if process.returncode:
+                raise Stopped
+        elif folder and prune_by(trial, folder, reported):
+            _end(process)
+            raise optuna.TrialPruned
 
 
 def _folder(said):

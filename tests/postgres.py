@@ -16,7 +16,7 @@ def programs():
 
 @contextmanager
 def server():
-    """Yields a SQLAlchemy URL. PostgreSQL refuses to run as root, so root becomes the package's user postgres."""
+    """Yields (a SQLAlchemy URL, start, stop), started. PostgreSQL refuses to run as root, so root becomes the package's user postgres."""
     folder, bin_folder = Path(tempfile.mkdtemp(prefix="postgres-")), programs()
     as_user = []
     if os.geteuid() == 0:
@@ -31,9 +31,15 @@ def server():
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
 
     run("initdb", "-A", "trust", "-U", "tests", "--no-sync")
-    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off", "start")
-    try:
-        yield f"postgresql://tests@127.0.0.1:{port}/postgres"
-    finally:
+    def start():
+        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
+
+    def stop():
         run("pg_ctl", "-m", "immediate", "stop")
+
+    start()
+    try:
+        yield f"postgresql://tests@127.0.0.1:{port}/postgres", start, stop
+    finally:
+        stop()
         shutil.rmtree(folder)

@@ -117,7 +117,7 @@ def test_every_run_is_done_once_though_workers_are_killed(tiny_data, tmp_path, d
     if database == "postgresql":
         if postgres.programs() is None:
             pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-        with postgres.server() as url:
+        with postgres.server() as (url, _, _):
             search_with_kills(tiny_data, tmp_path, url, seeds, kills)
     else:
         search_with_kills(tiny_data, tmp_path, f"sqlite:///{tmp_path}/studies.db", seeds, kills)
@@ -137,6 +137,22 @@ def search_with_kills(tiny_data, tmp_path, url, seeds, kills):
     assert len(list(tmp_path.glob("tiny-*/result.json"))) == seeds
 
 
+@pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+def test_a_database_that_goes_away_is_waited_for(tiny_data, tmp_path):
+    with postgres.server() as (url, start, stop):
+        launcher = subprocess.Popen(command(tiny_data, tmp_path, "--seed=[1,2,3,4]", "--heartbeat=1", f"--storage={url}", "--workers-per-device=2"),
+                                    cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("tiny-*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        stop()
+        time.sleep(8)
+        start()
+        out, err = launcher.communicate(timeout=120)
+        assert launcher.returncode == 0, out + err
+        assert len(finished(url)) == len(set(finished(url))) == 4 and "failed" not in out
+
+
 def test_interrupted_and_started_again_it_does_what_is_missing(tiny_data, tmp_path):
     url = f"sqlite:///{tmp_path}/search/studies.db"
     arguments = (tiny_data, tmp_path, "--seed=[1,2]", "--train_steps=300", "--patience=1000", "--heartbeat=1")
@@ -147,7 +163,7 @@ def test_interrupted_and_started_again_it_does_what_is_missing(tiny_data, tmp_pa
     launcher.send_signal(signal.SIGINT)
     began = time.monotonic()
     out, err = launcher.communicate(timeout=60)
-    assert launcher.returncode == 130 and time.monotonic() - began < 15 and "goes on where it stopped" in out, err
+    assert launcher.returncode == 130 and time.monotonic() - began < 15 and "the same command goes on where it was" in out, err
     done = run(*arguments)
     assert done.returncode == 0 and len(set(finished(url))) == len(finished(url)) == 2, done.stderr
     logs = "".join(path.read_text() for path in tmp_path.glob("tiny-*/log.txt"))
