@@ -25,7 +25,7 @@ import pandas as pd
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from runs import atomic
+from runs import NOT_SHAPING, atomic
 from search import STORAGE_ERRORS, Job, failure, identity, open_storage, open_study, settled, to_argument
 from settings import RULES, UserError, resolve, run_script
 
@@ -171,7 +171,7 @@ def _gpus():
     return [int(line) for line in listed.stdout.split() if line.isdigit()]
 
 
-def run_workers(options, url, studies, results):
+def run_workers(options, url, studies, results, arguments):
     """Starts the workers, shows how they get on, and starts again those that are killed, until nothing is left to do.
 
     Raises:
@@ -183,7 +183,7 @@ def run_workers(options, url, studies, results):
     names = [study.study_name for study in studies]
 
     def begin(gpu, cores):
-        job = Job(url, names, options["heartbeat"], cores, gpu)
+        job = Job(url, names, options["heartbeat"], cores, gpu, arguments)
         return subprocess.Popen([sys.executable, str(HERE / "search.py"), json.dumps(vars(job))], env=environment, start_new_session=True)
 
     told, killed, seen = [], 0, {trial._trial_id for study in studies for trial in _ended(study)}
@@ -245,7 +245,7 @@ def describe(study, trial):
     return f"{study.study_name}  {values}: " + ("stopped early" if trial.state == TrialState.PRUNED else f"failed: {failure(trial)}")
 
 
-def report(study, results):
+def report(study, results, arguments):
     """Prints the table of finished runs and the best one's command; writes the table as CSV, and the pictures."""
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -266,7 +266,7 @@ def report(study, results):
     with atomic(f"{stem}.csv") as file:
         table.to_csv(file, index=False)
     best = {**study.user_attrs["about"]["fixed"], **study.best_trial.params}
-    print("best: python distill.py " + " ".join(_quoted(to_argument(key, value)) for key, value in best.items()))
+    print("best: python distill.py " + " ".join(map(_quoted, [*(to_argument(key, value) for key, value in best.items()), *arguments])))
     print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, stem)))
 
 
@@ -286,8 +286,10 @@ def draw(study, stem):
     if len({trial.value for trial in finished}) < 2 or not varied:
         return []
     paths = []
-    for name, plot in (("parallel", lambda: optuna.visualization.matplotlib.plot_parallel_coordinate(study, params=varied)),
-                       ("importance", lambda: optuna.visualization.matplotlib.plot_param_importances(study, params=varied))):
+    # What tells the better half of the runs from the others; the default, a tenth, is too few of a small grid's.
+    half, plots, target = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5), optuna.visualization.matplotlib, "validation HR@100"
+    for name, plot in (("parallel", lambda: plots.plot_parallel_coordinate(study, params=varied, target_name=target)),
+                       ("importance", lambda: plots.plot_param_importances(study, half, params=varied, target_name=target))):
         axes = plot()
         axes.figure.set_size_inches(9, 5)
         path = Path(f"{stem}-{name}.png")
@@ -311,7 +313,10 @@ def main(arguments):
         if options["sampler"] == "grid" and count > MOST_RUNS and not options["yes"]:
             raise UserError(f"{name}: that makes {count:,} runs, more than {MOST_RUNS:,}; --yes means it")
     plans = {name: plan(*divided[name]) if options["sampler"] == "grid" else {} for name in divided}
-    results = Path(resolve([to_argument(key, value) for key, value in next(iter(divided.values()))[0].items()], "")[0]["results_dir"])
+    # Where things lie may differ from machine to machine, and is no part of a study.
+    arguments = [to_argument(key, value) for key, value in next(iter(divided.values()))[0].items() if key in NOT_SHAPING and key != "paper"]
+    divided = {name: ({key: value for key, value in fixed.items() if key not in NOT_SHAPING or key == "paper"}, space) for name, (fixed, space) in divided.items()}
+    results = Path(resolve(arguments, "")[0]["results_dir"])
     (results / "search").mkdir(parents=True, exist_ok=True)
     url = options["storage"] or f"sqlite:///{results / 'search' / 'studies.db'}"
     storage = open_storage(url, options["heartbeat"])
@@ -326,12 +331,12 @@ def main(arguments):
         for study, runs in zip(studies, plans.values()):
             print(f"{study.study_name}: {len(runs) or options['trials']} runs, {enqueue(study, runs, options['sampler'], options['trials'])} of them new", flush=True)
         try:
-            run_workers(options, url, studies, results)
+            run_workers(options, url, studies, results, arguments)
         except KeyboardInterrupt:
             print("stopped; the same command goes on where it was", flush=True)
             raise
     for study in studies:
-        report(study, results)
+        report(study, results, arguments)
 
 
 def study_name(options, dataset, fixed, space):

@@ -45,6 +45,7 @@ class Job:
     heartbeat: int    # seconds
     cores: list       # it and its runs keep to these; empty: all
     gpu: int | None   # the one its runs see; None: no GPU
+    arguments: list   # of its runs, beside those of the study: where data and results lie
 
 
 def open_storage(url, heartbeat):
@@ -227,7 +228,7 @@ def carry_out(study, trial, job, stop):
     if is_repeated(study, trial):
         _give_way(study, trial)
         return
-    arguments = [to_argument(key, value) for key, value in about["fixed"].items()]
+    arguments = [*job.arguments, *(to_argument(key, value) for key, value in about["fixed"].items())]
     arguments += [to_argument(key, trial.suggest_categorical(key, values)) for key, values in about["space"].items()]
     trial.set_user_attr("identity", identity(resolve(arguments, "")[0]))
     with get_heartbeat_thread(trial._trial_id, study._storage):
