@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -266,12 +267,8 @@ def report(study, results, arguments):
     with atomic(f"{stem}.csv") as file:
         table.to_csv(file, index=False)
     best = {**study.user_attrs["about"]["fixed"], **study.best_trial.params}
-    print("best: python distill.py " + " ".join(map(_quoted, [*(to_argument(key, value) for key, value in best.items()), *arguments])))
+    print("best: python distill.py " + shlex.join([*(to_argument(key, value) for key, value in best.items()), *arguments]))
     print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, stem)))
-
-
-def _quoted(argument):
-    return f"'{argument}'" if any(each in argument for each in " []\"") else argument
 
 
 def draw(study, stem):

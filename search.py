@@ -8,6 +8,7 @@ from its checkpoint. Called by grid_search_distill.py; a worker is `python searc
 import ctypes
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from settings import UserError, resolve, run_script
 
 HERE = Path(__file__).parent
 RETRIES = 2                # of a trial whose worker died
+MISSING_HEARTBEATS = 4     # after which a worker counts as dead
 POLL_SECONDS = 0.3
 UNREACHABLE_SECONDS = 300  # for which a worker waits for its database
 STOP_SECONDS = 20          # for which a run may write its last checkpoint
@@ -49,11 +51,11 @@ class Job:
 
 
 def open_storage(url, heartbeat):
-    """The database of all studies; a trial without a sign of life for four heartbeats has lost its worker."""
+    """The database of all studies; a trial without a sign of life for MISSING_HEARTBEATS has lost its worker."""
     try:
         # No connection is held while a run takes its time: a server has only so many, and may be restarted meanwhile.
         options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"poolclass": sqlalchemy.pool.NullPool}
-        return RDBStorage(url, options, heartbeat_interval=heartbeat, grace_period=4 * heartbeat,
+        return RDBStorage(url, options, heartbeat_interval=heartbeat, grace_period=MISSING_HEARTBEATS * heartbeat,
                           heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=False))
     except ImportError as error:
         raise UserError(f"--storage={url}: the driver of that database is not installed; PostgreSQL's is pip install 'psycopg[binary]'") from error
@@ -127,6 +129,38 @@ def claim(study):
     """A waiting trial, the oldest, as this worker's own; None if none waits."""
     trial_id = study._pop_waiting_trial_id()  # what study.ask does before it makes new trials
     return None if trial_id is None else optuna.Trial(study, trial_id)
+
+
+def put_back(study, running_since, grace):
+    """Puts the trials whose workers have died back into the queue.
+
+    Optuna finds them by the age of their last heartbeat, so a worker killed between its claim and its first heartbeat
+    would leave a trial that runs for ever. One seen running for as long as a silent worker is waited for is therefore
+    given a heartbeat, once: if its worker lives that changes nothing, and else it is now found like the others.
+
+    Args:
+        running_since: {trial id: when this process first saw it running}, kept from call to call.
+        grace: seconds that a silent worker is waited for.
+    """
+    now = time.monotonic()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if now - running_since.setdefault(trial._trial_id, now) > grace:
+            study._storage.record_heartbeat(trial._trial_id)
+            running_since[trial._trial_id] = math.inf
+    fail_stale_trials(study)
+
+
+def put_back_lost(study):
+    """Puts back what a worker that died meanwhile has marked as failed, but not yet enqueued again; whether there was any.
+
+    To be called when nothing waits or runs.
+    """
+    ended = [trial for trial in study.get_trials() if "gave_way" not in trial.user_attrs]
+    followed = {number for trial in ended for number in trial.system_attrs.get("retry_history", ())}
+    lost = [trial for trial in ended if trial.state == TrialState.FAIL and failure(trial) is None and trial.number not in followed]
+    for trial in lost:
+        study._storage.get_heartbeat_stale_trial_callback()(study, trial)
+    return bool(lost)
 
 
 def is_repeated(study, trial):
@@ -259,7 +293,7 @@ def work(job):
     """Claims and runs trials until none of the studies has one that waits or runs."""
     told = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    stop, unreachable_since = lambda: bool(told), None
+    stop, unreachable_since, running_since = lambda: bool(told), None, {}
     while not stop():
         try:
             storage = open_storage(job.storage, job.heartbeat)
@@ -271,8 +305,9 @@ def work(job):
                     carry_out(study, trial, job, stop)
                     continue
                 for study in studies:
-                    fail_stale_trials(study)
-                if not any(study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)) for study in studies):
+                    put_back(study, running_since, MISSING_HEARTBEATS * job.heartbeat)
+                under_way = any(study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)) for study in studies)
+                if not under_way and not any([put_back_lost(study) for study in studies]):
                     return
                 time.sleep(POLL_SECONDS)
         except optuna.exceptions.UpdateFinishedTrialError:

@@ -14,7 +14,6 @@ import pytest
 from conftest import ROOT, write_layout
 
 import batches
-import data
 import devices
 import distill
 import model

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -95,6 +94,16 @@ def test_a_search_from_plan_to_report(tiny_data, tmp_path):
         search.open_study(storage, "mine", "grid", {"depth": 2}, {"seed": [1, 2]})
 
 
+def communicate(launcher, seconds):
+    """(stdout, stderr) of a search; one that does not end in time is ended."""
+    try:
+        return launcher.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        launcher.terminate()  # as by Ctrl-C: it ends its workers
+        out, err = launcher.communicate()
+        raise AssertionError(f"not ended after {seconds} s: {out}{err}")
+
+
 def kill_some(launchers, url, kills, total):
     """Kills workers, a random one each time a few more runs have finished; waits for the launchers."""
     chance = random.Random(0)
@@ -106,7 +115,7 @@ def kill_some(launchers, url, kills, total):
             at.pop(0)
             listed = subprocess.run(["pgrep", "-f", f"search.py .*{re.escape(url[-20:])}"], capture_output=True, text=True).stdout.split()
             os.kill(int(chance.choice(listed)), signal.SIGKILL)
-    said = [launcher.communicate(timeout=30) for launcher in launchers]
+    said = [communicate(launcher, 30) for launcher in launchers]
     assert not at and [launcher.returncode for launcher in launchers] == [0] * len(launchers), said
     return said
 
@@ -148,7 +157,7 @@ def test_a_database_that_goes_away_is_waited_for(tiny_data, tmp_path):
         stop()
         time.sleep(8)
         start()
-        out, err = launcher.communicate(timeout=120)
+        out, err = communicate(launcher, 120)
         assert launcher.returncode == 0, out + err
         assert len(finished(url)) == len(set(finished(url))) == 4 and "failed" not in out
 
@@ -162,7 +171,7 @@ def test_interrupted_and_started_again_it_does_what_is_missing(tiny_data, tmp_pa
         time.sleep(0.2)
     launcher.send_signal(signal.SIGINT)
     began = time.monotonic()
-    out, err = launcher.communicate(timeout=60)
+    out, err = communicate(launcher, 60)
     assert launcher.returncode == 130 and time.monotonic() - began < 15 and "the same command goes on where it was" in out, err
     done = run(*arguments)
     assert done.returncode == 0 and len(set(finished(url))) == len(finished(url)) == 2, done.stderr
@@ -184,3 +193,47 @@ def test_of_two_trials_with_the_same_settings_the_older_is_run(tmp_path):
     assert search.claim(study) is None and not search.is_repeated(study, first) and search.is_repeated(study, second)
     study.tell(first, state=optuna.trial.TrialState.FAIL)
     assert not search.is_repeated(study, second)
+
+
+def test_a_worker_that_dies_before_its_first_heartbeat_loses_no_trial(tmp_path):
+    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", {}, {"seed": [1]})
+    study.enqueue_trial({"seed": 1}, user_attrs={"identity": "one"})
+    search.claim(study)
+    running_since = {}
+    search.put_back(study, running_since, 40)
+    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING"], "not before its time"
+    study._storage._backend.grace_period = -1  # nothing is young any more
+    search.put_back(study, running_since, -1)
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING"]
+    search.claim(study)
+    assert study.get_trials()[1].user_attrs == {"identity": "one"} and study.get_trials()[1].params == study.get_trials()[0].params
+
+
+def test_a_worker_that_dies_while_it_puts_a_trial_back_loses_none(tmp_path):
+    """Failed, but not enqueued again: once, and not where it gave way, has an error, or died too often."""
+    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", {}, {"seed": [1]})
+    for attributes, history in (({}, []), ({"gave_way": True}, []), ({"error": "no memory"}, []), ({}, [7, 8])):
+        study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes, system_attrs={"retry_history": history}))
+    assert search.put_back_lost(study) and not search.put_back_lost(study)
+    assert [trial.system_attrs["retry_history"] for trial in study.get_trials(states=[optuna.trial.TrialState.WAITING])] == [[0]]
+
+
+def test_a_run_is_stopped_by_what_its_validations_gave(tmp_path):
+    """Each line of metrics.jsonl is reported once; the pruner has the last word, and a run without a file yet goes on."""
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=50, n_warmup_steps=25))
+    trial, reported = study.ask(), []
+    assert not search.prune_by(trial, tmp_path, reported)
+    for lines, expected in (([(0, 10.0)], False), ([(0, 10.0), (25, 60.0)], False), ([(0, 10.0), (25, 60.0), (50, 40.0)], True)):
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": step, "validation": {"HR@100": value}}) + "\n" for step, value in lines))
+        assert search.prune_by(trial, tmp_path, reported) is expected
+    assert reported == [0, 25, 50] and study.trials[0].intermediate_values == {0: 10.0, 25: 60.0, 50: 40.0}
+
+
+def test_what_has_failed_for_good_and_what_is_run_again(tmp_path):
+    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", {}, {"seed": [1, 2, 3, 4]})
+    for seed, attributes, history in ((1, {"error": "no memory"}, []), (2, {}, [0, 1]), (3, {}, [0]), (4, {"gave_way": True}, [0, 1])):
+        study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs={"identity": str(seed), **attributes},
+                                            system_attrs={"retry_history": history}))
+    assert [search.failure(trial) for trial in study.get_trials()] == ["no memory", "its worker died 3 times", None, None]
+    assert search.settled(study) == {"1", "2"}
+    assert grid.enqueue(study, {str(seed): {"seed": seed} for seed in (1, 2, 3, 4)}, "grid", None) == 2

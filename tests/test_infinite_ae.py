@@ -10,7 +10,6 @@ from conftest import ROOT, write_layout
 import devices
 import eval as evaluation
 import infinite_ae
-import model
 from settings import UserError
 
 SHARED = ROOT.parent / "shared" / "data"

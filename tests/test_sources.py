@@ -1,5 +1,4 @@
 """sources.py and the filters: each format on a small file, what is wrong with a file, and the id maps for any ids."""
-import io
 import re
 import zipfile
 
