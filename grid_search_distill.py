@@ -26,7 +26,7 @@ import pandas as pd
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from runs import NOT_SHAPING, atomic
+from runs import NOT_SHAPING, atomic, lock
 from search import STORAGE_ERRORS, Job, failure, identity, open_storage, open_study, settled, to_argument
 from settings import RULES, UserError, resolve, run_script
 
@@ -263,7 +263,6 @@ def report(study, results, arguments):
              or column in ("test HR@10", "test HR@100", "test NDCG@10", "seconds")]
     print(f"\n{study.study_name}: {len(table)} finished runs, by validation HR@100\n{table[shown].head(20).to_string(index=False, float_format='%.4g')}")
     stem = results / "search" / study.study_name
-    stem.parent.mkdir(parents=True, exist_ok=True)
     with atomic(f"{stem}.csv") as file:
         table.to_csv(file, index=False)
     best = {**study.user_attrs["about"]["fixed"], **study.best_trial.params}
@@ -333,7 +332,8 @@ def main(arguments):
             print("stopped; the same command goes on where it was", flush=True)
             raise
     for study in studies:
-        report(study, results, arguments)
+        with lock(results / "search" / f".{study.study_name}.lock"):  # several searches of it may end at the same moment
+            report(study, results, arguments)
 
 
 def study_name(options, dataset, fixed, space):

@@ -62,14 +62,14 @@ def atomic(path):
 
 
 @contextmanager
-def lock(path, message):
-    """Holds the file path for this process; UserError(message) if another one holds it.
+def lock(path, message=None):
+    """Holds the file path for this process; if another one holds it, UserError(message), or without one waits for it.
 
     The system lets go of it when the process ends, however it ends.
     """
     with open(path, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))
         except BlockingIOError as error:
             raise UserError(message) from error
         yield

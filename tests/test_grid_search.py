@@ -116,7 +116,7 @@ def kill_some(launchers, url, kills, total):
             listed = subprocess.run(["pgrep", "-f", f"search.py .*{re.escape(url[-20:])}"], capture_output=True, text=True).stdout.split()
             os.kill(int(chance.choice(listed)), signal.SIGKILL)
     said = [communicate(launcher, 30) for launcher in launchers]
-    assert not at and [launcher.returncode for launcher in launchers] == [0] * len(launchers), said
+    assert not at and [launcher.returncode for launcher in launchers] == [0] * len(launchers), "".join(map("".join, said))
     return said
 
 
