@@ -7,14 +7,13 @@
     python grid_search_distill.py --storage=postgresql://user@host/database     from several machines at once
     python grid_search_distill.py --sampler=tpe --trials=30                     search the same values, not all of them
 
-It may be killed, and started again, at any moment: what is finished stays finished, and what was under way
-goes on from its checkpoint.
+It may be killed, and started again, at any moment: what is finished stays finished, what was under way goes on
+from its checkpoint, and what had failed is tried again.
 """
 import hashlib
 import itertools
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -22,12 +21,15 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
+import optuna
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from runs import NOT_SHAPING, atomic, lock
+import data
+from hyper_params import hyper_params
+from runs import NOT_SHAPING, lock
 from search import STORAGE_ERRORS, Job, failure, identity, open_storage, open_study, settled, to_argument
+from search_report import describe, ended, report
 from settings import RULES, UserError, resolve, run_script
 
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------
@@ -70,6 +72,9 @@ def parse(arguments):
             raise UserError(f"'{argument}' is not understood: options and settings are given as --key=value (--help lists them)")
         else:
             given[key] = _to_values(key, value)
+    for name in ("storage", "study"):
+        if options[name] is not None and (options[name] in (True, "") or name == "study" and "/" in options[name]):
+            raise UserError(f"--{name} must be {'the URL of a database' if name == 'storage' else 'a plain name'}, not '{options[name]}'")
     if options["sampler"] not in ("grid", "tpe"):
         raise UserError(f"--sampler must be grid or tpe, not {options['sampler']}")
     if (options["trials"] is None) == (options["sampler"] == "tpe"):
@@ -81,6 +86,8 @@ def parse(arguments):
     if not isinstance(options["gpu_ids"], list) or not all(type(each) is int and each >= 0 for each in options["gpu_ids"]):
         raise UserError(f"gpu_ids must be a list of the GPUs' numbers, [] for the CPU, not {options['gpu_ids']}")
     datasets = given.pop("dataset", None)
+    if datasets == []:
+        raise UserError("dataset has an empty list: there is nothing to try")
     blocks = {name: block for name, block in data_set_hyper_params.items() if datasets is None or name in datasets}
     if datasets is not None:
         blocks = {name: blocks.get(name, {}) for name in datasets}
@@ -96,6 +103,8 @@ def _from_json(key, value):
 
 def _to_values(key, text):
     """One value or, from [a,b,c], a list of them."""
+    if key == "config":
+        raise UserError("--config is for distill.py; here, settings are given one by one")
     if key not in RULES:
         resolve([f"--{key}={text}"], "")  # says so
     if not text.startswith("["):
@@ -140,13 +149,18 @@ def plan(fixed, space):
     return runs
 
 
+def missing_trials(study, trials):
+    """How many of so many a study of TPE's has not had yet; None: there is no study yet."""
+    return trials if study is None else max(trials - sum(trial.state != TrialState.FAIL for trial in study.get_trials(deepcopy=False)), 0)
+
+
 def enqueue(study, runs, sampler, trials):
     """Puts what is new into the queue; how many that are."""
     if sampler == "tpe":
-        new = trials - sum(trial.state != TrialState.FAIL for trial in study.get_trials(deepcopy=False))
+        new = missing_trials(study, trials)
         for _ in range(new):
             study.enqueue_trial({})
-        return max(new, 0)
+        return new
     known = settled(study)
     new = {key: values for key, values in runs.items() if key not in known}
     for key, values in new.items():
@@ -173,7 +187,7 @@ def _gpus():
 
 
 def run_workers(options, url, studies, results, arguments):
-    """Starts the workers, shows how they get on, and starts again those that are killed, until nothing is left to do.
+    """Starts the workers (their Job has the arguments), shows how they get on, and starts again those that are killed, until nothing is left to do.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM; the workers' runs have written their checkpoints.
@@ -187,7 +201,7 @@ def run_workers(options, url, studies, results, arguments):
         job = Job(url, names, options["heartbeat"], cores, gpu, arguments)
         return subprocess.Popen([sys.executable, str(HERE / "search.py"), json.dumps(vars(job))], env=environment, start_new_session=True)
 
-    told, killed, seen = [], 0, {trial._trial_id for study in studies for trial in _ended(study)}
+    told, killed, seen = [], 0, {trial._trial_id for study in studies for trial in ended(study)}
     handlers = {number: signal.signal(number, lambda number, frame: told.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
     workers = [(device, begin(*device)) for device in devices_to_use(options)]
     try:
@@ -219,81 +233,15 @@ def run_workers(options, url, studies, results, arguments):
 
 def show_progress(studies, seen, bar):
     """A line for each trial that has ended since, and the bar; `seen` are the ids of those that were shown."""
-    ended = [(study, trial) for study in studies for trial in _ended(study)]
-    for study, trial in ended:
+    done = [(study, trial) for study in studies for trial in ended(study)]
+    for study, trial in done:
         if trial._trial_id not in seen:
             seen.add(trial._trial_id)
             tqdm.write(describe(study, trial), file=sys.stdout)
             sys.stdout.flush()
     states = [trial.state for study in studies for trial in study.get_trials(deepcopy=False)]
     bar.total, bar.n = len(seen) + states.count(TrialState.RUNNING) + states.count(TrialState.WAITING), len(seen)
-    bar.set_postfix_str(f"running {states.count(TrialState.RUNNING)}, failed {sum(failure(trial) is not None for _, trial in ended)}")
-
-
-def _ended(study):
-    """Trials that have ended, but those that only gave way to another trial of the same settings."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            or failure(trial) is not None]
-
-
-def describe(study, trial):
-    """A line on a trial that has ended."""
-    values = ", ".join(f"{key}={value}" for key, value in trial.params.items()) or "the one run"
-    if trial.state == TrialState.COMPLETE:
-        result = trial.user_attrs["result"]
-        return (f"{study.study_name}  {values}: validation HR@100 {result['val']['HR@100']:.2f}, test NDCG@10 {result['test']['NDCG@10']:.2f}, "
-                f"{result['wall_seconds']:.0f} s")
-    return f"{study.study_name}  {values}: " + ("stopped early" if trial.state == TrialState.PRUNED else f"failed: {failure(trial)}")
-
-
-def report(study, results, arguments):
-    """Prints the table of finished runs and the best one's command; writes the table as CSV, and the pictures."""
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state == TrialState.COMPLETE:
-            result = trial.user_attrs["result"]
-            rows.append({**trial.params, **{f"validation {name}": result["val"][name] for name in ("HR@100", "NDCG@10")},
-                         **{f"test {name}": value for name, value in result["test"].items() if "textbook" not in name},
-                         "lamda": result["lamda"], "best_step": result["best_step"], "seconds": result["wall_seconds"], "folder": trial.user_attrs["folder"]})
-    if not rows:
-        print(f"{study.study_name}: no run has finished")
-        return
-    table = pd.DataFrame(rows).sort_values("validation HR@100", ascending=False)
-    shown = [column for column in table if column in study.user_attrs["about"]["space"] or column.startswith("validation")
-             or column in ("test HR@10", "test HR@100", "test NDCG@10", "seconds")]
-    print(f"\n{study.study_name}: {len(table)} finished runs, by validation HR@100\n{table[shown].head(20).to_string(index=False, float_format='%.4g')}")
-    stem = results / "search" / study.study_name
-    with atomic(f"{stem}.csv") as file:
-        table.to_csv(file, index=False)
-    best = {**study.user_attrs["about"]["fixed"], **study.best_trial.params}
-    print("best: python distill.py " + shlex.join([*(to_argument(key, value) for key, value in best.items()), *arguments]))
-    print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, stem)))
-
-
-def draw(study, stem):
-    """Optuna's pictures of the study, where there is enough to draw; their paths."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import optuna
-    from matplotlib import pyplot
-
-    varied = [key for key in study.user_attrs["about"]["space"] if len({trial.params.get(key) for trial in study.best_trials + _ended(study)}) > 1]
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
-    if len({trial.value for trial in finished}) < 2 or not varied:
-        return []
-    paths = []
-    # What tells the better half of the runs from the others; the default, a tenth, is too few of a small grid's.
-    half, plots, target = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5), optuna.visualization.matplotlib, "validation HR@100"
-    for name, plot in (("parallel", lambda: plots.plot_parallel_coordinate(study, params=varied, target_name=target)),
-                       ("importance", lambda: plots.plot_param_importances(study, half, params=varied, target_name=target))):
-        axes = plot()
-        axes.figure.set_size_inches(9, 5)
-        path = Path(f"{stem}-{name}.png")
-        with atomic(path) as file:
-            axes.figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
-        pyplot.close(axes.figure)
-        paths.append(path)
-    return paths
+    bar.set_postfix_str(f"running {states.count(TrialState.RUNNING)}, failed {sum(failure(trial) is not None for _, trial in done)}")
 
 
 def main(arguments):
@@ -310,60 +258,77 @@ def main(arguments):
             raise UserError(f"{name}: that makes {count:,} runs, more than {MOST_RUNS:,}; --yes means it")
     plans = {name: plan(*divided[name]) if options["sampler"] == "grid" else {} for name in divided}
     # Where things lie may differ from machine to machine, and is no part of a study.
-    arguments = [to_argument(key, value) for key, value in next(iter(divided.values()))[0].items() if key in NOT_SHAPING and key != "paper"]
+    places = {name: [to_argument(key, value) for key, value in fixed.items() if key in NOT_SHAPING and key != "paper"] for name, (fixed, _) in divided.items()}
     divided = {name: ({key: value for key, value in fixed.items() if key not in NOT_SHAPING or key == "paper"}, space) for name, (fixed, space) in divided.items()}
-    results = Path(resolve(arguments, "")[0]["results_dir"])
+    settings = {name: resolve(arguments, "")[0] for name, arguments in places.items()}
+    results = {Path(each["results_dir"]) for each in settings.values()}
+    if len(results) > 1:
+        raise UserError(f"one search has one results_dir, not {' and '.join(map(str, sorted(results)))}")
+    [results] = results
+    fingerprints = {name: fingerprint(name, settings[name]["data_dir"], *divided[name]) for name in divided}
     (results / "search").mkdir(parents=True, exist_ok=True)
     url = options["storage"] or f"sqlite:///{results / 'search' / 'studies.db'}"
     storage = open_storage(url, options["heartbeat"])
-    names = {name: study_name(options, name, *divided[name]) for name in divided}
+    names = {name: study_name(options, name, fingerprints[name], *divided[name]) for name in divided}
+    there = optuna.get_all_study_names(storage)
+    studies = {name: open_study(storage, names[name], options["sampler"], fingerprints[name], *divided[name]) for name in divided
+               if not options["dry-run"] or names[name] in there}
     if options["dry-run"]:
         for name in divided:
-            dry_run(names[name], plans[name], finished_runs(results), options)
+            dry_run(names[name], plans[name], studies.get(name), finished_runs(results, fingerprints[name]), options)
         return
-    studies = [open_study(storage, names[name], options["sampler"], *divided[name]) for name in divided]
     if not options["report"]:
         devices_to_use(options)
-        for study, runs in zip(studies, plans.values()):
-            print(f"{study.study_name}: {len(runs) or options['trials']} runs, {enqueue(study, runs, options['sampler'], options['trials'])} of them new", flush=True)
+        for name, study in studies.items():
+            print(f"{study.study_name}: {len(plans[name]) or options['trials']} runs, "
+                  f"{enqueue(study, plans[name], options['sampler'], options['trials'])} of them new", flush=True)
         try:
-            run_workers(options, url, studies, results, arguments)
+            run_workers(options, url, list(studies.values()), results, {names[name]: places[name] for name in names})
         except KeyboardInterrupt:
             print("stopped; the same command goes on where it was", flush=True)
             raise
-    for study in studies:
+    for name, study in studies.items():
         with lock(results / "search" / f".{study.study_name}.lock"):  # several searches of it may end at the same moment
-            report(study, results, arguments)
+            report(study, results, places[name])
+    if not any(trial.state == TrialState.COMPLETE for study in studies.values() for trial in study.get_trials(deepcopy=False)):
+        raise UserError("no run has finished")
 
 
-def study_name(options, dataset, fixed, space):
-    """--study with the data set's name; without it, a name for just these settings, so that edited ones begin a study of their own."""
-    digest = hashlib.sha256(json.dumps([options["sampler"], sorted(fixed.items()), sorted(space.items())]).encode()).hexdigest()[:6]
-    return f"{dataset}-{options['study'] or digest}"
+def fingerprint(dataset, data_dir, fixed, space):
+    """Of the data set's interactions, as the runs will see them."""
+    every = space.get("repeats", [fixed.get("repeats", hyper_params["repeats"])])
+    return "-".join(data.load(dataset, data_dir, repeats).fingerprint for repeats in every)
 
 
-def finished_runs(results):
-    """{identity: seconds} of all runs of distill.py in the results folder that have finished."""
+def study_name(options, dataset, data_fingerprint, fixed, space):
+    """--study with the data set's name; without it, a name for just these settings on these data, so that others begin a study of their own."""
+    about = [options["sampler"], data_fingerprint, sorted(fixed.items()), sorted(space.items())]
+    return f"{dataset}-{options['study'] or hashlib.sha256(json.dumps(about).encode()).hexdigest()[:6]}"
+
+
+def finished_runs(results, data_fingerprint):
+    """{identity: seconds} of all runs of distill.py on these data in the results folder that have finished."""
     finished = {}
     for path in results.glob("*/result.json"):
         try:
-            finished[identity(json.loads((path.parent / "config.json").read_text())["settings"])] = json.loads(path.read_text())["wall_seconds"]
+            config = json.loads((path.parent / "config.json").read_text())
+            if config["data_fingerprint"] in data_fingerprint.split("-") and "train_steps" in config["settings"]:
+                finished[identity(config["settings"])] = json.loads(path.read_text())["wall_seconds"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not a run's folder, or a damaged one: its run will say so
     return finished
 
 
-def dry_run(name, runs, finished, options):
+def dry_run(name, runs, study, finished, options):
     """Lists the runs and says how long the new ones may take, by those that have finished."""
     new = [values for key, values in runs.items() if key not in finished]
     for key, values in runs.items():
         print(f"{'done' if key in finished else 'new '}  " + (", ".join(f"{key}={value}" for key, value in values.items()) or "the one run"))
     known = [finished[key] for key in runs if key in finished] or list(finished.values())
     workers = max(len(options["gpu_ids"]), 1) * options["workers-per-device"]
-    count = len(runs) or options["trials"]
-    left = len(new) if runs else count
+    left = len(new) if runs else missing_trials(study, options["trials"])
     estimate = f"about {left * sum(known) / len(known) / workers / 60:.1f} min on {workers} workers" if known else "no run has finished to tell how long they take"
-    print(f"{name}: {count} runs, {left} of them new; {estimate}")
+    print(f"{name}: {len(runs) or options['trials']} runs, {left} of them new; {estimate}")
 
 
 if __name__ == "__main__":

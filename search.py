@@ -7,6 +7,7 @@ from its checkpoint. Called by grid_search_distill.py; a worker is `python searc
 """
 import ctypes
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -47,7 +48,7 @@ class Job:
     heartbeat: int    # seconds
     cores: list       # it and its runs keep to these; empty: all
     gpu: int | None   # the one its runs see; None: no GPU
-    arguments: list   # of its runs, beside those of the study: where data and results lie
+    arguments: dict   # {study: those of its runs that are no part of it: where data and results lie}
 
 
 def open_storage(url, heartbeat):
@@ -73,25 +74,26 @@ def identity(settings):
     return json.dumps({key: value for key, value in sorted(settings.items()) if key not in NOT_SHAPING})
 
 
-def open_study(storage, name, sampler, fixed, space):
+def open_study(storage, name, sampler, data, fixed, space):
     """The study of that name, made if need be.
 
     Args:
         sampler: "grid" or "tpe".
+        data: fingerprint of the data set.
         fixed: settings that all its runs share.
         space: {key: values to try}, each a number, a truth value or text (a list as JSON).
 
     Raises:
-        UserError: it was made with others. Their finished runs are not lost: a run that another study asks for, too,
+        UserError: it was made with others, or on other data. Their finished runs are not lost: a run that another study asks for, too,
             is found in its folder.
     """
-    about = {"fixed": fixed, "space": space, "sampler": sampler}
+    about = {"fixed": fixed, "space": space, "sampler": sampler, "data": data}
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     then = study.user_attrs.get("about")
     if then is None:
         study.set_user_attr("about", about)
     elif then != about:
-        pairs = [("sampler", then["sampler"], sampler)] + [(key, {**then["fixed"], **then["space"]}.get(key), {**fixed, **space}.get(key))
+        pairs = [(key, then[key], about[key]) for key in ("sampler", "data")] + [(key, {**then["fixed"], **then["space"]}.get(key), {**fixed, **space}.get(key))
                                                           for key in sorted({*then["fixed"], *then["space"], *fixed, *space})]
         differ = "; ".join(f"{key} {old} then, {new} now" for key, old, new in pairs if old != new)
         raise UserError(f"the study {name} was made with other settings: {differ}; --study=NAME begins another, and finds the runs that are "
@@ -120,9 +122,8 @@ def failure(trial):
 
 
 def settled(study):
-    """Identities that need no new trial: done, under way, waiting, or failed for good."""
-    return {trial.user_attrs.get("identity") for trial in study.get_trials(deepcopy=False)
-            if trial.state != TrialState.FAIL or failure(trial) is not None}
+    """Identities that need no new trial: done, under way or waiting."""
+    return {trial.user_attrs.get("identity") for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL}
 
 
 def claim(study):
@@ -187,11 +188,16 @@ class Stopped(Exception):
     """The worker was told to stop; its run has kept a checkpoint."""
 
 
+class DiskFull(UserError):
+    """No run can go on; the ones there are have kept their checkpoints."""
+
+
 def run_trial(trial, job, arguments, stop):
     """Runs distill.py and waits for it: its result and folder.
 
     Raises:
         UserError: the run failed; the text says why.
+        DiskFull: no other one would fare better.
         optuna.TrialPruned: it was stopped for its poor validation.
         Stopped: stop() said so.
     """
@@ -210,6 +216,8 @@ def run_trial(trial, job, arguments, stop):
             last = (wrong.read().strip().splitlines() or ["no word"])[-1]
         if process.returncode < 0:
             raise UserError(f"killed by signal {-process.returncode}, maybe for want of memory")
+        if os.strerror(errno.ENOSPC) in last:
+            raise DiskFull(last)
         if IN_USE not in last:
             raise UserError(last)
         # By a worker that was taken for dead, as when the database did not answer, or by somebody else: it will end.
@@ -262,26 +270,34 @@ def carry_out(study, trial, job, stop):
     if is_repeated(study, trial):
         _give_way(study, trial)
         return
-    arguments = [*job.arguments, *(to_argument(key, value) for key, value in about["fixed"].items())]
+    arguments = [*job.arguments[study.study_name], *(to_argument(key, value) for key, value in about["fixed"].items())]
     arguments += [to_argument(key, trial.suggest_categorical(key, values)) for key, values in about["space"].items()]
     trial.set_user_attr("identity", identity(resolve(arguments, "")[0]))
     with get_heartbeat_thread(trial._trial_id, study._storage):
         try:
             result, folder = run_trial(trial, job, arguments, stop)
+        except (Stopped, DiskFull) as reason:
+            _put_back_own(study, trial)
+            if isinstance(reason, DiskFull):
+                raise
         except UserError as error:
             trial.set_user_attr("error", str(error))
             study.tell(trial, state=TrialState.FAIL)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
-        except Stopped:
-            waiting = optuna.create_trial(state=TrialState.WAITING, params=trial.params, distributions=trial.distributions,
-                                          user_attrs=trial.user_attrs, system_attrs=trial.system_attrs)
-            _give_way(study, trial)
-            study.add_trial(waiting)
         else:
             for name, value in (("folder", str(folder)), ("result", result)):
                 trial.set_user_attr(name, value)
             study.tell(trial, result["val"]["HR@100"])
+
+
+def _put_back_own(study, trial):
+    """Back into the queue, as often as may be: only the death of a worker counts."""
+    own = study._storage.get_trial(trial._trial_id)
+    waiting = optuna.create_trial(state=TrialState.WAITING, params=own.params, distributions=own.distributions,
+                                  user_attrs=own.user_attrs, system_attrs=own.system_attrs)
+    _give_way(study, trial)
+    study.add_trial(waiting)
 
 
 def _give_way(study, trial):
@@ -312,6 +328,8 @@ def work(job):
                 time.sleep(POLL_SECONDS)
         except optuna.exceptions.UpdateFinishedTrialError:
             continue  # taken for dead meanwhile, and given to another worker
+        except DiskFull:
+            raise
         except (*STORAGE_ERRORS, UserError) as error:
             unreachable_since = unreachable_since or time.monotonic()
             if time.monotonic() - unreachable_since > UNREACHABLE_SECONDS:

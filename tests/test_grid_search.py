@@ -3,11 +3,13 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import optuna
 import pandas as pd
 import postgres
@@ -62,7 +64,8 @@ def test_blocks_that_cannot_be(block, words):
     ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'"), ("--seed=[]", "empty list"), ("--gpu_ids=[77]", "there is no GPU 77 here"),
     ("--gpu_ids=0", "gpu_ids must be a list"), (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000; --yes"),
     ("--storage=nothing://x", "--storage=nothing://x cannot be opened"), ("--sampler=tpe", "--trials=N"), ("--sampler=best", "grid or tpe"),
-    ("--storage=sqlite:////nowhere/x.db", "cannot be opened"), ("--workers-per-device=0", "--workers-per-device must be"), ("seed", "is not understood")])
+    ("--storage=sqlite:////nowhere/x.db", "cannot be opened"), ("--storage=", "--storage must be the URL"), ("--study=a/b", "--study must be a plain name"),
+    ("--dataset=[]", "dataset has an empty list"), ("--dataset=[nothing]", "there is no data set"), ("--config=a.json", "--config is for distill.py"), ("--workers-per-device=0", "--workers-per-device must be"), ("seed", "is not understood")])
 def test_wrong_calls_are_one_line(tiny_data, tmp_path, argument, words):
     done = run(tiny_data, tmp_path, argument)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
@@ -76,7 +79,8 @@ def test_a_search_from_plan_to_report(tiny_data, tmp_path):
     assert not (tmp_path / "search" / "studies.db").exists() or not optuna.get_all_study_names(f"sqlite:///{tmp_path}/search/studies.db")
     done = run(*arguments, "--workers-per-device=2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": validation HR@100 ") == 2 and done.stdout.count("failed: distill: user_support is 1,000, but tiny has 150 users") == 2
+    assert done.stdout.count(": validation HR@100 ") == 2 and done.stdout.count("failed: distill: user_support is 1,000, but tiny has 150 users") == 4
+    assert done.stderr == "", "no warnings"
     [table] = (tmp_path / "search").glob("*.csv")
     table = pd.read_csv(table)
     assert len(table) == 2 and table["validation HR@100"].is_monotonic_decreasing and {"test NDCG@10", "folder"} <= set(table)
@@ -85,13 +89,15 @@ def test_a_search_from_plan_to_report(tiny_data, tmp_path):
     again = subprocess.run([sys.executable, *best], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "was finished before" in again.stdout, "the command for the best run is that run's"
     second = run(*arguments)
-    assert "0 of them new" in second.stdout and "4 runs" in second.stdout and run(*arguments, "--dry-run").stdout.count("done  ") == 2
-    assert run(*arguments, "--report").stdout.count("finished runs, by validation HR@100") == 1
+    assert "4 runs, 2 of them new" in second.stdout, "what failed is tried again, what is done is not"
+    assert "4 runs, 2 of them new" in run(*arguments, "--dry-run").stdout
+    told = run(*arguments, "--report").stdout
+    assert told.count("finished runs, by validation HR@100") == 1 and told.count("failed: distill: user_support is 1,000") == 2
     assert run(*arguments, "--study=mine", "--dry-run").returncode == 0
     storage = search.open_storage(f"sqlite:///{tmp_path}/search/studies.db", 10)
-    search.open_study(storage, "mine", "grid", {"depth": 1}, {"seed": [1]})
-    with pytest.raises(UserError, match="depth 1 then, 2 now; seed .1. then, .1, 2. now"):
-        search.open_study(storage, "mine", "grid", {"depth": 2}, {"seed": [1, 2]})
+    search.open_study(storage, "mine", "grid", "", {"depth": 1}, {"seed": [1]})
+    with pytest.raises(UserError, match="data  then, others now; depth 1 then, 2 now; seed .1. then, .1, 2. now"):
+        search.open_study(storage, "mine", "grid", "others", {"depth": 2}, {"seed": [1, 2]})
 
 
 def communicate(launcher, seconds):
@@ -173,6 +179,9 @@ def test_interrupted_and_started_again_it_does_what_is_missing(tiny_data, tmp_pa
     began = time.monotonic()
     out, err = communicate(launcher, 60)
     assert launcher.returncode == 130 and time.monotonic() - began < 15 and "the same command goes on where it was" in out, err
+    assert err == "grid_search_distill: interrupted\n"
+    states = [trial.state.name for trial in trials(url)]
+    assert states.count("WAITING") == 2 and "RUNNING" not in states, "it is back in the queue, and need not be found dead first"
     done = run(*arguments)
     assert done.returncode == 0 and len(set(finished(url))) == len(finished(url)) == 2, done.stderr
     logs = "".join(path.read_text() for path in tmp_path.glob("tiny-*/log.txt"))
@@ -185,8 +194,43 @@ def test_tpe_searches_as_often_as_told(tiny_data, tmp_path):
     assert [trial.params["learning_rate"] in (0.02, 0.05, 0.1) for trial in trials(f"sqlite:///{tmp_path}/search/studies.db")] == [True] * 3
 
 
+def test_a_full_disk_stops_the_search_and_fails_no_run(tiny_data, tmp_path):
+    """The file that takes the place of distill.py in a run says what it says on a full disk."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    study = search.open_study(search.open_storage(url, 10), "a", "grid", "", {"dataset": "tiny"}, {"seed": [1, 2]})
+    grid.enqueue(study, {str(seed): {"seed": seed} for seed in (1, 2)}, "grid", None)
+    (tmp_path / "distill.py").write_text("import sys; sys.exit('distill: [Errno 28] No space left on device')")
+    job = search.Job(url, ["a"], 10, [], None, {"a": []})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "HERE", tmp_path)
+        patch.setattr(signal, "signal", lambda *_: None)
+        with pytest.raises(search.DiskFull, match="No space left"):
+            search.work(job)
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING", "WAITING"] and search.settled(study) == {"2", search.identity({
+        **search.resolve([], "")[0], "dataset": "tiny", "seed": 1})}
+    assert all(search.failure(trial) is None for trial in study.get_trials())
+
+
+def test_other_data_begin_another_study_and_each_data_set_has_its_own_place(tiny_data, tmp_path, monkeypatch):
+    shutil.copytree(tiny_data / "tiny", tmp_path / "other" / "second")
+    (tmp_path / "other" / "second" / "manifest.json").unlink(missing_ok=True)
+    part = np.load(tiny_data / "tiny" / "index.npz")["data"]
+    np.savez(tmp_path / "other" / "second" / "index.npz", data=part[::-1])
+    options = {"sampler": "grid", "study": None}
+    prints = [grid.fingerprint(name, folder, {}, {}) for name, folder in (("tiny", tiny_data), ("second", tmp_path / "other"))]
+    assert grid.study_name(options, "tiny", prints[0], {}, {}) != grid.study_name(options, "tiny", prints[1], {}, {})
+    monkeypatch.setattr(grid, "data_set_hyper_params", {"tiny": {"data_dir": str(tiny_data)}, "second": {"data_dir": str(tmp_path / "other")}})
+    monkeypatch.setattr(grid, "common_hyper_params", {"results_dir": str(tmp_path / "results")})
+    jobs = []
+    monkeypatch.setattr(grid, "run_workers", lambda options, url, studies, results, arguments: jobs.append(arguments))
+    with pytest.raises(UserError, match="no run has finished"):
+        grid.main(["--gpu_ids=[]", "--user_support=5"])
+    places = {name.split("-")[0]: words for name, words in jobs[0].items()}
+    assert f"--data_dir={tiny_data}" in places["tiny"] and f"--data_dir={tmp_path / 'other'}" in places["second"]
+
+
 def test_of_two_trials_with_the_same_settings_the_older_is_run(tmp_path):
-    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", {}, {"seed": [1]})
+    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", "", {}, {"seed": [1]})
     for _ in range(2):
         study.enqueue_trial({"seed": 1}, user_attrs={"identity": "same"})
     first, second = search.claim(study), search.claim(study)
@@ -196,7 +240,7 @@ def test_of_two_trials_with_the_same_settings_the_older_is_run(tmp_path):
 
 
 def test_a_worker_that_dies_before_its_first_heartbeat_loses_no_trial(tmp_path):
-    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", {}, {"seed": [1]})
+    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", "", {}, {"seed": [1]})
     study.enqueue_trial({"seed": 1}, user_attrs={"identity": "one"})
     search.claim(study)
     running_since = {}
@@ -211,7 +255,7 @@ def test_a_worker_that_dies_before_its_first_heartbeat_loses_no_trial(tmp_path):
 
 def test_a_worker_that_dies_while_it_puts_a_trial_back_loses_none(tmp_path):
     """Failed, but not enqueued again: once, and not where it gave way, has an error, or died too often."""
-    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", {}, {"seed": [1]})
+    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", "", {}, {"seed": [1]})
     for attributes, history in (({}, []), ({"gave_way": True}, []), ({"error": "no memory"}, []), ({}, [7, 8])):
         study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes, system_attrs={"retry_history": history}))
     assert search.put_back_lost(study) and not search.put_back_lost(study)
@@ -230,10 +274,11 @@ def test_a_run_is_stopped_by_what_its_validations_gave(tmp_path):
 
 
 def test_what_has_failed_for_good_and_what_is_run_again(tmp_path):
-    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", {}, {"seed": [1, 2, 3, 4]})
+    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", "", {}, {"seed": [1, 2, 3, 4]})
     for seed, attributes, history in ((1, {"error": "no memory"}, []), (2, {}, [0, 1]), (3, {}, [0]), (4, {"gave_way": True}, [0, 1])):
         study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs={"identity": str(seed), **attributes},
                                             system_attrs={"retry_history": history}))
     assert [search.failure(trial) for trial in study.get_trials()] == ["no memory", "its worker died 3 times", None, None]
-    assert search.settled(study) == {"1", "2"}
-    assert grid.enqueue(study, {str(seed): {"seed": seed} for seed in (1, 2, 3, 4)}, "grid", None) == 2
+    assert search.settled(study) == set(), "what has failed is tried again by the next call"
+    assert grid.enqueue(study, {str(seed): {"seed": seed} for seed in (1, 2, 3, 4)}, "grid", None) == 4
+    assert search.settled(study) == {"1", "2", "3", "4"}
