@@ -13,6 +13,7 @@ they come from, stands in sources.py.
 import argparse
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -162,15 +163,20 @@ def write_dataset(folder, interactions, titles, seed, about):
 
 
 def check_bad_rows(interactions, max_bad_share):
-    """Says how many rows were left out and which came first; UserError if they are too large a share."""
-    count = len(interactions.bad)
+    """Says how many rows were left out and which came first; UserError if they are too large a share.
+
+    Returns:
+        How many. A row that swallowed others, by a quote that is not closed where it should be, counts as many.
+    """
+    count = len(interactions.bad) + interactions.swallowed
     if not count:
-        return
+        return 0
     shown = "; ".join(f"{file}, line {line}: {what}" for file, line, what in interactions.bad[:BAD_ROWS_SHOWN])
-    words = f"{count:,} of {interactions.rows:,} rows cannot be used ({shown}{'; ...' if count > BAD_ROWS_SHOWN else ''})"
+    words = f"{count:,} of {interactions.rows:,} rows cannot be used ({shown}{'; ...' if len(interactions.bad) > BAD_ROWS_SHOWN else ''})"
     if count > max_bad_share * interactions.rows:
         raise UserError(f"{words}: more than the share of {max_bad_share:g} that --max-bad-share allows")
     _say(f"{words}: left out")
+    return count
 
 
 def prepare(name, given, unreachable=()):
@@ -181,11 +187,11 @@ def prepare(name, given, unreachable=()):
         unreachable: URL prefixes that are known not to answer and are not tried again.
     """
     folder = given.data_dir / name
-    if _already_there(folder, _shaping(given)):
+    if _already_there(folder, given):
         return
     given.data_dir.mkdir(parents=True, exist_ok=True)
     with lock(given.data_dir / f".{name}.lock", f"another process is preparing {folder}"):
-        if _already_there(folder, _shaping(given)):
+        if _already_there(folder, given):
             return
         if given.name is not None:
             path, source = Path(given.file), f"file:{given.file}"
@@ -193,16 +199,14 @@ def prepare(name, given, unreachable=()):
         else:
             path, source, read = fetch(name, given.data_dir / ".downloads", given.url, given.file, given.sha256, unreachable)
             interactions, titles = read(path)
-        check_bad_rows(interactions, given.max_bad_share)
-        bad = len(interactions.bad)
+        bad = check_bad_rows(interactions, given.max_bad_share)
         interactions, duplicates, filtered = filter_interactions(interactions, given.min_rating, given.min_user_count, given.min_item_count)
         partial = given.data_dir / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
         partial.mkdir()
         try:
-            hashes = {each.name: pooch.file_hash(each) for each in sorted(path.iterdir()) if each.is_file()} if path.is_dir() else pooch.file_hash(path)
             counts = write_dataset(partial, interactions, titles, given.seed, {
-                "dataset": name, "source": source, "source_sha256": hashes, **_shaping(given),
+                "dataset": name, "source": source, "source_sha256": _file_hash(path), **_shaping(given),
                 "counts": {"bad_rows": bad, "duplicates_dropped": duplicates, "filtered": filtered}})
             os.rename(partial, folder)
         except BaseException:
@@ -213,29 +217,45 @@ def prepare(name, given, unreachable=()):
          f"{filtered:,} by the filters, {bad:,} bad rows")
 
 
+def _file_hash(path):
+    """The sha256 of a file, or {name: sha256} of a folder's."""
+    if path.is_dir():
+        return {each.name: pooch.file_hash(each) for each in sorted(path.iterdir()) if each.is_file()}
+    return pooch.file_hash(path)
+
+
 def _shaping(given):
     """What of the options makes another data set, as the manifest has it."""
-    return {"split_seed": given.seed, "min_rating": given.min_rating, "min_user_count": given.min_user_count,
-            "min_item_count": given.min_item_count}
+    shaping = {"split_seed": given.seed, "min_rating": given.min_rating, "min_user_count": given.min_user_count,
+               "min_item_count": given.min_item_count}
+    return shaping if given.name is None else {**shaping, **{key: getattr(given, key) for key in COLUMNS}}
 
 
-def _already_there(folder, shaping):
+def _already_there(folder, given):
+    """Whether the folder is what these options make; UserError if it is something else, with what differs."""
     if not folder.exists():
         return False
+    other = f"delete it, or choose another {'--data_dir' if given.name is None else '--name'}"
     if not (folder / MANIFEST).exists():
         if not all((folder / name).exists() for name in (INTERACTIONS, INDEX)):
             raise UserError(f"{folder} is there, but holds no data set; move it away, or choose another --data_dir")
+        if given.file is not None:
+            raise UserError(f"{folder} was not made by prep.sh, and whether it is from {given.file} cannot be told; {other}")
         _say(f"{folder} is there already, though not made by prep.sh")
         return True
+    shaping = _shaping(given)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         # Manifests of before there were filters hold none.
         made_with = {key: manifest[key] if key == "split_seed" else manifest.get(key, DEFAULTS[key]) for key in shaping}
+        source, source_hash = manifest["source"], manifest["source_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged; delete {folder} and run ./prep.sh again") from error
-    for key, value in shaping.items():
-        if made_with[key] != value:
-            raise UserError(f"{folder} was made with {key.replace('_', ' ')} {made_with[key]}, not {value}; delete it, or choose another --data_dir")
+    differs = [f"with {key.replace('_', ' ')} {made_with[key]}, not {value}" for key, value in shaping.items() if made_with[key] != value]
+    if given.file is not None and _file_hash(Path(given.file)) != source_hash:
+        differs.append(f"from another file than {given.file} is now ({source}, with another sha256)")
+    if differs:
+        raise UserError(f"{folder} was made {' and '.join(differs)}; {other}")
     _say(f"{folder} is there already")
     return True
 
@@ -244,18 +264,25 @@ def _say(line):
     print(line, file=sys.stderr)
 
 
-DEFAULTS = {"split_seed": 42, "min_rating": None, "min_user_count": FEWEST_INTERACTIONS, "min_item_count": 1}
+COLUMNS = ("user_col", "item_col", "rating_col")
+DEFAULTS = {"split_seed": 42, "min_rating": None, "min_user_count": FEWEST_INTERACTIONS, "min_item_count": 1, **dict.fromkeys(COLUMNS)}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; --help tells all")
 
 
 def parse(arguments):
     """The options, checked; a name of several words is taken with - or _ between them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="./prep.sh")
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="./prep.sh")
     add = lambda option, **more: parser.add_argument(f"--{option}", *{f"--{option.replace('-', '_')}"} - {f"--{option}"}, **more)
     parser.add_argument("names", nargs="*", metavar="name", help="|".join(SOURCES) + ", default ml-1m")
     add("url", help="a mirror to download from instead")
     add("file", help="what you have downloaded; or, with --name, a table of your own: .csv, .tsv, .inter or .parquet")
     add("name", help="what to call your own data")
-    add("user-col", help="its column of users, a name, or a number from 0 if it has no header; guessed if not given")
+    add("user-col", help="its column of users: a name, or, in a file without a header, its number from 0. A whole number is always a place, even if "
+        "a column is called so, and no header line is taken. Guessed if not given")
     add("item-col", help="likewise")
     add("rating-col", help="likewise; without one, every row counts")
     add("min-rating", type=float, help="the least rating that counts; default: all do")
@@ -266,7 +293,6 @@ def parse(arguments):
     add("data_dir", type=Path, default=Path("data"))
     add("seed", type=int, default=DEFAULTS["split_seed"], help="of the split; default %(default)s")
     given = parser.parse_args(arguments)
-    own = ("user_col", "item_col", "rating_col")
     if given.name is not None:
         if given.names or given.file is None or given.url is not None:
             raise UserError("--name goes with --file, and with no name of a known data set")
@@ -274,7 +300,7 @@ def parse(arguments):
             raise UserError(f"--name must be a plain name for a folder, not '{given.name}'")
         if given.name in SOURCES:
             raise UserError(f"{given.name} is the name of a known data set; give yours another")
-    elif chosen := [key for key in own if getattr(given, key) is not None]:
+    elif chosen := [key for key in COLUMNS if getattr(given, key) is not None]:
         raise UserError(f"--{chosen[0].replace('_', '-')} goes with --name, for a table of your own")
     elif given.file is not None and not given.names:
         raise UserError("--file needs --name=NAME for a table of your own, or the name of a known data set before it")
@@ -291,6 +317,8 @@ def parse(arguments):
         raise UserError(f"--min-user-count must be at least {FEWEST_INTERACTIONS}, which can be split, and --min-item-count at least 1")
     if not 0 <= given.max_bad_share <= 1:
         raise UserError(f"--max-bad-share must be between 0 and 1, not {given.max_bad_share}")
+    if given.min_rating is not None and not math.isfinite(given.min_rating):
+        raise UserError(f"--min-rating must be a number, not {given.min_rating}")
     if len(given.names) > 1 and (given.url or given.file):
         raise UserError("--url and --file go with one data set")
     return given
@@ -311,4 +339,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, "prep.sh")

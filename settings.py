@@ -100,9 +100,9 @@ def resolve(arguments, description, keys=None, overrides={}):
     return settings, changed
 
 
-def run_script(main):
-    """Calls main(arguments) as a script: what goes wrong for the user is one line and an exit code."""
-    script = Path(sys.argv[0]).stem
+def run_script(main, script=None):
+    """Calls main(arguments) as a script: what goes wrong for the user is one line, which begins with the script's name, and an exit code."""
+    script = script or Path(sys.argv[0]).stem
     try:
         main(sys.argv[1:])
     except BrokenPipeError:  # whoever read the output has gone

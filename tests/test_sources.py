@@ -12,6 +12,7 @@ from pyarrow import parquet
 import data
 import preprocess
 import sources
+import tables
 from settings import UserError
 from test_preprocess import pairs
 
@@ -58,7 +59,7 @@ NETFLIX = {"combined_data_1.txt": "5:\n12,4,2005-09-06\n70:\n12,1,2005-09-06\n",
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_netflix(tmp_path, form, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK", 40)
+    monkeypatch.setattr(tables, "BLOCK", 40)
     if form == "zip":
         path = zip_of(tmp_path / "n.zip", **{f"download/{name}": content for name, content in NETFLIX.items()})
     else:
@@ -71,7 +72,7 @@ def test_netflix(tmp_path, form, monkeypatch):
 
 def test_netflix_over_blocks_against_a_loop(tmp_path, monkeypatch):
     """Movies that go on over many blocks, one without ratings, and bad rows, which count as lines."""
-    monkeypatch.setattr(sources, "BLOCK", 64)
+    monkeypatch.setattr(tables, "BLOCK", 64)
     rng = np.random.default_rng(0)
     lines, expected, bad, movie = ["7,3,before any movie"], [], [1], None
     for _ in range(600):
@@ -121,7 +122,7 @@ def test_own_parquet(tmp_path, user):
 
 
 def test_bad_rows_have_the_lines_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK", 30)
+    monkeypatch.setattr(tables, "BLOCK", 30)
     path = write(tmp_path / "a.csv", "user,item,rating\n12,5,4\n12,5\n\n,5,1\n12,70,1\n12,NaN,1\n12,70,inf\n\n3,70,2.5\n1,2,3,4\n3,7,\n")
     found = sources.read_own(path)
     assert [(line, what) for _, line, what in found.bad] == [
@@ -165,7 +166,7 @@ def test_columns_that_are_not_there_or_taken_twice(tmp_path):
 
 
 ids = strategies.one_of(strategies.integers(-10 ** 17, 10 ** 17).map(str), strategies.text("abzß0 9_-", min_size=1).map(str.strip).filter(
-    lambda text: text and text.lower() not in sources.NO_IDS), strategies.sampled_from(["007", "7", "-0", "1e3", "18446744073709551617"]))
+    lambda text: text and text.lower() not in tables.NO_IDS), strategies.sampled_from(["007", "7", "-0", "1e3", "18446744073709551617"]))
 
 
 @hypothesis_settings(deadline=None, max_examples=80)
@@ -173,8 +174,8 @@ ids = strategies.one_of(strategies.integers(-10 ** 17, 10 ** 17).map(str), strat
        strategies.integers(1, 5))
 def test_ids_of_any_kind_survive(text, chunk):
     """Codes lead back to the ids, which are sorted and distinct: as numbers if all are whole numbers, as text if one is not."""
-    chunks = [sources._encode(pa.array(text[start:start + chunk])) for start in range(0, len(text), chunk)]
-    codes, found, none = sources._join_ids(chunks)
+    chunks = [tables._encode(pa.array(text[start:start + chunk])) for start in range(0, len(text), chunk)]
+    codes, found, none = tables._join_ids(chunks)
     assert [str(each) for each in found[codes]] == text and not none.any() and codes.dtype == np.int32
     assert found.tolist() == sorted(set(found.tolist()))
     assert (found.dtype == np.int64) == all(re.fullmatch(r"0|-?[1-9]\d*", each) and abs(int(each)) < 10 ** 18 for each in text)
@@ -185,7 +186,7 @@ def test_ids_of_any_kind_survive(text, chunk):
        strategies.integers(3, 4), strategies.integers(1, 4), strategies.sampled_from([None, 2.0, 4.0]))
 def test_filters_against_a_loop(rows, min_user, min_item, min_rating):
     user, item, rating = (np.array(column) for column in zip(*rows))
-    given = sources.Interactions(user.astype(np.int32), np.arange(100, 107), item.astype(np.int32), np.array(list("abcdefg")), rating.astype(np.float32), len(rows), [])
+    given = tables.Interactions(user.astype(np.int32), np.arange(100, 107), item.astype(np.int32), np.array(list("abcdefg")), rating.astype(np.float32), len(rows), [])
     expected = {(u, i): r for u, i, r in rows}  # the last one wins
     unique = len(expected)
     expected = {pair: r for pair, r in expected.items() if min_rating is None or r >= min_rating}
