@@ -87,6 +87,9 @@ def filter_interactions(interactions, min_rating, min_user_count, min_item_count
     unique = len(user)
     if min_rating is not None:
         user, item, rating = (column[rating >= min_rating] for column in (user, item, rating))
+    if unique and not len(user):
+        raise UserError(f"nothing is left: none of {unique:,} interactions is rated {min_rating:g} or higher, the highest is {interactions.rating.max():g} "
+                        "(without a column of ratings every row counts as 1); lower --min-rating, or name the column with --rating-col")
     rated = len(user)
     while True:
         enough = (np.bincount(user)[user] >= min_user_count) & (np.bincount(item)[item] >= min_item_count)

@@ -77,10 +77,10 @@ def _read_archive(path, ratings, titles, titles_options, header=None, **options)
     with _open_zip(path) as archive:
         stream, name, size = _member(archive, ratings)
         if header is not None:
-            found, options["header_lines"] = read_header(stream, name, options["separator"], quoted=False)
+            found = read_header(stream, name, options["separator"], quoted=False)
             if found[:len(header)] != header:
                 raise UserError(f"{path}: {name} begins with {shown(', '.join(found))}, not with {', '.join(header)}: another file than expected")
-            options["width"] = len(found)
+            options |= {"width": len(found), "header": True}
         file = read_text(stream, name, size, **options)
         return join([file]), _read_titles(_member(archive, titles)[0], titles, **titles_options)
 
@@ -214,14 +214,14 @@ def read_own(path, user=None, item=None, rating=None):
         check_is_text(start, f"{path} is not what its ending says: it")
         separator, word = (",", "comma") if ending == ".csv" else ("\t", "tab")
         stream.seek(0)
-        first, header_lines = read_header(stream, path, separator, quoted=ending != ".inter")
+        first = read_header(stream, path, separator, quoted=ending != ".inter")
         if len(first) < 2:
             raise UserError(f"{path} is not what its ending says: its first line has no {word}: {shown(first[0])}")
         places = _choose_columns(path, first, by_place=by_place, asked=(user, item, rating))
         if by_place:
             _check_no_header(path, first, places)
             stream.seek(0)
-        return join([read_text(stream, path.name, path.stat().st_size, separator, places, len(first), 0 if by_place else header_lines,
+        return join([read_text(stream, path.name, path.stat().st_size, separator, places, len(first), header=not by_place,
                                quote=None if ending == ".inter" else '"')])
 
 

@@ -7,7 +7,7 @@ import csv as python_csv
 import re
 import sys
 from contextlib import contextmanager
-from functools import partial, reduce
+from functools import reduce
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -143,26 +143,29 @@ def join(files):
 # ---- Text ----------------------------------------------------------------------------------------------
 
 def read_header(stream, name, separator, quoted=True):
-    """The fields of the first row of a binary stream, which then stands behind it, and how many lines they took."""
-    lines = (line.decode("utf-8-sig", "replace") for line in iter(partial(stream.readline, LONGEST_HEADER), b""))
-    reader = python_csv.reader(lines, delimiter=separator, quoting=python_csv.QUOTE_MINIMAL if quoted else python_csv.QUOTE_NONE)
+    """The fields of the first line of a binary stream, which then stands behind it."""
+    first = stream.readline(LONGEST_HEADER).decode("utf-8-sig", "replace").rstrip("\r\n")
+    if "\r" in first:
+        raise UserError(f"{name} ends its lines with carriage returns: convert it first, as with tr '\\r' '\\n'")
     try:
-        fields = [field.strip() for field in next(reader, [])]
-    except python_csv.Error as error:  # a quote that does not end, lines that end with a carriage return alone
+        fields = next(python_csv.reader([first + "\n"], delimiter=separator, quoting=python_csv.QUOTE_MINIMAL if quoted else python_csv.QUOTE_NONE))
+    except python_csv.Error as error:
         raise UserError(f"{name}: its first line cannot be read: {error}") from error
-    if not any(fields):
+    if not any(field.strip() for field in fields):
         raise UserError(f"{name} is empty, or begins with an empty line")
-    return fields, reader.line_num
+    if fields[-1].endswith("\n"):
+        raise UserError(f"{name}, line 1: a quote opens there that does not end in this line, as the names of columns must")
+    return [field.strip() for field in fields]
 
 
-def read_text(stream, name, size, separator, places, width, header_lines=0, quote=None, colons=False, marks=None):
+def read_text(stream, name, size, separator, places, width, header=False, quote=None, colons=False, marks=None):
     """The rows of a delimited file, which behind its header is all rows.
 
     Args:
         stream: binary; size: its bytes, as far as they are known.
         places: of the user, item and rating column, from 0; None for an item that marks name, and a rating that every row is to have as 1.
         width: how many columns there are.
-        header_lines: that have been read already.
+        header: whether the first line has been read already.
         quote: of fields that hold separators or line breaks.
         colons: fields are separated by '::'.
         marks: pattern of rows that are no interactions, but name the item of the rows behind them.
@@ -204,7 +207,7 @@ def read_text(stream, name, size, separator, places, width, header_lines=0, quot
                 start += batch.num_rows
     except pa.ArrowInvalid as error:
         if "Empty CSV file" in str(error):
-            if not header_lines:
+            if not header:
                 raise UserError(f"{name} is empty") from error
         elif no_utf8 or "UTF" in str(error):
             raise UserError(f"{name} is not UTF-8 text: convert it first, as with iconv -t UTF-8") from error
@@ -224,7 +227,7 @@ def read_text(stream, name, size, separator, places, width, header_lines=0, quot
 
     def line(row, passed=None):
         passed = np.searchsorted(before, row, side="right") if passed is None else passed
-        return int(header_lines + 1 + row + heights[passed] + breaks[np.searchsorted(broken, row)])
+        return int(header + 1 + row + heights[passed] + breaks[np.searchsorted(broken, row)])
 
     marked = [marks is not None and marks.fullmatch(text.strip()) is not None for _, text in skipped]
     bad = [(line(before[each], each), _told(text, beyond[each])) for each, (_, text) in enumerate(skipped) if text.strip() and not marked[each]]
