@@ -6,7 +6,7 @@
 
 lamda is chosen by HR@100 on validation. The kernel of m users is built once; each lamda costs one
 factorisation and one solve, and where the users it is trained on are those it is validated on, not even a
-product, since K(X,X) alpha = X - lamda tr(K)/m alpha. The same command goes on after the last lamda that
+product, since K(X,X) alpha = X - lamda tr(K)/m alpha. That is why lamda = 0 is left out there: it ranks nothing. The same command goes on after the last lamda that
 was validated. What a run leaves is described in runs.py.
 """
 import math
@@ -30,6 +30,7 @@ from settings import UserError
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "user_support", "depth", "normalize", "float64", "lamda_grid",
         "validation_users", "eval_batch_size", "seed", "resume", "distributed", "coordinator", "num_processes", "process_id")
+NO_RIDGE = "without a ridge the scores of the training users are their own rows"
 PAPER_NDCG_AT_10 = {"magazine": 23.06, "ml-1m": 32.82, "douban": 24.94, "netflix": 30.59}  # its table 1; netflix: 5 % of the users
 
 
@@ -104,24 +105,28 @@ def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
     if (saved := devices.share(run.load_checkpoint())) is not None:
         history, run.earlier_seconds = saved[1]["history"], saved[1]["wall_seconds"]
         run.say(f"going on after {len(history)} of {len(settings['lamda_grid'])} lamdas")
+    everyone, alike = settings["user_support"] == -1, settings["user_support"] in (-1, dataset.users)
     bar = tqdm(settings["lamda_grid"][len(history):], unit="lamda", disable=None if jax.process_index() == 0 else True)
     for lamda in bar:
-        solution = devices.localise(here, solve(lamda))
-        everyone = settings["user_support"] == -1
-        scores = scores_of_trained(solution, strength(lamda), dataset.first_user) if everyone else scores_of(kernel, rows, [solution])
-        [metrics] = evaluate(scores, 1, view, weights, settings["eval_batch_size"], here)
-        metrics = summarise(metrics)
-        sound = math.isfinite(metrics["HR@100"])
-        history.append({"lamda": lamda, "validation": metrics if sound else None})
-        run.say(f"lamda {lamda:<6g}  " + (f"validation  {show(metrics)}" if sound else f"left out: with it the kernel is not positive "
-                                          f"definite in {rows.dtype}; --float64=true may help"))
-        alpha = solution if sound and best_of(history) is history[-1] else alpha
+        if lamda == 0 and alike:  # K alpha = X: all that is not hidden as context scores 0
+            metrics, words = None, f"left out: {NO_RIDGE}"
+        else:
+            solution = devices.localise(here, solve(lamda))
+            scores = scores_of_trained(solution, strength(lamda), dataset.first_user) if everyone else scores_of(kernel, rows, [solution])
+            [metrics] = evaluate(scores, 1, view, weights, settings["eval_batch_size"], here)
+            metrics = summarise(metrics)
+            words = f"validation  {show(metrics)}"
+            if not math.isfinite(metrics["HR@100"]):
+                metrics, words = None, f"left out: with it the kernel is not positive definite in {rows.dtype}; --float64=true may help"
+        history.append({"lamda": lamda, "validation": metrics})
+        run.say(f"lamda {lamda:<6g}  {words}")
+        alpha = solution if metrics and best_of(history) is history[-1] else alpha
         run.save_metrics(history)
         run.save_checkpoint({}, {"history": history, "wall_seconds": run.wall_seconds()})
     best = best_of(history)
     if best is None:
-        raise UserError(f"the kernel is not positive definite in {rows.dtype} with any lamda of {settings['lamda_grid']}; a larger one, "
-                        "or --float64=true, helps")
+        raise UserError(f"no lamda of {settings['lamda_grid']} can be used: " + (NO_RIDGE if alike and not any(settings["lamda_grid"]) else
+                        f"the kernel is not positive definite in {rows.dtype} with any of them; --float64=true may help") + "; a larger one helps")
     return history, devices.localise(here, solve(best["lamda"])) if alpha is None else alpha
 
 

@@ -5,6 +5,7 @@ Also the one place that turns a UserError into a line on stderr and an exit code
 import difflib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -33,7 +34,7 @@ TEXT = (str, "text", lambda value: value != "")
 RULES = {
     "dataset": (str, "the name of a folder under data_dir", lambda value: value not in ("", ".", "..") and "/" not in value),
     "data_dir": TEXT, "results_dir": TEXT, "repeats": _choice("keep", "drop"),
-    "depth": AT_LEAST_1, "normalize": SWITCH, "float64": SWITCH,
+    "depth": (int, "a whole number from 1 to 4", lambda value: 1 <= value <= 4), "normalize": SWITCH, "float64": SWITCH,
     "user_support": COUNT_OR_ALL, "num_per_user": AT_LEAST_1, "gumbel_tau": POSITIVE, "noise_groups": COUNT_OR_ALL,
     "objective": _choice("held_out", "reconstruct"),
     "history_discount": (float, "a number between 0 and 1, both included", lambda value: 0 <= value <= 1),
@@ -69,9 +70,8 @@ def resolve(arguments, description, keys=None, overrides={}):
         UserError: an unknown key, a wrong type or an impossible value, said in one line.
     """
     if {"-h", "--help"} & set(arguments):
-        keys = Path(defaults.__file__).read_text(encoding="utf-8")
         print(f"{description.strip()}\n\nEvery key is set with --key=value, or many with --config=FILE.json. They are, from "
-              f"hyper_params.py:\n\n{keys[keys.index('hyper_params = {'):].strip()}")
+              f"hyper_params.py:\n\n{_listing(Path(defaults.__file__).read_text(encoding='utf-8'), keys, overrides)}")
         sys.exit(0)
     config, given = {}, {}
     for key, value in map(_split, arguments):
@@ -98,6 +98,18 @@ def resolve(arguments, description, keys=None, overrides={}):
         raise UserError(f"{Path(sys.argv[0]).name} has no use for {min(useless)}; it takes {', '.join(settings)}")
     changed = {key: value for key, value in settings.items() if value != base[key]}
     return settings, changed
+
+
+def _listing(source, keys, overrides):
+    """All that hyper_params.py, whose text source is, has of settings; or only these keys, with what a script has otherwise."""
+    if keys is None:
+        return source[source.index("hyper_params = {"):].strip()
+    comments = {}  # of a key: in the first dict that has one, or, of what a script has otherwise, in the last
+    for key, comment in re.findall(r'^    "(\w+)":[^#\n]*(#.*(?:\n {5,}#.*)*)', source, re.M):
+        if key in overrides or key not in comments:
+            comments[key] = comment
+    values = {**defaults.hyper_params, **overrides}
+    return "\n".join(f"    {f'{json.dumps(key)}: {values[key]!r},':<26} {comments.get(key, '')}".rstrip() for key in values if key in keys)
 
 
 def run_script(main, script=None):

@@ -91,10 +91,19 @@ def test_a_lamda_that_is_not_positive_definite_is_left_out(tmp_path, run_script)
     """Users who are all alike have a kernel of rank 1."""
     write_layout(tmp_path / "alike", np.repeat(np.arange(40), 6), np.tile(np.arange(6), 40), np.tile([0, 0, 0, 0, 1, 2], 40))
     arguments = ["--dataset=alike", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"]
-    done = run_script("infinite_ae.py", *arguments)
-    assert done.returncode == 0 and "lamda 0       left out: with it the kernel is not positive definite in float32" in done.stdout, done.stderr
-    failed = run_script("infinite_ae.py", *arguments, "--lamda_grid=[0]")
-    assert failed.returncode == 1 and len(failed.stderr.splitlines()) == 1 and "with any lamda of [0]" in failed.stderr
+    done = run_script("infinite_ae.py", *arguments, "--lamda_grid=[1e-20,1]")
+    assert done.returncode == 0 and "lamda 1e-20   left out: with it the kernel is not positive definite in float32" in done.stdout, done.stderr
+    failed = run_script("infinite_ae.py", *arguments, "--lamda_grid=[0,1e-20]")
+    assert failed.returncode == 1 and len(failed.stderr.splitlines()) == 1 and "no lamda of [0, 1e-20] can be used: the kernel is not" in failed.stderr
+
+
+@pytest.mark.parametrize("support", [-1, 150])
+def test_without_a_ridge_everyone_is_left_out(tiny_data, tmp_path, run_script, support):
+    done, result, history = run(run_script, tiny_data, tmp_path, f"--user_support={support}", "--lamda_grid=[5,0]", "--float64=true")
+    assert "lamda 0       left out: without a ridge the scores of the training users are their own rows" in done.stdout
+    assert history[1] == {"lamda": 0, "validation": None} and result["lamda"] == 5
+    failed = run_script("infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--lamda_grid=[0]")
+    assert failed.returncode == 1 and "no lamda of [0] can be used: without a ridge the scores" in failed.stderr and len(failed.stderr.splitlines()) == 1
 
 
 def test_too_many_users_are_refused_with_what_would_fit(tiny, monkeypatch):

@@ -152,6 +152,51 @@ def test_archives_that_are_something_else(tmp_path, content, words):
     assert not (tmp_path / "ml-1m").exists()
 
 
+@pytest.mark.parametrize("name, content, words", [
+    ("magazine", archive(b""), "a.txt is not text"), ("douban", b"\x89PNG\r\n\x1a\n\0", "a.txt is not text"), ("magazine", bytes(range(1, 256)) * 9, "not UTF-8 text"),
+    ("netflix", b"\x1f\x8b...", "a.txt is not text"), ("netflix", archive(b""), "holds no combined_data"), ("magazine", b"", "is empty"),
+    ("netflix", "5:\n1,3,x\n\xe9\n".encode("latin-1"), "not UTF-8 text"), ("ml-25m", archive(b"", name="ml-25m"), "has no member ml-25m/ratings.csv"),
+    ("douban", b"12,5,4,9\n", "1 of 1 rows cannot be used \\(a.txt, line 1: 12,5,4,9\\)")])
+def test_files_that_are_not_what_a_source_has(tmp_path, run_script, name, content, words):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        preprocess.main([name, f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
+    if "UTF-8" in words:  # what pyarrow prints of a row that it cannot decode
+        assert len(run_script("prep.sh", name, f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}").stderr.splitlines()) == 1
+
+
+def test_an_archive_with_another_table_or_damage_inside(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("ml-25m/ratings.csv", "movieId,userId,rating,timestamp\n5,1,3,9\n")
+    (tmp_path / "a.zip").write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match="ml-25m/ratings.csv begins with movieId, userId, rating, timestamp, not with userId"):
+        sources.SOURCES["ml-25m"][0].read(tmp_path / "a.zip")
+    content = bytearray(archive("".join(f"{u}::{u * u}::4::9\n" for u in range(9999)).encode()))
+    content[2000:2050] = bytes(50)
+    (tmp_path / "b.zip").write_bytes(content)
+    with pytest.raises(UserError, match="b.zip is not a sound zip file"):
+        sources.SOURCES["ml-1m"][0].read(tmp_path / "b.zip")
+
+
+def test_a_known_name_with_another_file(tmp_path):
+    rows = "".join(f"{u}\t{i}\t3\t9\n" for u in range(5) for i in range(6))
+    for name, content in (("a.txt", rows), ("b.txt", rows + "9\t9\t3\t9\n")):
+        (tmp_path / name).write_text(content)
+    for _ in range(2):
+        preprocess.main(["douban", f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
+    preprocess.main(["douban", f"--data_dir={tmp_path}"])
+    with pytest.raises(UserError, match="was made from another file than .*b.txt is now .*choose another --data_dir"):
+        preprocess.main(["douban", f"--file={tmp_path / 'b.txt'}", f"--data_dir={tmp_path}"])
+
+
+@pytest.mark.parametrize("argument, words", [("--bogus=1", "unrecognized arguments: --bogus=1"), ("--seed=x", "argument --seed: invalid int value: 'x'"),
+                                             ("ml-9", "there is no data set 'ml-9'")])
+def test_wrong_options_are_one_line_of_prep_sh(run_script, argument, words):
+    done = run_script("prep.sh", argument)
+    assert done.returncode == 1 and done.stderr.startswith(f"prep.sh: {words}") and len(done.stderr.splitlines()) == 1 and not done.stdout
+
+
 def test_a_local_file_needs_the_right_checksum(tmp_path, ml_1m_zip):
     (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
     with pytest.raises(UserError, match="wrong checksum"):
@@ -213,7 +258,8 @@ def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
                                               (["--name=ml-1m", "--file=b.csv"], "known data set"), (["ml-1m", "--user-col=a"], "--user-col goes with --name"),
                                               (["ml-1m", "--min-user-count=2"], "at least 3"), (["ml-1m", "--max_bad_share=2"], "between 0 and 1"),
                                               (["--name=a", "--file=/nowhere.csv"], "nowhere.csv"), (["ml-1m", "--file="], "there is no file"),
-                                              (["ml-1m", "--seed=-1"], "--seed must be")])
+                                              (["ml-1m", "--seed=-1"], "--seed must be"), (["ml-1m", "--min-rating=nan"], "--min-rating must be a number, not nan"),
+                                              (["ml-1m", "--min-rating=inf"], "not inf")])
 def test_wrong_calls(tmp_path, arguments, words):
     with pytest.raises(UserError, match=words):
         preprocess.main([*arguments, f"--data_dir={tmp_path}"])
@@ -224,6 +270,9 @@ def test_a_folder_that_somebody_else_made_is_left_alone(tmp_path, capsys):
     before = sorted((tmp_path / "ml-1m").iterdir())
     preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
     assert "not made by prep.sh" in capsys.readouterr().err and sorted((tmp_path / "ml-1m").iterdir()) == before
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(UserError, match="was not made by prep.sh, and whether it is from .*a.zip cannot be told"):
+        preprocess.main(["ml-1m", f"--data_dir={tmp_path}", f"--file={tmp_path / 'a.zip'}"])
     (tmp_path / "ml-1m" / "index.npz").unlink()
     with pytest.raises(UserError, match="holds no data set"):
         preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])

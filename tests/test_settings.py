@@ -48,6 +48,7 @@ def test_values_are_read_by_their_kind():
     ("--seed=1.5", "not 1.5"), ("--seed=-1", "not -1"), ("--seed=true", "not true"),
     ("--gumbel_tau=0", "gumbel_tau must be a number above 0, from 1e-30 to 1e+30, not 0"), ("--gumbel_tau=NaN", "not NaN"),
     ("--gumbel_tau=1e999", "not Infinity"),
+    ("--depth=5", "depth must be a whole number from 1 to 4, not 5"), ("--depth=0", "not 0"),
     ("--num_per_user=0", "num_per_user must be a whole number from 1 to"), ("--user_support=0", "not 0"),
     ("--learning_rate=1" + 400 * "0", "learning_rate must be a number above 0"), ("--accumulate_steps=100000000000000000000", "from 1 to 2147483647"),
     ("--lamda=1e-300", "lamda must be a number above 0"), ("--lamda_grid=[1e300]", "a list of one or more numbers"),
@@ -75,3 +76,15 @@ def test_help_lists_every_key(capsys):
     with pytest.raises(SystemExit) as caught:
         values("--help")
     assert not caught.value.code and all(f'"{key}"' in capsys.readouterr().out for key in ["noise_groups"])
+
+
+def test_help_of_a_script_with_its_own_keys_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        resolve(["--help"], "About.", ("depth", "user_support", "normalize", "lamda_grid", "seed"), hyper_params.infinite_ae)
+    assert capsys.readouterr().out.partition("hyper_params.py:\n\n")[2] == """\
+    "depth": 1,                # hidden layers of the infinitely wide network
+    "normalize": False,        # scale every row to the norm sqrt(I) before the kernel (the paper: False)
+    "user_support": -1,        # the users it is trained on: all, or as many, drawn at random
+    "lamda_grid": [0, 1, 5, 20, 50, 100],
+    "seed": 42,
+"""

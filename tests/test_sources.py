@@ -141,6 +141,84 @@ def test_more_bad_rows_than_allowed_stop(tmp_path, capsys):
     assert data.load("mine", tmp_path).lengths.sum() == 50
 
 
+LEGIT = 'user,item,review,rating\n1,10,"one\ntwo, three, four\n",4\n1,11,,x\n2,10,"a ""b""\r\n\r\nc",5\n,12,"d\ne",3\n2,11,5" disc,1\n\n3,\n'
+
+
+@pytest.mark.parametrize("block", [48, 2 ** 20])
+def test_quoted_line_breaks_are_kept_and_count_as_lines(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(tables, "BLOCK", block)
+    found = sources.read_own(write(tmp_path / "a.csv", LEGIT))
+    assert pairs(found) == [(1, 10, 4.0), (2, 10, 5.0), (2, 11, 1.0)] and (found.rows, found.swallowed) == (6, 0)
+    assert [(line, what) for _, line, what in found.bad] == [(5, "no number as rating"), (9, "no user id"), (13, "3,")]
+
+
+ROWS = "".join(f"{u},{i},t{i},3\n" for u in range(2) for i in range(20))
+STRAY = {  # what stands on line 3 -> what is shown of it; lines 3 to 7 are lost
+    "to the end of the file": ('1,30,"t,3\n' + "1,31,t,3\n" * 4, "", '1,30,"t,3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3 (5 lines within quotes)'),
+    "in an id": ('1,"30,t,3\n' + "1,31,t,3\n" * 3 + '1,32",t,3\n', ROWS, "30,t,3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,32 (5 lines within quotes)"),
+    "in a rating": ('1,30,t,"3\n' + "1,31,t,3\n" * 3 + '1,32,t,3"\n', ROWS, "3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,32,t,3 (5 lines within quotes)"),
+    "in a column that is not read": ('1,30,"t,3\n' + "1,31,t,3\n" * 3 + '1,32,"t",3\n', ROWS, 't,3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,32,t" (5 lines within quotes)'),
+    "that makes too many fields": ('1,30,t,"3\n' + "1,31,t,3\n" * 3 + '1,32,"t,3\n', ROWS, '1,30,t,"3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,32,"t,3 (5 lines within quotes)')}
+
+
+@pytest.mark.parametrize("kind", STRAY)
+def test_a_stray_quote_counts_as_all_the_lines_it_swallows(tmp_path, kind):
+    text, rest, words = STRAY[kind]
+    path = write(tmp_path / "a.csv", "user,item,title,rating\n1,29,t,3\n" + text + rest + "7,,t,3\n" * bool(rest))
+    found = sources.read_own(path)
+    good = 1 + rest.count("\n")
+    assert found.bad[0] == ("a.csv", 3, words) and len(found.user) == good and found.swallowed == 4
+    assert [line for _, line, _ in found.bad[1:]] == [8 + rest.count("\n")] * bool(rest), "the lines behind it are counted right"
+    assert found.rows == good + 4 + len(found.bad) and found.item_ids.dtype == found.user_ids.dtype == np.int64
+    with pytest.raises(UserError, match=rf"^{4 + len(found.bad)} of {found.rows} rows cannot be used \(a.csv, line 3: ") as caught:
+        preprocess.main([f"--file={path}", "--name=mine", f"--data_dir={tmp_path}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quote_that_swallows_more_than_a_block_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK", 100)
+    path = write(tmp_path / "a.csv", "user,item,title,rating\n" + ROWS[:90] + '1,30,"t\n' + ROWS)
+    with pytest.raises(UserError, match=rf"a.csv, line {2 + ROWS[:90].count(chr(10))}: a quote opens there and does not end within 100 bytes"):
+        sources.read_own(path)
+
+
+def test_a_text_that_reads_like_rows_against_the_columns_around_it():
+    reads = lambda value, place, width=4: tables._reads_like_rows(value, place, width, ",")
+    assert reads("t,3\n1,2,t,3\n1,2,t", 2) and reads("t\n1,2,t", 2, 3) and reads("t,1,2\nu", 0, 3)
+    assert not reads("one\ntwo", 2) and not reads("one\ntwo, three, four\n", 2) and not reads("one\ntwo", 2, 3) and not reads("one\ntwo", 0, 3)
+
+
+def test_rows_without_ids_are_bad_and_empty_lines_are_none(tmp_path):
+    found = sources.read_own(write(tmp_path / "a.csv", "user,item,rating,when\n1,2,3,4\n,,5,\n\n,,,6\n,,,\n1,3,3,\n"))
+    assert [line for _, line, _ in found.bad] == [3, 5] and found.rows == 4
+    path = write(tmp_path / "some.txt", "5:\n\n1,3,2005-01-01\r\n\n,,2005-01-01\n,3,\n2,4,\n\n6:\n")
+    found, _ = sources.read_netflix(path)
+    assert found.bad == [("some.txt", 5, "no user id"), ("some.txt", 6, "no user id")] and found.rows == 4 and pairs(found) == [(1, 5, 3.0), (2, 5, 4.0)]
+    parquet.write_table(pa.table({"user": pa.array([1, None]), "item": pa.array([2, None])}), tmp_path / "a.parquet")
+    assert sources.read_own(tmp_path / "a.parquet").bad == [("a.parquet", 2, "no user id")]
+
+
+@pytest.mark.parametrize("first", ["0,1,2", "1,0,2", "3,4,1"])
+def test_whole_numbers_are_places_and_no_line_is_a_header(tmp_path, first):
+    path = write(tmp_path / "a.csv", f"{first}\n8,9,1\n")
+    rows = [tuple(map(int, line.split(","))) for line in (first, "8,9,1")]
+    for suffix, bom in (("", ""), ("with a byte order mark", "\ufeff")):
+        write(path, f"{bom}{first}\n8,9,1\n")
+        assert pairs(sources.read_own(path, "0", "1", "2")) == sorted(rows), suffix
+        assert pairs(sources.read_own(path, "1", "0")) == sorted((item, user, 1) for user, item, _ in rows), suffix
+    parquet.write_table(pa.table({"1": [5], "0": [6]}), tmp_path / "a.parquet")
+    assert pairs(sources.read_own(tmp_path / "a.parquet", "0", "1")) == [(5, 6, 1)]
+
+
+@pytest.mark.parametrize("name, content, expected", [
+    ("a.csv", "\ufeffuser,item,rating\r\n1,2,3\r\n", [(1, 2, 3)]), ("a.csv", "user,item,rating\n a b , -2,3\n", [("a b", -2, 3)]),
+    ("a.csv", "user,item,,\n10000000000,99999999999999999,,\n,,,\n", [(10 ** 10, 99999999999999999, 1)]), ("a.inter", "user_id\titem_id:token\n1\t2\n", [(1, 2, 1)]),
+    ("a.csv", "user,item,title\n1,2,\xe9\n".encode("latin-1"), [(1, 2, 1)])])
+def test_files_that_are_a_little_unusual(tmp_path, name, content, expected):
+    found = sources.read_own(write(tmp_path / name, content))
+    assert pairs(found) == expected and not found.bad
+
+
 GOOD = "user,item,rating\n1,2,3\n"
 
 
@@ -150,6 +228,9 @@ GOOD = "user,item,rating\n1,2,3\n"
     ("a.tsv", GOOD.encode(), "its first line has no tab"), ("a.inter", b"user_id:token item_id:token\n", "no tab"), ("a.csv", b"", "is empty"),
     ("a.txt", GOOD.encode(), "ending must be"), ("a.csv", b"who,item\n1,2\n", "has no column 'user'; it has who, item; --user-col=NAME"),
     ("a.csv", "user,item,rating\nJos\xe9,2,3\n".encode("latin-1"), "is not UTF-8"), ("a.csv", b"user,item,item\n1,2,3\n", "two columns of the same name"),
+    ("a.csv", "user,item,rating\n".encode("utf-16"), "UTF-16"), ("a.csv", GOOD.replace(",", ";").encode(), "no comma: user;item;rating"),
+    ("a.csv", b"user,item,rating\r1,2,3\r", "carriage returns"), ("a.csv", b'user,item,"rating\n1,2,3\n', "line 1: a quote opens"),
+    ("a.csv", "user,item,rating,title\n1,2,3,a\n1,\xe9\n".encode("latin-1"), "is not UTF-8"), ("a.csv", b"\n\n", "begins with an empty line"),
     ("a.csv", GOOD.encode(), "nothing is left: of 1 interactions"), ("a.csv", b"user,item\n", "nothing is left: of 0 interactions")])
 def test_files_that_are_something_else(tmp_path, name, content, words):
     with pytest.raises(UserError, match=re.escape(words)) as caught:
@@ -160,7 +241,8 @@ def test_files_that_are_something_else(tmp_path, name, content, words):
 def test_columns_that_are_not_there_or_taken_twice(tmp_path):
     path = write(tmp_path / "a.csv", GOOD)
     for columns, words in ((("user", "item", "stars"), "has no column 'stars'; it has user, item, rating"), (("user", "user", None), "cannot be two of"),
-                           (("0", "9", None), "has no column '9'; it has 0, 1, 2")):
+                           (("0", "9", None), "has no column '9'; it has 0, 1, 2"), (("0", "item", None), "'item' is the name of a column and 0 is a place"),
+                           (("0", "1", None), "begins with a header, and columns chosen by place are for files without one: --user-col=user --item-col=item")):
         with pytest.raises(UserError, match=re.escape(words)):
             sources.read_own(path, *columns)
 
@@ -229,3 +311,21 @@ def test_own_data_from_its_file_to_a_dataset(tmp_path, run_script):
     assert {(found.user_ids[u], found.item_ids[i]) for u, i in zip(*together.nonzero())} <= liked and together.nnz > 100
     again = run_script(*command)
     assert again.returncode == 1 and "was made with min rating 3.0, not None" in again.stderr and len(again.stderr.splitlines()) == 1
+
+
+def test_another_file_or_other_settings_under_a_name_that_is_taken(tmp_path, run_script):
+    rows = "".join(f"{u},{i},{u + i}\n" for u in range(8) for i in range(9))
+    path, other = write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", rows + "9,9,9\n")
+    command = lambda file, *more: run_script("prep.sh", f"--file={file}", "--name=mine", f"--data_dir={tmp_path}", "--user-col=0", *more)
+    assert command(path, "--item-col=1").returncode == 0
+    before = {each: each.stat().st_mtime_ns for each in (tmp_path / "mine").iterdir()}
+    again = command(path, "--item-col=1")
+    assert again.returncode == 0 and again.stderr.endswith("mine is there already\n")
+    for file, more, words in ((path, ["--item-col=2"], ["was made with item col 1, not 2; delete it, or choose another --name"]),
+                              (path, ["--item-col=1", "--min-item-count=2", "--seed=7"], ["with split seed 42, not 7 and with min item count 1, not 2"]),
+                              (other, ["--item-col=1"], [f"was made from another file than {other} is now (file:{path}, with another sha256); delete it"]),
+                              (other, ["--item-col=2"], ["with item col 1, not 2 and from another file"])):
+        refused = command(file, *more)
+        assert refused.returncode == 1 and refused.stdout == "" and refused.stderr.startswith("prep.sh: "), refused.stderr
+        assert len(refused.stderr.splitlines()) == 1 and all(each in refused.stderr for each in words), refused.stderr
+    assert before == {each: each.stat().st_mtime_ns for each in (tmp_path / "mine").iterdir()}
