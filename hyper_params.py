@@ -13,7 +13,7 @@ hyper_params = {
                                # as misses (the paper), or "drop" them. prep.sh makes none
 
     # ---- The ∞-AE --------------------------------------------------------------------------------------
-    "depth": 1,                # hidden layers of the infinitely wide network
+    "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4
     "normalize": True,         # scale every row to the norm sqrt(I) before the kernel (the paper: False)
     "float64": False,          # double precision everywhere, about three times slower
 

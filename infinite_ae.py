@@ -1,13 +1,14 @@
 """∞-AE on all users, or on a random sample of them: trains it in closed form, evaluates it, tests it once.
 
-    python infinite_ae.py                          on everyone, lamda from {0, 1, 5, 20, 50, 100}
+    python infinite_ae.py                          on everyone, lamda from {1, 5, 20, 50, 100}
     python infinite_ae.py --user_support=1000      on 1,000 random users, evaluated on everyone
     python infinite_ae.py --dataset=magazine --lamda_grid=[5]
 
 lamda is chosen by HR@100 on validation. The kernel of m users is built once; each lamda costs one
 factorisation and one solve, and where the users it is trained on are those it is validated on, not even a
-product, since K(X,X) alpha = X - lamda tr(K)/m alpha. That is why lamda = 0 is left out there: it ranks nothing. The same command goes on after the last lamda that
-was validated. What a run leaves is described in runs.py.
+product, since K(X,X) alpha = X - lamda tr(K)/m alpha. With all users lamda = 0 is left out, therefore: their
+scores are X, which ranks nothing. The same command goes on after the last lamda that was validated. What a
+run leaves is described in runs.py.
 """
 import math
 from functools import partial

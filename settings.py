@@ -108,8 +108,8 @@ def _listing(source, keys, overrides):
     for key, comment in re.findall(r'^    "(\w+)":[^#\n]*(#.*(?:\n {5,}#.*)*)', source, re.M):
         if key in overrides or key not in comments:
             comments[key] = comment
-    values = {**defaults.hyper_params, **overrides}
-    return "\n".join(f"    {f'{json.dumps(key)}: {values[key]!r},':<26} {comments.get(key, '')}".rstrip() for key in values if key in keys)
+    values = {key: json.dumps(value) if isinstance(value, str) else repr(value) for key, value in {**defaults.hyper_params, **overrides}.items()}
+    return "\n".join(f"    {f'{json.dumps(key)}: {values[key]},':<26} {comments.get(key, '')}".rstrip() for key in values if key in keys)
 
 
 def run_script(main, script=None):

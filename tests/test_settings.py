@@ -80,9 +80,10 @@ def test_help_lists_every_key(capsys):
 
 def test_help_of_a_script_with_its_own_keys_and_defaults(capsys):
     with pytest.raises(SystemExit):
-        resolve(["--help"], "About.", ("depth", "user_support", "normalize", "lamda_grid", "seed"), hyper_params.infinite_ae)
+        resolve(["--help"], "About.", ("data_dir", "depth", "user_support", "normalize", "lamda_grid", "seed"), hyper_params.infinite_ae)
     assert capsys.readouterr().out.partition("hyper_params.py:\n\n")[2] == """\
-    "depth": 1,                # hidden layers of the infinitely wide network
+    "data_dir": "data",
+    "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4
     "normalize": False,        # scale every row to the norm sqrt(I) before the kernel (the paper: False)
     "user_support": -1,        # the users it is trained on: all, or as many, drawn at random
     "lamda_grid": [0, 1, 5, 20, 50, 100],
