@@ -162,7 +162,8 @@ def test_files_that_are_not_what_a_source_has(tmp_path, run_script, name, conten
     with pytest.raises(UserError, match=words):
         preprocess.main([name, f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
     if "UTF-8" in words:  # what pyarrow prints of a row that it cannot decode
-        assert len(run_script("prep.sh", name, f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}").stderr.splitlines()) == 1
+        done = run_script("prep.sh", name, f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}")
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_an_archive_with_another_table_or_damage_inside(tmp_path):
