@@ -78,5 +78,5 @@ def _path(kind, x, y, xs, ys):
     if kind == "dots":
         return "".join(f"M{a} {b}h0" for a, b in places)
     if kind == "steps":
-        places = [corner for (a, b), (after, _) in zip(places, [*places[1:], places[-1]]) for corner in ((a, b), (after, b))]
+        places = [corner for (a, b), (after, _) in zip(places, [*places[1:], *places[-1:]]) for corner in ((a, b), (after, b))]
     return "M" + "L".join(f"{a} {b}" for a, b in places) if places else ""
