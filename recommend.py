@@ -36,6 +36,7 @@ from runs import atomic, keep_arrays
 from settings import UserError, run_script
 
 MOST_AT_ONCE = 1024  # users of one call to the devices
+SHORTEST_LIST = 128  # of what the devices rank, so that one program serves every shorter k
 SYNTHETIC_USERS_NAMED, TOP_ITEMS_NAMED = 3, 5  # of an explanation
 FORMATS = ("table", "csv", "jsonl", "parquet")
 
@@ -75,14 +76,16 @@ class Recommender:
 
     @classmethod
     def load(cls, run):
-        """Opens the folder of a finished run of distill.py; solves for alpha the first time.
+        """Opens the folder of a finished run of distill.py; solves for alpha the first time, and compiles what ranks for one user.
 
         JAX's default precision becomes that of the run (float64), for the whole process.
 
         Raises:
             UserError: it is no such run, or is damaged.
         """
-        return cls(open_distilled(run))
+        recommender = cls(open_distilled(run))
+        recommender.rank(sp.csr_matrix((1, len(recommender.item_ids))), 1)
+        return recommender
 
     def rank(self, histories, k):
         """The k best items of every user that are not in their history.
@@ -96,9 +99,10 @@ class Recommender:
             Users with fewer than k' items outside their history have columns of -1 and scores of -inf at the end.
         """
         k = min(k, len(self.item_ids))
+        length = min(max(1 << (k - 1).bit_length(), SHORTEST_LIST), len(self.item_ids))
         parts = [(np.empty((0, k), self._alpha.dtype), np.empty((0, k), np.int32))]
         for _, context, scores, users in self._batches(histories):
-            parts.append([np.asarray(each)[:users] for each in _top(scores(), context, k)])
+            parts.append([np.asarray(each)[:users, :k] for each in _top(scores(), context, length)])
         scores, columns = (np.concatenate(each) for each in zip(*parts))
         return columns, scores
 
