@@ -29,12 +29,13 @@ TITLES_OF_ALL = 60_000   # that the page holds; of each synthetic user from 5 to
 NOT_COMPARED = {"data_dir", "results_dir", "resume", "eval_batch_size", "distributed", "coordinator", "num_processes", "process_id"}
 
 
-def kind_of(config):
-    """The script that made a run, such as distill."""
+def command_of(config):
+    """The command that made a run, as words without its machine's folders: python, the script, its arguments."""
     try:
-        return Path(shlex.split(config["command"])[1]).stem
-    except (ValueError, IndexError):
-        return "?"
+        _, script, *arguments = shlex.split(config["command"])
+        return ["python", Path(script).name, *arguments]
+    except ValueError:  # a config.json that is not of job.py's making
+        return ["?", "?"]
 
 
 def runs_on_same_data(distilled):
@@ -51,7 +52,7 @@ def runs_on_same_data(distilled):
             continue  # some other script's, or damaged: it is not this one's to report
         if config["data_fingerprint"] != distilled.config["data_fingerprint"]:
             continue
-        kind, own = kind_of(config), path.parent == distilled.folder.resolve()
+        kind, own = Path(command_of(config)[1]).stem, path.parent == distilled.folder.resolve()
         usual = {**hyper_params.hyper_params, **(hyper_params.infinite_ae if kind == "infinite_ae" else {})}
         note = ", ".join(f"{key}={value}" for key, value in config["settings"].items()
                          if key not in NOT_COMPARED | {"dataset"} and usual.get(key) != value)
@@ -133,6 +134,7 @@ def render(distilled, dataset, leaks):
     usual = hyper_params.hyper_params
     return environment.get_template("report.html.jinja").render(
         run=distilled.folder.resolve().name, dataset=dataset, synthetic=len(distilled.rows), result=distilled.result, config=distilled.config,
+        command=shlex.join(command_of(distilled.config)),
         settings=[(key, value, key in usual and usual[key] != value) for key, value in distilled.settings.items()],
         metrics=METRICS, runs=runs, more=more, curves=curves, table=table, charts=charts, leaks=leaks,
         best={metric: max((run["metrics"].get(metric) or 0 for run in runs), default=0) for metric in METRICS},

@@ -55,7 +55,7 @@ def texts(browser, selector):
 def test_nothing_in_the_page_is_markup_but_its_own(page):
     text = page[0].read_text(encoding="utf-8")
     assert text.count("<script") == text.count("</script>") == 2 and "<img" not in text and "<!--" not in text and "\u2028" not in text
-    assert "://" not in text.replace(page[1].config["command"], ""), "it fetches nothing"
+    assert "://" not in text, "it fetches nothing"
 
 
 @needs_browser
