@@ -60,7 +60,7 @@ def load_dataset(distilled, data_dir=None):
     settings = distilled.settings
     dataset = data.load(settings["dataset"], data_dir or settings["data_dir"], settings["repeats"])
     if dataset.fingerprint != distilled.config["data_fingerprint"]:
-        raise UserError(f"the data set {Path(data_dir or settings['data_dir']) / dataset.name} has changed since {distilled.folder} (its "
-                        f"fingerprint was {distilled.config['data_fingerprint']} and is {dataset.fingerprint}); --data_dir names where the "
-                        "one of then lies, distill.py makes a run with the one of now")
+        raise UserError(f"the data set {Path(data_dir or settings['data_dir']) / dataset.name} has changed since {distilled.folder} was made (its "
+                        f"fingerprint was {distilled.config['data_fingerprint']} and is {dataset.fingerprint}): --data_dir points to where the "
+                        "old one lies, or distill.py makes a run on the new one")
     return dataset

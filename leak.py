@@ -16,8 +16,8 @@ user is their validation and test interactions, and those are the yardstick:
 
 Synthetic users that come nearer to seen than to held_out have learnt single histories; rows of the same users and
 lengths, the two differ in nothing but that training saw one of them. `near` counts the synthetic users that are nearer to some
-row than 95 of 100 real users are to the nearest row of another user, and `start` those whose nearest row is of the very user
-whose history their logits began with.
+row than 95 of 100 real users are to the nearest row of another user, and `start` those to whom no row is nearer than that of the
+very user whose history their logits began with.
 """
 import numpy as np
 import scipy.sparse as sp
@@ -62,35 +62,39 @@ def similarities(rows, places, block):
     return {"cosine": ratio(dot, np.sqrt(square * n)), "correlation": ratio(dot - total * n / items, spread), "jaccard": hits / (taken + n - hits)}
 
 
-def nearest(rows, references, rng, own=None, label=None):
+def nearest(rows, references, rng, own, excluded, label=None):
     """The most similar reference of every row, a block of references at a time.
 
     Args:
         rows: (Q, I) float32.
         references: CSR (U, I) of 0 and 1; empty rows are nobody's nearest.
         rng: breaks ties in the rows' weights.
-        own: (Q,), a reference that is not to be compared with the row; None: all are.
+        own: (Q,), for every row a reference that is its own in some way.
+        excluded: whether that one is left out.
         label: of the progress bar.
 
     Returns:
-        {measure: (users (Q,), values (Q,))}, the first of equal ones; users of -1 where there is nobody.
+        {measure: (users (Q,), values (Q,), whether the own one is as near as any (Q,))}, users being the first of equal ones,
+        -1 where there is nobody.
     """
     places = ranks(rows, rng)
-    best = {measure: (np.full(len(rows), -1), np.full(len(rows), -np.inf)) for measure in MEASURES}
+    best = {measure: (np.full(len(rows), -1), *np.full((2, len(rows)), -np.inf)) for measure in MEASURES}
     users = np.flatnonzero(np.diff(references.indptr))
     budget = max(NUMBERS_AT_ONCE // len(rows), 1)
     cuts = np.searchsorted(np.cumsum(np.diff(references.indptr)[users]), np.arange(budget, references.nnz, budget))
     for part in tqdm(np.split(users, np.unique(cuts)), desc=label, leave=False, disable=None):
         if not len(part):
             continue
+        mine = own[:, None] == part
         for measure, values in similarities(rows, places, references[part]).items():
-            if own is not None:
-                values[own[:, None] == part] = -np.inf
+            best[measure][2][mine.any(axis=1)] = values[mine]
+            if excluded:
+                values[mine] = -np.inf
             place = values.argmax(axis=1)
             found = values[np.arange(len(rows)), place]
             better = found > best[measure][1]
             best[measure][0][better], best[measure][1][better] = part[place[better]], found[better]
-    return best
+    return {measure: (users, values, of_own >= values) for measure, (users, values, of_own) in best.items()}
 
 
 def some_of_each(matrix, count, rng):
@@ -126,15 +130,15 @@ def check(distilled, dataset):
     name = lambda user: dataset.user_ids[user].item() if user >= 0 else None
     summary, synthetic_users = {}, [{"user": number, "start": name(user)} for number, user in enumerate(start)]
     for kind, references in references_of(dataset, rng).items():
-        others = nearest(real, references, rng, asked, f"real users, {kind}")
-        found = nearest(distilled.rows, references, rng, None, f"synthetic users, {kind}")
+        others = nearest(real, references, rng, asked, True, f"real users, {kind}")
+        found = nearest(distilled.rows, references, rng, start, False, f"synthetic users, {kind}")
         summary[kind] = {}
-        for measure, (users, values) in found.items():
+        for measure, (users, values, of_start) in found.items():
             usual = others[measure][1]
             limit = np.quantile(usual, 0.95)
             summary[kind][measure] = {
                 "real": _quantiles(usual), "synthetic": _quantiles(values),
-                "near": int((values > limit).sum()), "start": int((users == start).sum())}
+                "near": int((values > limit).sum()), "start": int((of_start & (users >= 0)).sum())}
             if kind == "train":
                 for line, user, value in zip(synthetic_users, users, values):
                     line[measure] = {"user": name(user), "value": round(float(value), 6)}

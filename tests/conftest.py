@@ -78,9 +78,9 @@ def titled_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_layout(folder / "titled", user, item, preprocess.split_interactions(user, rng))
     ids = np.unique(item)
+    names = [f'i,{number}"' if number % 7 == 0 else f"i{number}" for number in ids]
     titles = [NASTY[place] if place < len(NASTY) else f"Film {number}" for place, number in enumerate(ids)]
-    pd.DataFrame({"index": ids, "id": [f'i,{number}"' if number % 7 == 0 else f"i{number}" for number in ids], "title": titles}
-                 ).to_csv(folder / "titled" / "items.csv", index=False)
+    pd.DataFrame({"index": ids, "id": names, "title": titles}).to_csv(folder / "titled" / "items.csv", index=False)
     pd.DataFrame({"index": np.unique(user), "id": [f"u{number}" for number in np.unique(user)]}).to_csv(folder / "titled" / "users.csv", index=False)
     return folder
 
@@ -89,8 +89,8 @@ def titled_data(tmp_path_factory):
 def distilled_run(titled_data, tmp_path_factory):
     """The folder of a finished run of distill.py on it: 6 synthetic users."""
     results = tmp_path_factory.mktemp("results")
-    command = [sys.executable, str(ROOT / "distill.py"), "--dataset=titled", "--user_support=6", "--num_per_user=10", "--train_steps=50", "--gumbel_tau=1",
-               "--noise_groups=-1", f"--data_dir={titled_data}", f"--results_dir={results}"]
+    command = [sys.executable, str(ROOT / "distill.py"), "--dataset=titled", "--user_support=6", "--num_per_user=10", "--train_steps=50",
+               "--gumbel_tau=1", "--noise_groups=-1", f"--data_dir={titled_data}", f"--results_dir={results}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return next(path.parent for path in results.glob("*/result.json"))

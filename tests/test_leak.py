@@ -28,21 +28,23 @@ def test_nearest_against_a_loop(monkeypatch, numbers_at_once, excluded):
     references[3] = True
     rows = np.concatenate([rng.random((4, 25)), references[10:14]]).astype(np.float32)
     rows[1, :20] = 0
-    own = np.array([1, 2, 3, 4, 10, 11, 12, 13]) if excluded else None
-    found = leak.nearest(rows, sp.csr_matrix(references.astype(np.int8)), np.random.default_rng(1), own)
+    own = np.array([1, 2, 0, 4, 10, 11, 12, 13])
+    found = leak.nearest(rows, sp.csr_matrix(references.astype(np.int8)), np.random.default_rng(1), own, excluded)
     places = leak.ranks(rows, np.random.default_rng(1))
     for number, row in enumerate(rows):
         order = [item for item in np.argsort(places[number], kind="stable") if row[item] > 0]
         assert (np.diff(row[order]) <= 0).all() and sorted(order) == list(np.flatnonzero(row))
         pairs = {user: plain(row, order, set(np.flatnonzero(references[user]))) for user in range(30)
                  if references[user].any() and not (excluded and own[number] == user)}
-        for measure, (users, values) in found.items():
+        for measure, (users, values, of_own) in found.items():
             best = max(pairs, key=lambda user: pairs[user][measure])
             assert values[number] == pytest.approx(pairs[best][measure], abs=1e-5), measure
             assert pairs[users[number]][measure] == pytest.approx(pairs[best][measure], abs=1e-5)
+            if not excluded:
+                assert of_own[number] == (own[number] in pairs and pairs[own[number]][measure] > pairs[best][measure] - 1e-5), measure
     if not excluded:  # the last four are copies
-        for measure, (users, values) in found.items():
-            assert list(users[4:]) == [10, 11, 12, 13] and values[4:] == pytest.approx(1), measure
+        for measure, (users, values, of_own) in found.items():
+            assert of_own[4:].all() and list(users[4:]) == [10, 11, 12, 13] and values[4:] == pytest.approx(1), measure
 
 
 def test_seen_and_held_out_have_the_same_lengths(tiny):

@@ -75,7 +75,7 @@ def test_contributions_add_up_to_the_scores(opened):
             assert given[user, number] == pytest.approx(sum(cross[user, number] * alpha[number, column] for column in columns[user]), rel=1e-3, abs=1e-4)
 
 
-def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch):
+def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
     """Read back while distilled.npz is the same; not once it is another, nor when the file is damaged."""
     run = shutil.copytree(distilled_run, tmp_path / "run")
     recommend.Recommender.load(run)
@@ -87,6 +87,10 @@ def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypat
     monkeypatch.setattr(recommend, "_solve", solve)
     (run / "alpha.npz").write_bytes((run / "alpha.npz").read_bytes()[:-100])
     assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all()
+    (run / "alpha.npz").unlink()
+    (run / "alpha.npz").mkdir()  # cannot be written
+    assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all() and "could not be written" in capsys.readouterr().err
+    (run / "alpha.npz").rmdir()
     with np.load(run / "distilled.npz") as file:
         arrays = dict(file)
     np.savez(run / "distilled.npz", **{**arrays, "data": arrays["data"][::-1] ** 3})
