@@ -7,6 +7,8 @@
     distilled.npz    the synthetic users, with the items' original ids
     result.json      the final metrics: exists only when the run has finished
     curve.png        validation over steps, or over lamda
+    alpha.npz        recommend.py's solution, kept so that it is calculated once
+    report.html      report.py's page, and in leak.json what it says about real users' histories
 
 Every file is written under a temporary name, flushed to the disk and renamed, so a reader, and a run
 that goes on after a crash, sees a whole file or none.
@@ -82,6 +84,52 @@ def read_npz(path, remedy):
             return {key: arrays[key] for key in arrays.files}  # the zip's checksums are compared as it is read
     except Exception as error:  # zipfile, zlib, numpy's parser of headers: each has its own kinds
         raise UserError(f"{path} cannot be read, it is truncated or damaged ({str(error)[:120]}); {remedy}") from error
+
+
+def read_finished(folder):
+    """(config, result) of a finished run: config.json as `describe` made it, and result.json.
+
+    Raises:
+        UserError: the folder is no run, or one that has not finished.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        there = sorted(path.parent.name for path in folder.parent.glob("*/result.json"))
+        raise UserError(f"{folder} is no run: it has no config.json; finished runs in {folder.parent}: {', '.join(there) or 'none'}")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        config["settings"]["dataset"], config["data_fingerprint"], config["command"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}/config.json cannot be read, or is not a run's ({error}); {START_AGAIN}") from error
+    if not (folder / "result.json").exists():
+        raise UserError(f"{folder} has not finished; the command it was started with goes on: {config['command']}")
+    try:
+        result = json.loads((folder / "result.json").read_text())
+        result["val"]["HR@100"], result["test"]["HR@100"], result["lamda"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}/result.json is damaged ({error}); {START_AGAIN}") from error
+    return config, result
+
+
+def keep_arrays(path, key, make):
+    """The dict of arrays that make() gives, kept in path, and read from there for as long as key, a text, is the same.
+
+    A folder that cannot be written, or a file that is damaged, costs the calculation and nothing else.
+    """
+    if path.exists():
+        try:
+            arrays = read_npz(path, "")
+            if str(arrays.pop("key", "")) == key:
+                return arrays
+        except UserError:
+            pass
+    arrays = make()
+    try:
+        with lock(path.with_name(f".{path.name}.lock")), atomic(path) as file:
+            np.savez(file, key=np.array(key), **arrays)
+    except OSError as error:
+        print(f"note: {path} could not be written ({error}); it is calculated again the next time", file=sys.stderr)
+    return arrays
 
 
 class Run:

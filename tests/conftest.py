@@ -61,3 +61,36 @@ def run_script():
             command = ["sh", "-c", 'ulimit -f "$0"; exec "$@"', str(largest_file), *command]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
     return run
+
+
+NASTY = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>", "\"quoted\", 'and', with commas", "Амели & 七人の侍 אבג",
+         "<!--<script>", "a\u2028b\x1b[31mred\nline", "{{ 7*7 }} {% raw %}", "=1+1", "")
+
+
+@pytest.fixture(scope="session")
+def titled_data(tmp_path_factory):
+    """A data_dir with the data set 'titled': 60 users u0 ..., 80 items whose ids are text, and titles that mean harm."""
+    import pandas as pd
+
+    import preprocess
+    rng = np.random.default_rng(1)
+    user, item = clustered_interactions(60, 80, 3, rng)
+    folder = tmp_path_factory.mktemp("data")
+    write_layout(folder / "titled", user, item, preprocess.split_interactions(user, rng))
+    ids = np.unique(item)
+    names = [f'i,{number}"' if number % 7 == 0 else f"i{number}" for number in ids]
+    titles = [NASTY[place] if place < len(NASTY) else f"Film {number}" for place, number in enumerate(ids)]
+    pd.DataFrame({"index": ids, "id": names, "title": titles}).to_csv(folder / "titled" / "items.csv", index=False)
+    pd.DataFrame({"index": np.unique(user), "id": [f"u{number}" for number in np.unique(user)]}).to_csv(folder / "titled" / "users.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def distilled_run(titled_data, tmp_path_factory):
+    """The folder of a finished run of distill.py on it: 6 synthetic users."""
+    results = tmp_path_factory.mktemp("results")
+    command = [sys.executable, str(ROOT / "distill.py"), "--dataset=titled", "--user_support=6", "--num_per_user=10", "--train_steps=50",
+               "--gumbel_tau=1", "--noise_groups=-1", f"--data_dir={titled_data}", f"--results_dir={results}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return next(path.parent for path in results.glob("*/result.json"))

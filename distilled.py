@@ -1,0 +1,66 @@
+"""A finished run of distill.py, opened to be used: where recommend.py, export.py and report.py begin."""
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import data
+from runs import START_AGAIN, read_finished, read_npz
+from settings import UserError
+
+
+class Distilled(NamedTuple):
+    """What a run has left. S synthetic users, I items."""
+    folder: Path
+    config: dict          # config.json: settings, command, versions, ...
+    settings: dict        # of the run
+    result: dict          # result.json: metrics, ...
+    rows: np.ndarray      # (S, I) float32 in [0, 1]: the synthetic users
+    logits: np.ndarray    # (S, I) float32: what they are drawn from
+    item_ids: np.ndarray  # (I,) the source's own, numbers or text
+    lamda: float
+    digest: str           # sha256 of distilled.npz
+
+
+def open_distilled(folder):
+    """Reads the folder of a finished run.
+
+    Raises:
+        UserError: it is no run, has not finished, is not one of distill.py, or is damaged.
+    """
+    folder = Path(folder)
+    config, result = read_finished(folder)
+    path = folder / "distilled.npz"
+    if not path.exists():
+        raise UserError(f"{folder} has no distilled.npz: a run of distill.py is needed, and this one is of `{config['command']}`")
+    arrays = read_npz(path, START_AGAIN)
+    try:
+        rows, logits, item_ids = arrays["data"], arrays["logits"], arrays["item_ids"]
+        found = Distilled(folder, config, json.loads(str(arrays["settings"])), result, rows, logits, item_ids, float(arrays["lamda"]),
+                          hashlib.sha256(path.read_bytes()).hexdigest())
+        sound = rows.ndim == 2 and rows.shape == logits.shape == (len(rows), len(item_ids)) and len(rows)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} does not hold what distill.py writes ({error}); {START_AGAIN}") from error
+    if not sound or not (np.isfinite(rows).all() and np.isfinite(logits).all() and np.isfinite(found.lamda)):
+        raise UserError(f"{path} does not hold what distill.py writes: shapes that do not fit, or numbers that are not finite; {START_AGAIN}")
+    return found
+
+
+def load_dataset(distilled, data_dir=None):
+    """The data.Dataset the synthetic users were learnt from.
+
+    Args:
+        data_dir: where it lies now, if not where the run found it.
+
+    Raises:
+        UserError: it cannot be read, or its interactions or ids have changed since.
+    """
+    settings = distilled.settings
+    dataset = data.load(settings["dataset"], data_dir or settings["data_dir"], settings["repeats"])
+    if dataset.fingerprint != distilled.config["data_fingerprint"]:
+        raise UserError(f"the data set {Path(data_dir or settings['data_dir']) / dataset.name} has changed since {distilled.folder} was made (its "
+                        f"fingerprint was {distilled.config['data_fingerprint']} and is {dataset.fingerprint}): --data_dir points to where the "
+                        "old one lies, or distill.py makes a run on the new one")
+    return dataset

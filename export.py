@@ -1,0 +1,132 @@
+"""Hands a run's synthetic users to other libraries, as interactions with the items' own ids.
+
+    python export.py --run=results/<run> --format=recbole                a RecBole data set, and a config that loads it
+    python export.py --run=results/<run> --format=lenskit                a Parquet file of user, item, weight
+    python export.py --run=results/<run> --format=implicit               a CSR matrix for scipy.sparse.load_npz, and its items
+    python export.py --run=results/<run> --format=csv --values=hard --seed=1 --out=folder
+
+Soft values are the synthetic users as they are: every weight x_si above 0, without loss. Where the temperature tau is high that
+is nearly every item. Hard values are interactions of weight 1 drawn from the logits L. A synthetic user is a sum of n
+draws softmax((L_s + g) / tau), g standard Gumbel (model.sample); as tau goes to 0 such a draw becomes the item at which L_s + g
+is largest, and that is item i with probability softmax(L_s)_i. So n items are drawn from softmax(L_s), with replacement, as many as
+the run's num_per_user; those drawn more than once count once, as the clip to 1 has it. tau does not enter.
+
+Synthetic users are numbered from 0, like the rows of distilled.npz.
+"""
+import argparse
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from distilled import open_distilled
+from runs import atomic
+from settings import UserError, run_script
+
+FORMATS = ("recbole", "lenskit", "implicit", "csv")
+RECBOLE_CONFIG = """\
+# Loads the synthetic users in RecBole: run_recbole(model="EASE", config_file_list=["this file"])
+data_path: {folder}  # the folder this file was written to
+dataset: {name}
+field_separator: "\\t"
+USER_ID_FIELD: user_id
+ITEM_ID_FIELD: item_id
+RATING_FIELD: rating
+load_col:
+  inter: [user_id, item_id, rating]
+"""
+
+
+def draw(logits, draws, seed):
+    """How often each item comes up in `draws` draws from softmax(L_s), (S, I) int64; the same for the same seed and NumPy.
+
+    Args:
+        logits: L, (S, I).
+        draws: n, with replacement.
+    """
+    rng, counts = np.random.default_rng(seed), np.empty(logits.shape, np.int64)
+    for user, row in enumerate(logits.astype(np.float64)):
+        weights = np.exp(row - row.max())
+        counts[user] = rng.multinomial(draws, weights / weights.sum())
+    return counts
+
+
+def to_matrix(distilled, values, seed):
+    """What is exported, CSR (S, I) float32."""
+    return sp.csr_matrix(distilled.rows if values == "soft"
+                         else (draw(distilled.logits, distilled.settings["num_per_user"], seed) > 0).astype(np.float32))
+
+
+def to_frame(matrix, item_ids):
+    """An entry a row: user, item, weight."""
+    entries = matrix.tocoo()
+    return pd.DataFrame({"user": entries.row, "item": item_ids[entries.col], "weight": entries.data})
+
+
+def check_tokens(item_ids):
+    """RecBole reads its files with pandas, to which an id such as NA is a missing value."""
+    text = pd.DataFrame({"item": item_ids.astype(str)}).to_csv(index=False)
+    lost = pd.read_csv(io.StringIO(text), dtype=str)["item"].isna().to_numpy()
+    if lost.any():
+        raise UserError(f"RecBole would take the item ids {', '.join(item_ids[lost][:5])} for missing values; --format=csv does not mind them")
+
+
+def write(matrix, item_ids, kind, out, name):
+    """Writes the files of one format to the folder out, which is made if need be; their paths.
+
+    Args:
+        matrix: CSR (S, I).
+        kind: one of FORMATS.
+        name: of the data set, for RecBole.
+    """
+    frame = to_frame(matrix, item_ids)
+    if kind == "recbole":
+        check_tokens(item_ids)
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / f"{name}.inter") as file:
+            frame.set_axis(["user_id:token", "item_id:token", "rating:float"], axis=1).to_csv(file, sep="\t", index=False)
+        with atomic(out / f"{name}.yaml") as file:
+            file.write(RECBOLE_CONFIG.format(name=json.dumps(name), folder=json.dumps(str(out.resolve()))).encode())
+        return [folder / f"{name}.inter", out / f"{name}.yaml"]
+    out.mkdir(parents=True, exist_ok=True)
+    if kind == "implicit":
+        with atomic(out / "user_items.npz") as file:
+            sp.save_npz(file, matrix)
+        with atomic(out / "items.csv") as file:
+            pd.DataFrame({"column": np.arange(len(item_ids)), "item": item_ids}).to_csv(file, index=False)
+        return [out / "user_items.npz", out / "items.csv"]
+    path = out / ("interactions.parquet" if kind == "lenskit" else "interactions.csv")
+    with atomic(path) as file:
+        frame.to_parquet(file, index=False) if kind == "lenskit" else frame.to_csv(file, index=False)
+    return [path]
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--run", required=True, help="the folder of a finished run of distill.py")
+    add("--format", required=True, choices=FORMATS)
+    add("--values", choices=("soft", "hard"), default="soft", help="the weights as they are (default), or interactions drawn from the logits")
+    add("--seed", type=int, default=0, help="of the hard draws (default 0)")
+    add("--out", type=Path, help="the folder to write to; default: export-FORMAT-VALUES in the run's")
+    given = parser.parse_args(arguments)
+    if given.seed < 0:
+        parser.error(f"--seed must be at least 0, not {given.seed}")
+    return given
+
+
+def main(arguments):
+    given = parse(arguments)
+    distilled = open_distilled(given.run)
+    matrix = to_matrix(distilled, given.values, given.seed)
+    out = given.out or distilled.folder / f"export-{given.format}-{given.values}"
+    paths = write(matrix, distilled.item_ids, given.format, out, f"{distilled.settings['dataset']}-distilled")
+    print(f"{matrix.shape[0]:,} synthetic users, {matrix.shape[1]:,} items, {matrix.nnz:,} interactions ({given.values}): {', '.join(map(str, paths))}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,162 @@
+"""report.py: what the page says, and how it behaves in a real browser on titles that mean harm."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import NASTY
+
+import charts
+import leak
+import report
+from distilled import load_dataset, open_distilled
+
+BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver (Debian: chromium, chromium-driver) are not installed")
+
+
+@pytest.fixture(scope="module")
+def page(distilled_run, tmp_path_factory):
+    """The page of a run whose synthetic users like the harmful titles most, in a folder whose name means harm, too: (path, distilled)."""
+    run = shutil.copytree(distilled_run, tmp_path_factory.mktemp("results") / "<img src=x onerror='window.hacked=1'>")
+    config = json.loads((run / "config.json").read_text())
+    config["command"] += " </script><script>window.hacked=1</script>"
+    (run / "config.json").write_text(json.dumps(config))
+    distilled = open_distilled(run)
+    dataset = load_dataset(distilled)
+    rows = distilled.rows / 2
+    rows[:, np.isin(dataset.titles, NASTY)] += np.linspace(0.1, 0.4, len(rows))[:, None].astype(np.float32)
+    distilled = distilled._replace(rows=rows)
+    path = run / "report.html"
+    path.write_bytes(report.render(distilled, dataset, leak.check(distilled, dataset)).encode())
+    return path, distilled
+
+
+@pytest.fixture(scope="module")
+def browser(page):
+    from selenium import webdriver
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.binary_location = BROWSER
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        driver.get(page[0].as_uri())
+        yield driver
+    finally:
+        driver.quit()
+
+
+def texts(browser, selector):
+    return browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)", selector)
+
+
+def test_nothing_in_the_page_is_markup_but_its_own(page):
+    text = page[0].read_text(encoding="utf-8")
+    assert text.count("<script") == text.count("</script>") == 2 and "<img" not in text and "<!--" not in text and "\u2028" not in text
+    assert "://" not in text, "it fetches nothing"
+
+
+@needs_browser
+def test_titles_are_text(browser, page):
+    """All harmful titles can be read, none has run, and the console has nothing to say."""
+    for button in browser.find_elements("css selector", "#users .open"):
+        button.click()
+    shown = set(texts(browser, "#users .items bdi"))
+    assert {title for title in NASTY if title} <= shown and any(each.startswith("item ") for each in shown), "one has no title: its id stands there"
+    assert browser.execute_script("return typeof window.hacked") == "undefined"
+    assert browser.execute_script("return document.images.length") == 0
+    assert texts(browser, "h1") == ["6 synthetic users of titled"] and "<img src=x" in texts(browser, "header p")[0]
+    assert browser.get_log("browser") == []
+    browser.refresh()
+
+
+@needs_browser
+def test_search_filters(browser, page):
+    """By a piece of a title, in either case; the title found stands first, and is marked."""
+    data = json.loads(texts(browser, "#data")[0])
+    search = browser.find_element("id", "search")
+    for word in ("FILM 3", "</script>", "侍", "nowhere"):
+        search.clear()
+        search.send_keys(word)
+        expected = [user[0] for user in data["users"] if any(word.lower() in data["titles"][title].lower() for title, _ in user[10])]
+        assert [int(each) for each in texts(browser, "#users .open")] == expected
+        assert browser.find_element("id", "count").text.startswith(f"{len(expected)} of 6")
+        assert all(each.lower() == word.lower() for each in texts(browser, "#users mark")) and len(texts(browser, "#users mark")) >= len(expected)
+    search.clear()
+    search.send_keys("\ue00c")  # Escape
+    assert len(texts(browser, "#users .open")) == 6
+
+
+@needs_browser
+def test_sort_sorts(browser):
+    data = json.loads(texts(browser, "#data")[0])
+    for header in browser.find_elements("css selector", "#users th button"):
+        place = int(header.get_attribute("data-key"))
+        for _ in range(2):
+            header.click()
+            values = [data["users"][int(each)][place] for each in texts(browser, "#users .open")]
+            order = header.find_element("xpath", "..").get_attribute("aria-sort")
+            assert values == sorted(values, reverse=order == "descending") and len(values) == 6
+        assert texts(browser, "#users th:is([aria-sort=ascending], [aria-sort=descending]) button") == [header.text.split()[0]]
+
+
+@needs_browser
+def test_keyboard_and_phone(browser):
+    """/ goes to the search, the arrows from user to user, Enter opens and closes; nothing is wider than a phone."""
+    keys = lambda text: browser.switch_to.active_element.send_keys(text)
+    browser.refresh()
+    keys("/")
+    assert browser.switch_to.active_element.get_attribute("id") == "search"
+    keys("\ue015")  # arrow down
+    keys("\ue015")
+    assert browser.switch_to.active_element.get_attribute("aria-label") == "synthetic user 1"
+    keys("\ue007")  # Enter
+    assert browser.switch_to.active_element.get_attribute("aria-expanded") == "true" and len(texts(browser, "#users tr.detail")) == 1
+    keys("\ue007")
+    assert texts(browser, "#users tr.detail") == []
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True})
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+
+
+def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
+    """Runs on the same data are compared, whatever script made them; on other data, unfinished or damaged they are not."""
+    run = shutil.copytree(distilled_run, tmp_path / "own")
+    for name, change in (("baseline", lambda config: {**config, "command": "python popularity.py --x=1", "settings": {"dataset": "titled", "neighbours": 7}}),
+                         ("elsewhere", lambda config: {**config, "data_fingerprint": "0", "command": "python elsewhere.py"}),
+                         ("unfinished", lambda config: {**config, "command": "python unfinished.py"}),
+                         ("damaged", lambda config: {**config, "command": "python damaged.py"})):
+        other = shutil.copytree(distilled_run, tmp_path / name)
+        (other / "distilled.npz").unlink()
+        (other / "config.json").write_text(json.dumps(change(json.loads((other / "config.json").read_text()))))
+    (tmp_path / "unfinished" / "result.json").unlink()
+    (tmp_path / "damaged" / "result.json").write_text("{")
+    done = run_script("report.py", f"--run={run}")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "popularity<small>neighbours=7</small>" in page and "distill (this run)" in page and page.index("this run") < page.index("popularity<")
+    assert "elsewhere" not in page and "unfinished" not in page and "damaged" not in page
+    leaks = json.loads((run / "leak.json").read_text(encoding="utf-8"))
+    assert len(leaks["synthetic_users"]) == 6 and leaks["references"].keys() == {"train", "seen", "held_out"}
+    assert f"{leaks['references']['train']['jaccard']['start']} of 6 synthetic users" in done.stdout
+    done = run_script("report.py", f"--run={tmp_path / 'baseline'}")
+    assert done.returncode == 1 and "a run of distill.py is needed" in done.stderr and done.stdout == ""
+
+
+def test_effective_items_against_a_loop():
+    rows = np.array([[0, 1, 1, 0], [0.2, 0.2, 0.2, 0.2], [0.1, 0.3, 0, 0.9], [0, 0, 0, 0]], np.float32)
+    expected = [np.exp(-sum(share * np.log(share) for share in row / row.sum() if share)) for row in rows[:3].astype(float)]
+    assert report.effective_items(rows) == pytest.approx([*expected, 1]) and expected[:2] == pytest.approx([2, 4])
+
+
+def test_charts_escape_and_survive_anything():
+    """Names as text; numbers that cannot be drawn are left out; one point, none, and all the same."""
+    text = str(charts.chart("<b>", "</svg>", '"&', [("<i>", [0, 1, np.nan, 3], [1, 0, 2, np.inf])], mark=(1, "<u>")))
+    assert all(each not in text for each in ("<b>", "<i>", "<u>")) and text.count("</svg>") == 1 and "nan" not in text and "inf" not in text
+    for xs, ys in (([], []), ([1], [5]), ([2, 2], [3, 3]), ([0, -1], [1, 1])):
+        for log in (False, True):
+            for kind in ("lines", "steps", "dots"):
+                assert "nan" not in str(charts.chart("t", "x", "y", [("s", xs, ys)], kind, log, log))
+    line = str(charts.chart("t", "x", "y", [("s", [0, 10], [0, 1])]))
+    assert 'class="lines s1" d="M' in line
