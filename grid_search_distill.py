@@ -28,7 +28,7 @@ from tqdm import tqdm
 import data
 from hyper_params import hyper_params
 from runs import NOT_SHAPING, lock
-from search import STORAGE_ERRORS, Job, failure, identity, open_storage, open_study, settled, to_argument
+from search import MISSING_HEARTBEATS, STORAGE_ERRORS, Job, failure, identity, open_storage, open_study, settled, to_argument
 from search_report import describe, ended, report
 from settings import RULES, UserError, resolve, run_script
 
@@ -168,6 +168,11 @@ def enqueue(study, runs, sampler, trials):
     return len(new)
 
 
+def unfinished(study):
+    """The trials that wait or run, be it in a worker that has died."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state in (TrialState.WAITING, TrialState.RUNNING)]
+
+
 def devices_to_use(options):
     """A (gpu or None, cores) for each worker."""
     per_device, cores = options["workers-per-device"], sorted(os.sched_getaffinity(0))
@@ -213,6 +218,8 @@ def run_workers(options, url, studies, results, arguments):
                 if killed > MOST_KILLED:
                     raise UserError(f"workers have been killed {killed} times; the same command goes on where it stopped")
                 for number in dead:
+                    tqdm.write(f"a worker was killed by {signal.Signals(-workers[number][1].returncode).name}: another takes its place now, and its run is taken "
+                               f"up again within {MISSING_HEARTBEATS * options['heartbeat']} s", file=sys.stdout)
                     workers[number] = workers[number][0], begin(*workers[number][0])
                 try:
                     show_progress(studies, seen, bar)
@@ -280,8 +287,10 @@ def main(arguments):
     if not options["report"]:
         devices_to_use(options)
         for name, study in studies.items():
-            print(f"{study.study_name}: {len(plans[name]) or options['trials']} runs, "
-                  f"{enqueue(study, plans[name], options['sampler'], options['trials'])} of them new", flush=True)
+            enqueue(study, plans[name], options["sampler"], options["trials"])
+            finished = finished_runs(results, fingerprints[name])
+            left = sum(trial.user_attrs.get("identity") not in finished for trial in unfinished(study))
+            print(f"{study.study_name}: {len(plans[name]) or options['trials']} runs, {left} of them to do", flush=True)
         try:
             run_workers(options, url, list(studies.values()), results, {names[name]: places[name] for name in names})
         except KeyboardInterrupt:
@@ -291,7 +300,8 @@ def main(arguments):
         with lock(results / "search" / f".{study.study_name}.lock"):  # several searches of it may end at the same moment
             report(study, results, places[name])
     if not any(trial.state == TrialState.COMPLETE for study in studies.values() for trial in study.get_trials(deepcopy=False)):
-        raise UserError("no run has finished")
+        others = sorted(set(there) - set(names.values()))
+        raise UserError("no run has finished" + (f"; there are other studies, of other lists of settings: {', '.join(others)}" if others else ""))
 
 
 def fingerprint(dataset, data_dir, fixed, space):
@@ -328,7 +338,7 @@ def dry_run(name, runs, study, finished, options):
     workers = max(len(options["gpu_ids"]), 1) * options["workers-per-device"]
     left = len(new) if runs else missing_trials(study, options["trials"])
     estimate = f"about {left * sum(known) / len(known) / workers / 60:.1f} min on {workers} workers" if known else "no run has finished to tell how long they take"
-    print(f"{name}: {len(runs) or options['trials']} runs, {left} of them new; {estimate}")
+    print(f"{name}: {len(runs) or options['trials']} runs, {left} of them to do; {estimate}")
 
 
 if __name__ == "__main__":

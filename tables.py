@@ -4,6 +4,7 @@ sources.py says which file holds what. Rows that cannot be used are left out and
 value may hold line breaks; a stray quote makes a value of many rows, and such a row counts as all the lines it has swallowed.
 """
 import csv as python_csv
+import math
 import re
 import sys
 from contextlib import contextmanager
@@ -292,15 +293,31 @@ def _torn(batch, rows, breaks, places, separator):
         for each in np.flatnonzero(suspect.to_numpy(zero_copy_only=False)):
             value = values[each].as_py()
             value = value if isinstance(value, str) else value.decode("utf-8", "replace")
-            if place in places or _reads_like_rows(value, place, width, separator):
+            if place in places or _reads_like_rows(value, place, places[2], width, separator):
                 torn.setdefault(int(rows[each]), (int(breaks[each]), _told(value, int(breaks[each]))))
     return torn
 
 
-def _reads_like_rows(value, place, width, separator):
-    """Whether most lines of what stands in column `place` have a row's number of fields, the first and the last with what is around them."""
+def _reads_like_rows(value, place, rating, width, separator):
+    """Whether most lines of what stands in column `place` read like rows, the first and the last with what is around them.
+
+    They have a row's number of fields, and a number as rating; in a file without ratings, no space behind a separator, as prose has it.
+    """
+    def is_row(line):
+        fields = line.split(separator)
+        if len(fields) != width:
+            return False
+        return f"{separator} " not in line if rating is None else not fields[rating].strip() or _is_number(fields[rating])
+
     lines = f"{separator * place}{value}{separator * (width - 1 - place)}".split("\n")
-    return 2 * sum(line.count(separator) == width - 1 and f"{separator} " not in line for line in lines) > len(lines)
+    return 2 * sum(map(is_row, lines)) > len(lines)
+
+
+def _is_number(text):
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _told(text, line_breaks):

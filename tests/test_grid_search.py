@@ -75,7 +75,7 @@ def test_a_search_from_plan_to_report(tiny_data, tmp_path):
     """One of its runs cannot be done; a second search finds nothing new; a named study keeps its settings."""
     arguments = [tiny_data, tmp_path, "--user_support=[6,1000]", "--seed=[1,2]", "--heartbeat=2"]
     planned = run(*arguments, "--dry-run")
-    assert planned.returncode == 0 and planned.stdout.count("new  ") == 4 and "4 of them new" in planned.stdout, planned.stderr
+    assert planned.returncode == 0 and planned.stdout.count("new  ") == 4 and "4 of them to do" in planned.stdout, planned.stderr
     assert not (tmp_path / "search" / "studies.db").exists() or not optuna.get_all_study_names(f"sqlite:///{tmp_path}/search/studies.db")
     done = run(*arguments, "--workers-per-device=2")
     assert done.returncode == 0, done.stderr
@@ -89,8 +89,8 @@ def test_a_search_from_plan_to_report(tiny_data, tmp_path):
     again = subprocess.run([sys.executable, *best], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "was finished before" in again.stdout, "the command for the best run is that run's"
     second = run(*arguments)
-    assert "4 runs, 2 of them new" in second.stdout, "what failed is tried again, what is done is not"
-    assert "4 runs, 2 of them new" in run(*arguments, "--dry-run").stdout
+    assert "4 runs, 2 of them to do" in second.stdout, "what failed is tried again, what is done is not"
+    assert "4 runs, 2 of them to do" in run(*arguments, "--dry-run").stdout
     told = run(*arguments, "--report").stdout
     assert told.count("finished runs, by validation HR@100") == 1 and told.count("failed: distill: user_support is 1,000") == 2
     assert run(*arguments, "--study=mine", "--dry-run").returncode == 0
@@ -190,7 +190,7 @@ def test_interrupted_and_started_again_it_does_what_is_missing(tiny_data, tmp_pa
 
 def test_tpe_searches_as_often_as_told(tiny_data, tmp_path):
     done = run(tiny_data, tmp_path, "--sampler=tpe", "--trials=3", "--learning_rate=[0.02,0.05,0.1]", "--heartbeat=2")
-    assert done.returncode == 0 and "3 runs, 3 of them new" in done.stdout, done.stderr
+    assert done.returncode == 0 and "3 runs, 3 of them to do" in done.stdout, done.stderr
     assert [trial.params["learning_rate"] in (0.02, 0.05, 0.1) for trial in trials(f"sqlite:///{tmp_path}/search/studies.db")] == [True] * 3
 
 

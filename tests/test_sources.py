@@ -158,6 +158,7 @@ STRAY = {  # what stands on line 3 -> what is shown of it; lines 3 to 7 are lost
     "in an id": ('1,"30,t,3\n' + "1,31,t,3\n" * 3 + '1,32",t,3\n', ROWS, "30,t,3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,32 (5 lines within quotes)"),
     "in a rating": ('1,30,t,"3\n' + "1,31,t,3\n" * 3 + '1,32,t,3"\n', ROWS, "3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,32,t,3 (5 lines within quotes)"),
     "in a column that is not read": ('1,30,"t,3\n' + "1,31,t,3\n" * 3 + '1,32,"t",3\n', ROWS, 't,3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,32,t" (5 lines within quotes)'),
+    "in rows with spaces": ('1, 30,"t, 3\n' + "1, 31, t, 3\n" * 3 + '1, 32,"t", 3\n', ROWS, 't, 3\\n1, 31, t, 3\\n1, 31, t, 3\\n1, 31, t, 3\\n1, 32,t" (5 lines within quotes)'),
     "that makes too many fields": ('1,30,t,"3\n' + "1,31,t,3\n" * 3 + '1,32,"t,3\n', ROWS, '1,30,t,"3\\n1,31,t,3\\n1,31,t,3\\n1,31,t,3\\n1,32,"t,3 (5 lines within quotes)')}
 
 
@@ -183,9 +184,10 @@ def test_a_quote_that_swallows_more_than_a_block_is_named(tmp_path, monkeypatch)
 
 
 def test_a_text_that_reads_like_rows_against_the_columns_around_it():
-    reads = lambda value, place, width=4: tables._reads_like_rows(value, place, width, ",")
+    reads = lambda value, place, width=4, rating=None: tables._reads_like_rows(value, place, rating, width, ",")
     assert reads("t,3\n1,2,t,3\n1,2,t", 2) and reads("t\n1,2,t", 2, 3) and reads("t,1,2\nu", 0, 3)
     assert not reads("one\ntwo", 2) and not reads("one\ntwo, three, four\n", 2) and not reads("one\ntwo", 2, 3) and not reads("one\ntwo", 0, 3)
+    assert reads("t, 3\n1, 2, t, 3\n1, 2,t", 2, 4, 3) and not reads("one, two, three\nfour, five, six, seven\n", 2, 4, 3)
 
 
 def test_rows_without_ids_are_bad_and_empty_lines_are_none(tmp_path):
