@@ -73,6 +73,10 @@ class Dataset:
         start, stop = np.searchsorted(users, [self.first_user, self.first_user + self.train.shape[0]])
         return slice(start, stop), users[start:stop] - self.first_user
 
+    def sample_users(self, count, seed):
+        """Numbers of as many users, drawn evenly without replacement, in random order; the same for the same seed."""
+        return np.random.default_rng([seed, 0]).choice(self.users, count, replace=False)
+
     def train_rows(self, users):
         """The train rows of any users, in their order, CSR (len(users), I); every process gets all of them."""
         order = np.argsort(users)

@@ -68,8 +68,7 @@ class Progress(NamedTuple):
 
 def initial_logits(settings, dataset):
     """Where the synthetic users start: the train rows of S random real users, (S, I) float."""
-    users = np.random.default_rng([settings["seed"], 0]).choice(dataset.users, settings["user_support"], replace=False)
-    return dataset.train_rows(users).toarray().astype(np.float64 if settings["float64"] else np.float32)
+    return dataset.train_rows(dataset.sample_users(settings["user_support"], settings["seed"])).toarray().astype(np.float64 if settings["float64"] else np.float32)
 
 
 def initial_state(settings, logits, optimizer):
@@ -327,7 +326,7 @@ def finish(settings, run, dataset, mesh, best, progress):
         "lamda": np.float64(chosen["lamda"]), "settings": np.array(json.dumps(settings))})
     run.save("curve.png", pictures.curve(progress.history, progress.best_step,
                                          f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users"))
-    return {"val": chosen["validation"], "test": summarise(metrics), "lamda": chosen["lamda"], "best_step": progress.best_step,
+    return {"val": chosen["validation"], "test": metrics, "lamda": chosen["lamda"], "best_step": progress.best_step,
             "steps": progress.step, "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None}
 
 

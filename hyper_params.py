@@ -83,7 +83,33 @@ paper = {
 
 # What infinite_ae.py has otherwise.
 infinite_ae = {
-    "user_support": -1,        # the users it is trained on: all, or as many, drawn at random
+    "user_support": -1,        # the users it is trained on: all, or as many, picked by the sampler
+    "sampler": "random",       # random users, or "head", "interactions", "svp_cf" (samplers.py)
     "normalize": False,
     "lamda_grid": [0, 1, 5, 20, 50, 100],
+}
+
+# What baselines.py has otherwise, or alone.
+baselines = {
+    "model": "ease",           # or pop, mf, neumf, mvae, lightgcn
+    "grid": [],                # the settings to try, as in `grids`; [] is what `grids` has for the model
+    "user_support": -1,
+    "sampler": "random",
+    "epochs": 300,             # at most, for each setting
+    "log_freq": 5,             # validate every so many epochs
+    "patience": 20,            # go on to the next setting after as many epochs without a better HR@100
+}
+
+# What baselines.py tries. Batches are large because a step's cost on a CPU hardly depends on them.
+grids = {
+    "pop": [{}],
+    "ease": [{"l2": l2} for l2 in (100, 200, 500, 1000, 2000, 3000)],
+    "mf": [{"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
+           for dimensions in (64, 128) for l2 in (2e-3, 4e-3)],
+    "neumf": [{"dimensions": 32, "l2": l2, "dropout": dropout, "negatives": 4, "learning_rate": 0.002, "batch_size": 8192}
+              for l2 in (1e-4, 1e-3) for dropout in (0.0, 0.2)],
+    "mvae": [{"hidden": 600, "dimensions": 200, "kl_weight": kl_weight, "dropout": dropout, "learning_rate": 1e-3, "batch_size": 500}
+             for kl_weight in (0.2, 0.5) for dropout in (0.5, 0.7)],
+    "lightgcn": [{"dimensions": 64, "layers": layers, "l2": l2, "negatives": 4, "learning_rate": 0.02, "batch_size": 65536}
+                 for layers in (2, 3) for l2 in (1e-4, 3e-4)],
 }

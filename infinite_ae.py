@@ -1,7 +1,8 @@
-"""∞-AE on all users, or on a random sample of them: trains it in closed form, evaluates it, tests it once.
+"""∞-AE on all users, or on a sample of them: trains it in closed form, evaluates it, tests it once.
 
     python infinite_ae.py                          on everyone, lamda from {1, 5, 20, 50, 100}
     python infinite_ae.py --user_support=1000      on 1,000 random users, evaluated on everyone
+    python infinite_ae.py --sampler=head --user_support=500    on users picked otherwise: samplers.py
     python infinite_ae.py --dataset=magazine --lamda_grid=[5]
 
 lamda is chosen by HR@100 on validation. The kernel of m users is built once; each lamda costs one
@@ -24,22 +25,16 @@ import data
 import devices
 import model
 import pictures
+import samplers
 from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, summarise
 from hyper_params import infinite_ae
 from job import begin, carry_out, quality, run_job, show
 from settings import UserError
 
-KEYS = ("dataset", "data_dir", "results_dir", "repeats", "user_support", "depth", "normalize", "float64", "lamda_grid",
+KEYS = ("dataset", "data_dir", "results_dir", "repeats", "user_support", "sampler", "depth", "normalize", "float64", "lamda_grid",
         "validation_users", "eval_batch_size", "seed", "resume", "distributed", "coordinator", "num_processes", "process_id")
 NO_RIDGE = "without a ridge the scores of the training users are their own rows"
 PAPER_NDCG_AT_10 = {"magazine": 23.06, "ml-1m": 32.82, "douban": 24.94, "netflix": 30.59}  # its table 1; netflix: 5 % of the users
-
-
-def training_users(settings, dataset):
-    """Numbers of the users it is trained on; the sample is the one distill.py starts from."""
-    if settings["user_support"] == -1:
-        return np.arange(dataset.users)
-    return np.random.default_rng([settings["seed"], 0]).choice(dataset.users, settings["user_support"], replace=False)
 
 
 def build_gram(kernel, train, rows, mesh):
@@ -80,7 +75,7 @@ def check_fits(settings, dataset, mesh):
     m, items = settings["user_support"], dataset.items
     if m == 0 or m > dataset.users:
         raise UserError(f"user_support is {m:,}, but {dataset.name} has {dataset.users:,} users; -1 is all of them")
-    m = dataset.users if m == -1 else m
+    m = dataset.users if m == -1 or settings["sampler"] == "interactions" else m  # random interactions are of almost all users
     number, free = 8 if settings["float64"] else 4, devices.free_bytes(mesh)
     # The kernel, the regularised kernel and its factor; the rows, their solution, the best one and a copy to solve in.
     needed = number * (3 * m ** 2 + 4 * m * items)
@@ -138,22 +133,31 @@ def best_of(history):
 
 def train_and_test(settings, run, dataset, mesh):
     """All of a run; its result."""
-    users, here = training_users(settings, dataset), devices.local(mesh)
+    here = devices.local(mesh)
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
-    train = dataset.train_rows(users)
+    train = samplers.sample(settings["sampler"], dataset, settings["user_support"], settings["seed"])
     rows = devices.replicate(mesh, train.toarray().astype(np.float64 if settings["float64"] else np.float32))
     gram = build_gram(kernel, train, rows, mesh)
-    mean_diagonal = float(jnp.trace(devices.localise(here, gram))) / len(users)
+    mean_diagonal = float(jnp.trace(devices.localise(here, gram))) / len(rows)
     solver = make_solver(mesh, dataset.items)
     history, alpha = search(settings, run, dataset, mesh, kernel, lambda lamda: solver(gram, rows, lamda),
                             lambda lamda: lamda * mean_diagonal, devices.localise(here, rows))
     best = best_of(history)
     [metrics] = evaluate(scores_of(kernel, devices.localise(here, rows), [alpha]), 1, dataset.test_view(np.random.default_rng([settings["seed"], 3])),
                          inverse_propensity(dataset.frequency), settings["eval_batch_size"], here)
-    title = f"∞-AE on {dataset.name}: " + ("all" if settings["user_support"] == -1 else f"{len(users):,} of {dataset.users:,}") + " users"
+    title = f"∞-AE on {dataset.name}: " + title_of(settings, dataset)
     run.save("curve.png", pictures.grid([line for line in history if line["validation"]], best["lamda"], title))
-    return {"val": best["validation"], "test": summarise(metrics), "lamda": best["lamda"], "best_step": None, "steps": None,
+    return {"val": best["validation"], "test": metrics, "lamda": best["lamda"], "best_step": None, "steps": None,
             "step_seconds": None}
+
+
+def title_of(settings, dataset):
+    """Whom it is trained on, in words."""
+    if settings["user_support"] == -1:
+        return "all users"
+    words = {"random": "{} random users", "head": "the {} longest users", "interactions": "random interactions, as of {} users",
+             "svp_cf": "the {} hardest users"}
+    return words[settings["sampler"]].format(f"{settings['user_support']:,}") + f", of {dataset.users:,}"
 
 
 def main(arguments):

@@ -4,12 +4,15 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 
 import data
 import devices
-from eval import METRICS
+from eval import METRICS, summarise
 from runs import START_AGAIN, describe, open_run, peak_rss_mb, read_npz
 from settings import UserError, resolve, run_script
+
+PER_USER = ("HR@10", "NDCG@10")  # what is kept of every user, to compare models by
 
 
 def run_job(main):
@@ -39,9 +42,9 @@ def begin(arguments, description, keys=None, overrides={}):
         UserError: anything about them is not as it should be.
     """
     settings, changed = resolve(arguments, description, keys, overrides)
-    if settings["distributed"]:
+    if settings.get("distributed"):
         devices.join(settings["coordinator"], settings["process_id"], settings["num_processes"])
-    mesh = devices.start(settings["float64"])
+    mesh = devices.start(settings.get("float64", False))
     dataset = data.load(settings["dataset"], settings["data_dir"], settings["repeats"], jax.process_index(), jax.process_count(), devices.gather)
     train, validation, test = dataset.lengths.sum(axis=1)
     if jax.process_index() == 0:
@@ -61,7 +64,8 @@ def carry_out(work, settings, dataset, mesh, kind, product, paper_ndcg):
     """Runs the work in the folder of these settings, unless it has been finished, and shows the result.
 
     Args:
-        work: run -> result, as it is to stand in result.json but for the time and the memory.
+        work: run -> result, as it is to stand in result.json but for the time and the memory; "test" as from
+            eval.evaluate, of which the means stand there and every user's HR@10 and NDCG@10 in users.npz.
         kind: see runs.open_run.
         product: the file, a .npz, that a finished run must have; None if only its metrics.
         paper_ndcg: what the paper's table has, {dataset: NDCG@10}, and what that is, in words.
@@ -80,6 +84,8 @@ def carry_out(work, settings, dataset, mesh, kind, product, paper_ndcg):
                     raise
                 raise UserError("out of memory: a smaller batch_size, eval_batch_size, num_per_user or user_support needs less "
                                 f"({str(error).splitlines()[0][:120]})") from error
+            run.save_arrays("users.npz", {name: result["test"][name].astype(np.float32) for name in PER_USER})
+            result["test"] = summarise(result["test"])
             result = {"dataset": dataset.name, **result, "wall_seconds": run.wall_seconds(), "peak_rss_mb": peak_rss_mb()}
             run.save_json("result.json", result)
         elif jax.process_index() == 0:
@@ -91,7 +97,9 @@ def carry_out(work, settings, dataset, mesh, kind, product, paper_ndcg):
             return
         best = "" if result["best_step"] is None else f"best step {result['best_step']} of {result['steps']}, "
         speed = f", {result['step_seconds']:.2f} s a step" if result["step_seconds"] else ""
-        say(f"{dataset.name}: {best}lamda {result['lamda']:.3g}, {result['wall_seconds']:.0f} s{speed}, {result['peak_rss_mb']:,.0f} MiB")
+        choice = result["choice"] if "choice" in result else {"lamda": result["lamda"]}
+        say(f"{dataset.name}: {best}" + "".join(f"{key} {value:.3g}, " for key, value in choice.items())
+            + f"{result['wall_seconds']:.0f} s{speed}, {result['peak_rss_mb']:,.0f} MiB")
         figures, words = paper_ndcg
         if dataset.name in figures:
             say(f"paper, {words}, its split of {dataset.name}: NDCG@10 {figures[dataset.name]}")

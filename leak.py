@@ -23,8 +23,6 @@ import numpy as np
 import scipy.sparse as sp
 from tqdm import tqdm
 
-from infinite_ae import training_users
-
 MEASURES = ("cosine", "correlation", "jaccard")
 REAL_USERS = 1000             # asked for their nearest others, drawn at random
 NUMBERS_AT_ONCE = 16_000_000  # what a block of references holds in memory
@@ -124,7 +122,7 @@ def check(distilled, dataset):
         synthetic users' nearest are those in train; users are named by the data set's ids.
     """
     rng = np.random.default_rng([distilled.settings["seed"], 6])
-    start = training_users(distilled.settings, dataset)
+    start = dataset.sample_users(distilled.settings["user_support"], distilled.settings["seed"])
     asked = np.sort(rng.choice(dataset.users, min(REAL_USERS, dataset.users), replace=False))
     real = dataset.train[asked].toarray().astype(np.float32)
     name = lambda user: dataset.user_ids[user].item() if user >= 0 else None

@@ -5,6 +5,7 @@
     metrics.jsonl    a line a validation
     checkpoint.npz   all that is needed to go on
     distilled.npz    the synthetic users, with the items' original ids
+    users.npz        HR@10 and NDCG@10 of every user on the test set; there before result.json
     result.json      the final metrics: exists only when the run has finished
     curve.png        validation over steps, or over lamda
     alpha.npz        recommend.py's solution, kept so that it is calculated once
@@ -105,7 +106,7 @@ def read_finished(folder):
         raise UserError(f"{folder} has not finished; the command it was started with goes on: {config['command']}")
     try:
         result = json.loads((folder / "result.json").read_text())
-        result["val"]["HR@100"], result["test"]["HR@100"], result["lamda"]
+        result["val"]["HR@100"], result["test"]["HR@100"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/result.json is damaged ({error}); {START_AGAIN}") from error
     return config, result
@@ -279,7 +280,7 @@ def open_run(settings, fingerprint, kind, silent=False):
 
 def describe(settings, fingerprint, devices):
     """What config.json holds: enough to repeat the run and to tell why another differs."""
-    return {"settings": settings, "data_fingerprint": fingerprint, "command": shlex.join([sys.executable, *sys.argv]),
+    return {"script": Path(sys.argv[0]).stem, "settings": settings, "data_fingerprint": fingerprint, "command": shlex.join([sys.executable, *sys.argv]),
             "python": platform.python_version(), "platform": platform.platform(), "devices": devices,
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "git_revision": _git_revision(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

@@ -48,6 +48,9 @@ RULES = {
     "seed": (int, f"a whole number from 0 to {LARGEST_COUNT}", lambda value: 0 <= value <= LARGEST_COUNT),
     "resume": SWITCH, "paper": SWITCH, "distributed": SWITCH, "num_processes": COUNT_OR_ALL,
     "coordinator": (str, "host:port, or nothing where the launcher tells", lambda value: value == "" or value.rpartition(":")[2].isdigit()),
+    "sampler": _choice("random", "head", "interactions", "svp_cf"), "epochs": AT_LEAST_1,
+    "model": _choice("pop", "mf", "neumf", "mvae", "lightgcn", "ease"),
+    "grid": (list, "a list of objects of settings to try", lambda value: all(isinstance(each, dict) for each in value)),
     "process_id": (int, "a whole number from 0, or -1 where the launcher tells", lambda value: -1 <= value <= LARGEST_COUNT),
 }
 
@@ -82,7 +85,7 @@ def resolve(arguments, description, keys=None, overrides={}):
     for source in (defaults.hyper_params, defaults.paper, overrides, config, given):
         for key, value in source.items():
             _check(key, value)
-    missing = RULES.keys() - defaults.hyper_params.keys()
+    missing = RULES.keys() - defaults.hyper_params.keys() - defaults.infinite_ae.keys() - defaults.baselines.keys()
     if missing:
         raise UserError(f"hyper_params.py has lost the key {min(missing)}")
     if config.get("paper") and given.get("paper") is False:

@@ -47,7 +47,7 @@ def test_what_a_run_says_and_leaves(finished, tiny):
     assert lines[0].startswith("tiny: 150 users") and f"run: {folder} on 1 x cpu, tiny" in done.stdout
     assert re.fullmatch(r"test  HR@10 \S+  HR@100 \S+  NDCG@10 \S+  NDCG@100 \S+  PSP@10 \S+  PSP@100 \S+  AUC 0\.\d{4}", lines[-1])
     assert done.stderr == "", "nothing but errors goes to stderr when it is not a terminal"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "log.txt", "metrics.jsonl", "checkpoint.npz",
+    assert {path.name for path in folder.iterdir()} == {"config.json", "log.txt", "metrics.jsonl", "checkpoint.npz", "users.npz",
                                                         "distilled.npz", "result.json", "curve.png"}
     result = json.loads((folder / "result.json").read_text())
     assert result["dataset"] == "tiny" and f"NDCG@10 {result['test']['NDCG@10']:.2f}" in lines[-1]

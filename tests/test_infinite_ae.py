@@ -10,6 +10,7 @@ from conftest import ROOT, write_layout
 import devices
 import eval as evaluation
 import infinite_ae
+import samplers
 from settings import UserError
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -43,9 +44,8 @@ def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, s
     grid = [50, 1, 5, 0] if float64 else [50, 1, 5]
     done, result, history = run(run_script, tiny_data, tmp_path, f"--depth={depth}", f"--user_support={support}", f"--lamda_grid={grid}",
                                 f"--float64={str(float64).lower()}")
-    settings = {"user_support": support, "seed": 42}
     x = tiny.train.toarray().astype(np.float64)
-    rows = x[infinite_ae.training_users(settings, tiny)]
+    rows = samplers.sample("random", tiny, support, seed=42).toarray().astype(np.float64)
     gram, weights = arctan_kernel(rows, rows, depth), evaluation.inverse_propensity(tiny.frequency)
     alpha = {lamda: np.linalg.solve(gram + lamda * np.trace(gram) / len(gram) * np.eye(len(gram)), rows) for lamda in grid}
 
@@ -112,13 +112,20 @@ def test_without_a_ridge_everyone_is_left_out(tiny_data, tmp_path, run_script, s
 
 def test_too_many_users_are_refused_with_what_would_fit(tiny, monkeypatch):
     monkeypatch.setattr(devices, "free_bytes", lambda mesh: 200_000)
-    settings = {"user_support": -1, "float64": False}
+    settings = {"user_support": -1, "sampler": "random", "float64": False}
     with pytest.raises(UserError, match="kernel of 150 users .* need 0.0 GiB.*--user_support=") as caught:
         infinite_ae.check_fits(settings, tiny, None)
     fits = int(str(caught.value).split("--user_support=")[1].split()[0])
     infinite_ae.check_fits({**settings, "user_support": fits}, tiny, None)
     with pytest.raises(UserError, match="would fit"):
         infinite_ae.check_fits({**settings, "user_support": fits + 2}, tiny, None)
+
+
+@pytest.mark.parametrize("sampler, words", [("head", "the 20 longest users"), ("interactions", "random interactions, as of 20 users"), ("svp_cf", "the 20 hardest users")])
+def test_users_picked_otherwise(tiny, tiny_data, tmp_path, run_script, sampler, words):
+    _, result, _ = run(run_script, tiny_data, tmp_path, f"--sampler={sampler}", "--user_support=20")
+    assert result["test"]["HR@100"] > 50
+    assert infinite_ae.title_of({"sampler": sampler, "user_support": 20}, tiny) == f"{words}, of 150"
 
 
 @pytest.mark.parametrize("argument, words", [("--user_support=151", "150 users"), ("--gumbel_tau=1", "has no use for gumbel_tau"),

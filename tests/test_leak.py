@@ -59,7 +59,7 @@ def test_copies_are_found_and_strangers_are_not(distilled_run):
     """Rows that are the training rows they began with: all of them, in train and in seen, and not in held_out."""
     distilled = open_distilled(distilled_run)
     dataset = load_dataset(distilled)
-    start = leak.training_users(distilled.settings, dataset)
+    start = dataset.sample_users(distilled.settings["user_support"], distilled.settings["seed"])
     copied = leak.check(distilled._replace(rows=dataset.train[start].toarray().astype(np.float32) * 0.5 + np.float32(0.1)), dataset)
     for measure in leak.MEASURES[1:]:
         assert copied["references"]["train"][measure]["start"] == copied["references"]["train"][measure]["near"] == len(start)

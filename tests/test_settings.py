@@ -14,7 +14,7 @@ def values(*arguments):
 
 def test_defaults_are_those_of_the_file_and_all_have_a_rule():
     found, changed = resolve([], "")
-    assert found == hyper_params.hyper_params and changed == {} and settings.RULES.keys() == found.keys()
+    assert found == hyper_params.hyper_params and changed == {} and settings.RULES.keys() == found.keys() | hyper_params.infinite_ae.keys() | hyper_params.baselines.keys()
 
 
 def test_later_sources_win(tmp_path):
@@ -85,7 +85,7 @@ def test_help_of_a_script_with_its_own_keys_and_defaults(capsys):
     "data_dir": "data",
     "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4
     "normalize": False,        # scale every row to the norm sqrt(I) before the kernel (the paper: False)
-    "user_support": -1,        # the users it is trained on: all, or as many, drawn at random
+    "user_support": -1,        # the users it is trained on: all, or as many, picked by the sampler
     "lamda_grid": [0, 1, 5, 20, 50, 100],
     "seed": 42,
 """

@@ -1,0 +1,104 @@
+"""Ways to pick users, beside distilling them: from a Dataset and a budget to a matrix of users.
+
+The budget is a number of users, S. Random interactions are as many as S users have on average, spread over
+more rows than S. What comes back is CSR (m, I), int8, without empty rows; the budget of all users is all of
+the data, whichever way it is asked for.
+
+    random         S users, drawn evenly: those that distill.py with the same seed starts from
+    head           the S users with the most train interactions
+    interactions   a share S/U of all train interactions, drawn evenly
+    svp_cf         the S users whom a small proxy model finds hardest (Sachdeva et al., WSDM 2022)
+"""
+import jax
+import numpy as np
+import optax
+import scipy.sparse as sp
+
+import learners
+from data import TRAIN
+from settings import UserError
+
+PROXY = {"dimensions": 10, "dropout": 0.3, "l2": 0.0}  # matrix factorisation, as the paper's
+PROXY_LEARNING_RATE, PROXY_EPOCHS, PROXY_BATCH = 0.006, 50, 4096
+RIVALS = 10  # items that each interaction is compared with after an epoch of the proxy
+
+
+def random_users(dataset, budget, seed):
+    """Train rows of `budget` users, drawn evenly without replacement."""
+    return dataset.train_rows(dataset.sample_users(budget, seed))
+
+
+def head_users(dataset, budget, seed):
+    """Train rows of the users with the most train interactions, the longest first; of equals, the first in the data."""
+    return dataset.train_rows(np.argsort(-dataset.lengths[TRAIN], kind="stable")[:budget])
+
+
+def random_interactions(dataset, budget, seed):
+    """Random train interactions, as many as `budget` users have on average; the rows of all users who keep any."""
+    train = dataset.train_rows(np.arange(dataset.users))
+    count = round(train.nnz * budget / dataset.users)
+    kept = np.random.default_rng([seed, 0]).choice(train.nnz, count, replace=False)
+    user = np.repeat(np.arange(dataset.users), np.diff(train.indptr))[kept]
+    rows = sp.csr_matrix((train.data[kept], (user, train.indices[kept])), train.shape)
+    return rows[np.diff(rows.indptr) > 0]
+
+
+def svp_cf_users(dataset, budget, seed):
+    """Train rows of the users who are hardest for a proxy, the hardest first.
+
+    How hard a user is: the share of pairs, one of his interactions and one sampled item that he does not have,
+    that the proxy ranks the wrong way round, in the mean over its epochs. What is learnt late, or forgotten on
+    the way, counts as often as it is wrong. Users without train interactions come last.
+    """
+    train = dataset.train_rows(np.arange(dataset.users))
+    hard = np.where(np.diff(train.indptr) > 0, forgetting(train, jax.random.key(seed, impl="rbg")), -1)
+    return dataset.train_rows(np.argsort(-hard, kind="stable")[:budget])
+
+
+def forgetting(train, key):
+    """The mean share of wrong pairs of each user over the proxy's epochs, (U,) float; 0 for users without interactions."""
+    users, items = train.shape
+    histories = learners.histories_of(train)
+    learner, optimizer = learners.mf(users, items, **PROXY), optax.adam(PROXY_LEARNING_RATE)
+    epoch, steps = learners.make_epoch(learner, histories, optimizer, PROXY_BATCH)
+    start_key, epoch_key, rival_key = jax.random.split(key, 3)
+    params = learner.initialise(start_key)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def wrong(params, key):
+        rivals = learners.draw_negatives(key, histories, histories.user, items, RIVALS)
+
+        def of_entry(user, item, rivals):
+            score = lambda item: params["item"][item] @ params["user"][user] + params["bias"][item]
+            return (score(rivals) >= score(item)).mean()
+
+        share = jax.lax.map(lambda each: of_entry(*each), (histories.user, histories.item, rivals), batch_size=65536)
+        return jax.ops.segment_sum(share, histories.user, users)
+
+    total = 0
+    for number in range(PROXY_EPOCHS):
+        params, state, _ = epoch(params, state, jax.random.fold_in(epoch_key, number), number * steps)
+        total += wrong(params, jax.random.fold_in(rival_key, number))
+    return np.asarray(total) / PROXY_EPOCHS / np.maximum(np.diff(train.indptr), 1)
+
+
+SAMPLERS = {"random": random_users, "head": head_users, "interactions": random_interactions, "svp_cf": svp_cf_users}
+
+
+def sample(name, dataset, budget, seed):
+    """The matrix of users that a sampler picks.
+
+    Args:
+        name: a key of SAMPLERS.
+        budget: S; -1 for everything.
+        seed: of what is random; the head users do not depend on it.
+
+    Raises:
+        UserError: there are not so many users.
+    """
+    if budget == -1:
+        return dataset.train_rows(np.arange(dataset.users))
+    if not 1 <= budget <= dataset.users:
+        raise UserError(f"user_support is {budget:,}, but {dataset.name} has {dataset.users:,} users; -1 is all of them")
+    return SAMPLERS[name](dataset, budget, seed)

@@ -1,0 +1,57 @@
+"""samplers.py: what each of them picks, and how much."""
+import jax
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import data
+import samplers
+from settings import UserError
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_counts_and_seeds(tiny, name):
+    rows = samplers.sample(name, tiny, 20, seed=1)
+    again, other = samplers.sample(name, tiny, 20, seed=1), samplers.sample(name, tiny, 20, seed=2)
+    assert (rows != again).nnz == 0 and np.diff(rows.indptr).min() > 0
+    if name == "interactions":
+        assert rows.nnz == round(tiny.train.nnz * 20 / tiny.users)
+    else:
+        assert rows.shape == (20, tiny.items)
+        train = {tuple(row.indices) for row in tiny.train}
+        assert all(tuple(row.indices) in train for row in rows)
+    if name != "head":
+        assert rows.shape != other.shape or (rows != other).nnz > 0
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_the_whole_budget_is_all_of_the_data(tiny, name):
+    for budget in (-1, tiny.users):
+        rows = samplers.sample(name, tiny, budget, seed=1)
+        assert sorted(map(tuple, rows.toarray())) == sorted(map(tuple, tiny.train.toarray()))
+
+
+def test_random_interactions_are_train_interactions(tiny):
+    rows = samplers.random_interactions(tiny, 75, seed=3)
+    assert np.all(np.asarray(rows.sum(0)) <= tiny.frequency) and rows.shape[0] > 75
+
+
+def test_head_users_are_the_longest(tiny):
+    rows = samplers.head_users(tiny, 10, seed=0)
+    assert list(np.diff(rows.indptr)) == sorted(tiny.lengths[data.TRAIN])[::-1][:10]
+
+
+def test_svp_cf_prefers_the_users_who_are_like_nobody():
+    """Two clusters, and some users whose items are drawn at random."""
+    rng = np.random.default_rng(0)
+    rows = np.zeros((2000, 60), np.int8)
+    for user, row in enumerate(rows):
+        row[rng.choice(30, 12, replace=False) + 30 * (user % 2) if user < 1900 else rng.choice(60, 12, replace=False)] = 1
+    hard = samplers.forgetting(sp.csr_matrix(rows), jax.random.key(0))
+    assert 0 <= hard.min() and hard.max() <= 1
+    assert (np.argsort(-hard)[:100] >= 1900).mean() > 0.8  # of 2,000 users at random, 0.05 would be
+
+
+def test_more_users_than_there_are(tiny):
+    with pytest.raises(UserError, match="151, but tiny has 150 users"):
+        samplers.sample("head", tiny, 151, seed=0)
