@@ -26,7 +26,7 @@ from settings import UserError, run_script
 MOST_RUNS = 20           # in the table of metrics
 MOST_DOTS = 2000         # items in the picture of their popularity
 TITLES_OF_ALL = 60_000   # that the page holds; of each synthetic user from 5 to 30
-NOT_COMPARED = {"data_dir", "results_dir", "resume", "eval_batch_size", "distributed", "coordinator", "num_processes", "process_id"}
+NOT_COMPARED = {"dataset", "model", "grid", "data_dir", "results_dir", "resume", "eval_batch_size", "distributed", "coordinator", "num_processes", "process_id"}
 
 
 def command_of(config):
@@ -53,10 +53,10 @@ def runs_on_same_data(distilled):
         if config["data_fingerprint"] != distilled.config["data_fingerprint"]:
             continue
         kind, own = Path(command_of(config)[1]).stem, path.parent == distilled.folder.resolve()
-        usual = {**hyper_params.hyper_params, **(hyper_params.infinite_ae if kind == "infinite_ae" else {})}
-        note = ", ".join(f"{key}={value}" for key, value in config["settings"].items()
-                         if key not in NOT_COMPARED | {"dataset"} and usual.get(key) != value)
-        found.append({"name": path.parent.name, "kind": kind, "note": note, "metrics": result["test"], "own": own,
+        usual = {**hyper_params.hyper_params, **getattr(hyper_params, kind, {})}
+        other = {key: value for key, value in config["settings"].items() if key not in NOT_COMPARED and usual.get(key) != value}
+        note = ", ".join(f"{key}={value}" for key, value in {**other, **result.get("choice", {})}.items())
+        found.append({"name": path.parent.name, "kind": config["settings"].get("model", kind), "note": note, "metrics": result["test"], "own": own,
                       "order": (not own, kind == "distill", -(result["val"]["HR@100"] or 0))})
     found.sort(key=lambda run: run["order"])
     return found[:MOST_RUNS], len(found[MOST_RUNS:])

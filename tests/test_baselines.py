@@ -1,0 +1,114 @@
+"""baselines.py: closed forms in NumPy, every model against popularity on planted data, and what may go wrong."""
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from conftest import ROOT, write_layout
+
+import baselines
+from preprocess import split_interactions
+from settings import UserError
+
+QUICK = {"mf": {"dimensions": 8, "l2": 0.001, "learning_rate": 0.02, "batch_size": 256},
+         "neumf": {"dimensions": 8, "l2": 1e-5, "learning_rate": 0.01, "batch_size": 256},
+         "mvae": {"hidden": 32, "dimensions": 8, "learning_rate": 0.01, "batch_size": 64},
+         "lightgcn": {"dimensions": 16, "layers": 2, "l2": 1e-4, "learning_rate": 0.05, "batch_size": 1024},
+         "ease": {"l2": 30}}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """300 users of 8 tastes, whose items are the likelier the better two vectors of 8 numbers agree."""
+    rng = np.random.default_rng(0)
+    taste = rng.normal(size=(300, 8)) @ rng.normal(size=(8, 120))
+    user = np.repeat(np.arange(300), 20)
+    item = np.argsort(-taste - rng.gumbel(size=taste.shape), axis=1)[:, :20].ravel()
+    folder = tmp_path_factory.mktemp("data")
+    write_layout(folder / "planted", user, item, split_interactions(user, rng))
+    return folder
+
+
+def command(data_dir, results, model, *arguments):
+    return ["--dataset=planted", f"--data_dir={data_dir}", f"--results_dir={results}", f"--model={model}", *arguments]
+
+
+def result_of(results, model):
+    [folder] = results.glob(f"planted-*-{model}-*")
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("model", QUICK)
+def test_each_model_learns_a_planted_pattern_better_than_popularity(planted, tmp_path, run_script, model):
+    for name, grid in (("pop", [{}]), (model, [QUICK[model]])):
+        done = run_script("baselines.py", *command(planted, tmp_path, name, f"--grid={json.dumps(grid)}", "--epochs=30", "--patience=10"))
+        assert done.returncode == 0, done.stderr
+    assert result_of(tmp_path, model)["test"]["NDCG@10"] > 2 * result_of(tmp_path, "pop")["test"]["NDCG@10"]
+    assert done.stdout.splitlines()[-1].startswith("test  HR@10")
+
+
+def test_ease_solves_its_problem():
+    """Column j of B is ridge regression of item j on all others, B_jj = 0 (Steck, WWW 2019)."""
+    rng = np.random.default_rng(0)
+    rows = (rng.random((50, 12)) < 0.3).astype(float)
+    found = baselines.ease(sp.csr_matrix(rows), 7.0)
+    for item in range(12):
+        others = np.delete(np.arange(12), item)
+        x = rows[:, others]
+        assert found[others, item] == pytest.approx(np.linalg.solve(x.T @ x + 7 * np.eye(11), x.T @ rows[:, item]), abs=1e-6)
+    assert not found.diagonal().any()
+    with pytest.raises(UserError, match="not positive definite with l2 = 0"):
+        baselines.ease(sp.csr_matrix(np.ones((3, 4))), 0.0)
+
+
+def test_popularity_counts():
+    assert list(baselines.popularity(sp.csr_matrix(np.array([[1, 0, 1], [1, 0, 0]], np.int8)))[0]) == [2, 0, 1]
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(planted, tmp_path, run_script):
+    grid = [{**QUICK["mf"], "l2": l2} for l2 in (0.001, 0.01)]
+    arguments = [f"--grid={json.dumps(grid)}", "--epochs=60", "--patience=60"]
+    whole = run_script("baselines.py", *command(planted, tmp_path / "whole", "mf", *arguments))
+    assert whole.returncode == 0, whole.stderr
+    cut = [sys.executable, str(ROOT / "baselines.py"), *command(planted, tmp_path / "cut", "mf", *arguments)]
+    process = subprocess.Popen(cut, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    next(line for line in process.stdout if "epoch 20" in line)
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM and "the same command goes on from there" in rest
+    again = run_script("baselines.py", *command(planted, tmp_path / "cut", "mf", *arguments))
+    assert again.returncode == 0 and "going on after epoch" in again.stdout, again.stderr
+    first, second = result_of(tmp_path / "whole", "mf"), result_of(tmp_path / "cut", "mf")
+    assert (first["test"], first["val"], first["choice"]) == (second["test"], second["val"], second["choice"])
+
+
+def test_a_setting_that_diverges_is_left_and_the_best_kept(planted, tmp_path, run_script):
+    grid = [{**QUICK["mf"]}, {**QUICK["mf"], "learning_rate": 1e30}]
+    done = run_script("baselines.py", *command(planted, tmp_path, "mf", f"--grid={json.dumps(grid)}", "--epochs=5"))
+    assert done.returncode == 0 and "diverged in epoch" in done.stdout, done.stderr
+    assert result_of(tmp_path, "mf")["choice"] == grid[0]
+    failed = run_script("baselines.py", *command(planted, tmp_path, "mf", f"--grid={json.dumps(grid[1:])}", "--epochs=5"))
+    assert failed.returncode == 1 and len(failed.stderr.splitlines()) == 1 and "mf diverged with every setting" in failed.stderr
+
+
+def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
+    for count in (1, 8):
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        done = run_script("baselines.py", *command(planted, tmp_path / str(count), "ease", "--grid=[{\"l2\": 30}]"), env=environment)
+        assert done.returncode == 0, done.stderr
+    assert result_of(tmp_path / "1", "ease")["test"] == pytest.approx(result_of(tmp_path / "8", "ease")["test"], abs=1e-3)
+
+
+@pytest.mark.parametrize("model, arguments, words", [
+    ("als", [], "model must be one of pop"), ("mf", ["--user_support=100"], "recommends only to users it was trained on"),
+    ("ease", ["--user_support=301"], "301, but planted has 300 users"), ("ease", ['--grid=[{"l2": 0}]'], "needs a positive l2"),
+    ("mf", ['--grid=[{"l3": 0}]'], "mf has no 'l3'; it has"), ("mf", ['--grid=[{"dimensions": 8}]'], "needs a positive learning_rate"),
+    ("ease", ['--grid=[{"l2": "many"}]'], "l2 must be a number"), ("ease", ["--grid=5"], "grid must be a list"),
+    ("ease", ["--gumbel_tau=1"], "has no use for gumbel_tau")])
+def test_wrong_settings(planted, tmp_path, run_script, model, arguments, words):
+    done = run_script("baselines.py", *command(planted, tmp_path, model, *arguments))
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
