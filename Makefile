@@ -1,6 +1,7 @@
 # make distill   from nothing to distilled users and their test metrics
 # make test      the tests
 # make bench     the speed figures of the README
+# make results   the README's table and figure, from nothing: hours, in pieces that go on where they were
 # make setup     only .venv with the pinned requirements
 #
 # ARGS reach the script: make distill ARGS="--user_support=100 --seed=7"
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 VENV = .venv/bin/python
 PIP_INSTALL = $(VENV) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup distill test bench
+.PHONY: setup distill test bench results
 
 setup: .venv/core.done
 
@@ -36,3 +37,6 @@ test: .venv/dev.done
 
 bench: .venv/core.done
 	@$(VENV) bench.py $(ARGS)
+
+results: .venv/core.done
+	@$(VENV) compare.py --run $(ARGS)

@@ -1,4 +1,4 @@
-"""The pictures of a run, as PNG files in memory."""
+"""The pictures of runs, as files in memory."""
 import io
 
 from matplotlib import ticker
@@ -20,7 +20,7 @@ def curve(history, best_step, title):
     strength.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=5))
     strength.yaxis.set_major_formatter("{x:g}")
     strength.yaxis.set_minor_locator(ticker.NullLocator())
-    return _to_png(figure)
+    return _to_bytes(figure)
 
 
 def grid(history, best_lamda, title):
@@ -32,7 +32,36 @@ def grid(history, best_lamda, title):
     _plot_quality(axes, range(len(lamdas)), history, lamdas.index(best_lamda))
     axes.set_xticks(range(len(lamdas)), [f"{lamda:g}" for lamda in lamdas])
     axes.set(xlabel="λ", ylabel="validation, %", title=title)
-    return _to_png(figure)
+    return _to_bytes(figure)
+
+
+def strategies(drawn, kind):
+    """HR@10 above PSP@10 against the share of users, a column a data set, a line a strategy, a band of one standard deviation.
+
+    Args:
+        drawn: {title: ({strategy: DataFrame of `share` in percent, HR@10, PSP@10 and their deviations}, metrics of the full data)}.
+        kind: "png" or "svg".
+    """
+    metrics = "HR@10", "PSP@10"
+    figure = Figure(figsize=(5.2 * len(drawn), 6.4), layout="constrained")
+    grid = figure.subplots(2, len(drawn), sharex="col", squeeze=False)
+    for column, (title, (lines, full)) in zip(grid.T, drawn.items()):
+        for axes, metric in zip(column, metrics):
+            for (name, line), marker in zip(lines.items(), "os^Dv"):
+                if len(line):
+                    [curve] = axes.plot(line["share"], line[metric], marker=marker, markersize=5, label=name)
+                    axes.fill_between(line["share"], line[metric] - line[f"{metric} deviation"], line[metric] + line[f"{metric} deviation"],
+                                      color=curve.get_color(), alpha=0.2, linewidth=0)
+            axes.axhline(full[metric], color="0.4", linestyle="--", label="all users")
+            axes.set(xscale="log", ylabel=f"{metric}, %")
+            axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="0.92")
+        column[0].set_title(title)
+        column[1].set_xlabel("users, % of all")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return _to_bytes(figure, kind)
 
 
 def _plot_quality(axes, places, history, best):
@@ -51,7 +80,7 @@ def _mark(axes, best):
     axes.grid(axis="y", color="0.92")
 
 
-def _to_png(figure):
+def _to_bytes(figure, kind="png"):
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
+    figure.savefig(image, format=kind, dpi=150)
     return image.getvalue()

@@ -1,0 +1,154 @@
+"""compare.py: the tables of fixed results byte for byte, the figure's lines, and comparisons that must be refused."""
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import compare
+import pictures
+from eval import METRICS
+from settings import UserError
+
+
+def finished_run(folder, wanted, ndcg, users, fingerprint="abc", seconds=10.0):
+    """What a run of these settings leaves: every metric is ndcg, and NDCG@10 of its users what is given."""
+    script, settings = wanted.identity()
+    path = folder / f"{wanted.dataset}-{wanted.system}-{wanted.budget}-{wanted.seed}".replace(" ", "_")
+    path.mkdir(parents=True)
+    config = {"script": script, "settings": json.loads(settings), "data_fingerprint": fingerprint, "devices": "1 x cpu", "versions": {},
+              "git_revision": "abc"}
+    (path / "config.json").write_text(json.dumps(config))
+    test = {name: ndcg / 100 if name == "AUC" else ndcg for name in METRICS}
+    (path / "result.json").write_text(json.dumps({"dataset": wanted.dataset, "test": test, "wall_seconds": seconds}))
+    np.savez(path / "users.npz", **{"HR@10": users, "NDCG@10": users})
+    return path
+
+
+def wanted_of(system, dataset="ml-1m", budget=None):
+    return [each for each in compare.plan() if (each.system, each.dataset, each.budget) == (system, dataset, budget)]
+
+
+@pytest.fixture
+def results(tmp_path):
+    """PopRec, EASE, two of three runs of MF on ml-1m; the figure's full line and two budgets."""
+    rng = np.random.default_rng(0)
+    ease = rng.random(100).astype(np.float32)
+    finished_run(tmp_path, *wanted_of("EASE"), 34.0, ease)
+    finished_run(tmp_path, *wanted_of("PopRec"), 14.0, ease - rng.normal(0.3, 0.1, 100).astype(np.float32))
+    finished_run(tmp_path, *wanted_of("∞-AE, all users"), 33.5, ease - rng.normal(0, 0.1, 100).astype(np.float32))
+    for wanted, ndcg in zip(wanted_of("MF")[:2], (25.0, 27.0)):
+        finished_run(tmp_path, wanted, ndcg, ease - rng.normal(0.2, 0.1, 100).astype(np.float32))
+    for budget in (10, 100):
+        for system in compare.FIGURE:
+            for wanted in wanted_of(system.name, budget=budget):
+                finished_run(tmp_path, wanted, 20.0 + wanted.seed + budget / 100, ease)
+    return tmp_path
+
+
+def made_of(folder):
+    return compare.match(compare.plan(), compare.find([folder]))
+
+
+def test_the_markdown_table_byte_for_byte(results):
+    short, _, magazine, _, ml_1m = compare.to_markdown(compare.summary(made_of(results))).split("\n\n")
+    assert short == """\
+| NDCG@10 | Amazon Magazine | the paper's | MovieLens-1M | the paper's |
+| --- | --- | --- | --- | --- |
+| PopRec | missing | 8.42 | 14.00 | 13.84 |
+| MF | missing | 13.10 | 26.00 ± 1.41 | 25.65 |
+| NeuMF | missing | 13.60 | missing | 24.44 |
+| MVAE | missing | 12.18 | missing | 22.14 |
+| LightGCN | missing | 22.57 | missing | 28.85 |
+| EASE | missing | 22.84 | **34.00** | 29.88 |
+| ∞-AE, all users | missing | 23.06 | 33.50 | 32.82 |
+| ∞-AE on Distill-CF, S = 500 | missing | 23.81 | missing | 32.52 |"""
+    assert "0." not in magazine and ml_1m == """\
+| | HR@10 | HR@100 | NDCG@10 | NDCG@100 | PSP@10 | PSP@100 | AUC | paper, NDCG@10 | p |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| PopRec | 14.00 | 14.00 | 14.00 | 14.00 | 14.00 | 14.00 | 0.1400 | 13.84 | < 0.001 |
+| MF | 26.00 ± 1.41 | 26.00 ± 1.41 | 26.00 ± 1.41 | 26.00 ± 1.41 | 26.00 ± 1.41 | 26.00 ± 1.41 | 0.2600 ± 0.0141 | 25.65 | < 0.001 |
+| NeuMF | missing | missing | missing | missing | missing | missing | missing | 24.44 | |
+| MVAE | missing | missing | missing | missing | missing | missing | missing | 22.14 | |
+| LightGCN | missing | missing | missing | missing | missing | missing | missing | 28.85 | |
+| EASE | **34.00** | **34.00** | **34.00** | **34.00** | **34.00** | **34.00** | **0.3400** | 29.88 | best |
+| ∞-AE, all users | 33.50 | 33.50 | 33.50 | 33.50 | 33.50 | 33.50 | 0.3350 | 32.82 | 0.237 |
+| ∞-AE on Distill-CF, S = 500 | missing | missing | missing | missing | missing | missing | missing | 32.52 | |
+"""
+
+
+def test_the_latex_table_byte_for_byte(results):
+    lines = compare.to_latex(compare.summary(made_of(results))).splitlines()
+    assert lines[:5] == [r"\begin{tabular}{lrrrrrrrrr}", r"\toprule", r" & HR@10 & HR@100 & NDCG@10 & NDCG@100 & PSP@10 & PSP@100 & AUC & paper, NDCG@10 & $p$ \\",
+                         r"\midrule", r"\multicolumn{10}{l}{Amazon Magazine} \\"]
+    assert lines[-4] == r"$\infty$-AE, all users & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 0.3350 & 32.82 & 0.237 \\"
+    assert lines[-5].startswith(r"EASE & \textbf{34.00}") and lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+
+
+def test_the_paired_test_and_its_correction(results):
+    table = compare.summary(made_of(results)).set_index(["dataset", "system"]).loc["ml-1m"]
+    users = {system: np.load(results / f"ml-1m-{system}-None-1".replace(" ", "_") / "users.npz")["NDCG@10"] for system in ("EASE", "∞-AE, all users")}
+    difference = (users["EASE"] - users["∞-AE, all users"]).astype(np.float64)
+    t = difference.mean() / difference.std(ddof=1) * 10
+    p = 2 * stats.t.sf(abs(t), 99)
+    assert table.loc["∞-AE, all users", "p"] == pytest.approx(p, rel=1e-3)  # the largest of three: not multiplied
+    assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert compare.holm([0.9, 0.8]) == pytest.approx([1, 1])
+
+
+def test_the_figure_has_a_line_for_each_strategy(results):
+    drawn = compare.curves(made_of(results))
+    assert list(drawn) == ["MovieLens-1M"]
+    lines, full = drawn["MovieLens-1M"]
+    assert list(lines) == ["random users", "random interactions", "head users", "SVP-CF users", "Distill-CF"] and full["HR@10"] == 33.5
+    assert list(lines["Distill-CF"]["share"]) == [10, 100] and lines["Distill-CF"]["HR@10"].tolist() == pytest.approx([22.1, 23.0])
+    assert lines["Distill-CF"]["PSP@10 deviation"].tolist() == pytest.approx([np.std([1, 2, 3])] * 2)
+    picture = pictures.strategies(drawn, "svg").decode()
+    assert all(f"<!-- {name} -->" in picture for name in (*lines, "all users", "MovieLens-1M", "PSP@10, %"))
+
+
+def test_what_is_missing_is_planned_and_half_written_runs_do_not_count(results, capsys):
+    for path in results.glob("ml-1m-EASE*"):
+        (path / "result.json").unlink()
+    made = made_of(results)
+    assert not any(each.system == "EASE" for each in made)
+    compare.show_plan(wanted_of("EASE") + wanted_of("MF"), made, {"data_dir": "somewhere"})
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "python baselines.py --dataset=ml-1m --model=ease --seed=1 --data_dir=somewhere"
+    assert shown[-1].startswith("4 runs are missing") and "about 0.0 hours" in shown[-1]
+
+
+def test_runs_of_the_table_and_the_figure_that_are_the_same_are_made_once(results):
+    [first, *_] = wanted_of("∞-AE on Distill-CF, S = 500")
+    [second, *_] = wanted_of("Distill-CF", budget=500)
+    assert first != second and first.identity() == second.identity()
+    finished_run(results, second, 33.0, np.zeros(100, np.float32))
+    assert {first, second} <= made_of(results).keys()
+
+
+def test_runs_of_other_data_are_not_compared(results):
+    finished_run(results, wanted_of("NeuMF")[0], 30.0, np.zeros(100, np.float32), fingerprint="other")
+    with pytest.raises(UserError, match="different data or splits of ml-1m"):
+        made_of(results)
+
+
+def test_a_damaged_run_is_named(results):
+    path = next(results.glob("ml-1m-EASE*"))
+    (path / "result.json").write_text("{")
+    with pytest.raises(UserError, match=f"{path.name} holds a damaged"):
+        compare.find([results])
+
+
+def test_what_is_kept_says_nothing_of_the_machine_and_counts_as_the_run(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "KEPT", tmp_path / "kept")
+    made = made_of(results)
+    for run in made.values():
+        compare.keep(run)
+    kept = made_of(tmp_path / "kept")
+    assert kept.keys() == made.keys() and compare.to_markdown(compare.summary(kept)) == compare.to_markdown(compare.summary(made))
+
+
+@pytest.mark.parametrize("arguments, words", [(["--plan", "--run"], "do not go together"), (["--dataset=ml-1m"], "has no use for dataset")])
+def test_wrong_options(run_script, arguments, words):
+    done = run_script("compare.py", *arguments)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
