@@ -6,7 +6,6 @@ It shows the settings, the learning curve, the metrics beside those of the other
 results folder (baselines among them), how the synthetic users differ from real ones, whether a history is copied (leak.py;
 the figures are in leak.json beside the page), and every synthetic user with their top titles.
 """
-import argparse
 import json
 import shlex
 from pathlib import Path
@@ -21,7 +20,7 @@ from charts import chart
 from distilled import load_dataset, open_distilled
 from eval import METRICS
 from runs import atomic, read_finished
-from settings import UserError, run_script
+from settings import Parser, UserError, run_script
 
 MOST_RUNS = 20           # in the table of metrics
 MOST_DOTS = 2000         # items in the picture of their popularity
@@ -143,7 +142,7 @@ def render(distilled, dataset, leaks):
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__, allow_abbrev=False)
     parser.add_argument("--run", required=True, help="the folder of a finished run of distill.py")
     parser.add_argument("--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it")
     given = parser.parse_args(arguments)
