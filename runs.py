@@ -104,25 +104,27 @@ def read_finished(folder):
         raise UserError(f"{folder} is no run: it has no config.json; finished runs in {folder.parent}: {', '.join(there) or 'none'}")
     try:
         config = json.loads((folder / "config.json").read_text())
-        config["settings"]["dataset"]
+        _expect(config, "settings", dict)
+        _expect(config["settings"], "dataset", str)
         for key in ("data_fingerprint", "command", "python", "devices", "started"):
             _expect(config, key, str)
         _expect(config, "git_revision", str, type(None))
         _expect(config, "versions", dict)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder}/config.json cannot be read, or is not a run's ({error}); {START_AGAIN}") from error
     if not (folder / "result.json").exists():
         raise UserError(f"{folder} has not finished; the command it was started with goes on: {config['command']}")
     try:
         result = json.loads((folder / "result.json").read_text())
         for key in ("val", "test"):
+            _expect(result, key, dict)
             for metric in {"HR@100", *result[key]}:
                 _expect(result[key], metric, int, float, type(None))
         for key in ("lamda", "wall_seconds"):
             _expect(result, key, int, float)
         for key in ("best_step", "steps"):
             _expect(result, key, int, type(None))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder}/result.json is damaged ({error}); {START_AGAIN}") from error
     return config, result
 
