@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 import data
-from runs import START_AGAIN, read_finished, read_npz
+from runs import NOT_SHAPING, START_AGAIN, read_finished, read_npz
 from settings import UserError
 
 
@@ -28,7 +28,7 @@ def open_distilled(folder):
     """Reads the folder of a finished run.
 
     Raises:
-        UserError: it is no run, has not finished, is not one of distill.py, or is damaged.
+        UserError: it is no run, has not finished, is not one of distill.py, is damaged, or its distilled.npz is another's.
     """
     folder = Path(folder)
     config, result = read_finished(folder)
@@ -40,12 +40,25 @@ def open_distilled(folder):
         rows, logits, item_ids = arrays["data"], arrays["logits"], arrays["item_ids"]
         found = Distilled(folder, config, json.loads(str(arrays["settings"])), result, rows, logits, item_ids, float(arrays["lamda"]),
                           hashlib.sha256(path.read_bytes()).hexdigest())
-        sound = rows.ndim == 2 and rows.shape == logits.shape == (len(rows), len(item_ids)) and len(rows)
+        sound = rows.ndim == 2 and rows.shape == logits.shape == (len(rows), *item_ids.shape) and rows.size and rows.dtype.kind == logits.dtype.kind == "f"
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} does not hold what distill.py writes ({error}); {START_AGAIN}") from error
     if not sound or not (np.isfinite(rows).all() and np.isfinite(logits).all() and np.isfinite(found.lamda)):
         raise UserError(f"{path} does not hold what distill.py writes: shapes that do not fit, or numbers that are not finite; {START_AGAIN}")
+    if isinstance(found.settings, dict):
+        _check_is_of(found.settings, config["settings"], path)
+    else:
+        raise UserError(f"{path} does not hold what distill.py writes: its settings are {json.dumps(found.settings)[:40]}; {START_AGAIN}")
     return found
+
+
+def _check_is_of(settings, expected, path):
+    """Whether the settings in a distilled.npz are those of the run's config.json; where data lie may have changed between two calls of one run."""
+    for key in sorted(settings.keys() | expected.keys(), key=lambda key: (key != "dataset", key)):
+        there, here = (json.dumps(each[key]) if key in each else "missing" for each in (settings, expected))
+        if there != here and (key not in NOT_SHAPING or "missing" in (there, here)):
+            raise UserError(f"{path} is not of this run: its {key} is {there}, and in config.json it is {here}; put the run's own file back, "
+                            f"or {START_AGAIN}")
 
 
 def load_dataset(distilled, data_dir=None):

@@ -13,7 +13,6 @@ the run's num_per_user; those drawn more than once count once, as the clip to 1 
 
 Synthetic users are numbered from 0, like the rows of distilled.npz.
 """
-import argparse
 import io
 import json
 from pathlib import Path
@@ -24,7 +23,7 @@ import scipy.sparse as sp
 
 from distilled import open_distilled
 from runs import atomic
-from settings import UserError, run_script
+from settings import Parser, UserError, run_script
 
 FORMATS = ("recbole", "lenskit", "implicit", "csv")
 RECBOLE_CONFIG = """\
@@ -106,16 +105,18 @@ def write(matrix, item_ids, kind, out, name):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--run", required=True, help="the folder of a finished run of distill.py")
     add("--format", required=True, choices=FORMATS)
     add("--values", choices=("soft", "hard"), default="soft", help="the weights as they are (default), or interactions drawn from the logits")
     add("--seed", type=int, default=0, help="of the hard draws (default 0)")
-    add("--out", type=Path, help="the folder to write to; default: export-FORMAT-VALUES in the run's")
+    add("--out", help="the folder to write to; default: export-FORMAT-soft or export-FORMAT-hard-seedSEED in the run's")
     given = parser.parse_args(arguments)
     if given.seed < 0:
         parser.error(f"--seed must be at least 0, not {given.seed}")
+    if given.out is not None and not given.out.strip():
+        parser.error("--out must name a folder, and is empty")
     return given
 
 
@@ -123,7 +124,8 @@ def main(arguments):
     given = parse(arguments)
     distilled = open_distilled(given.run)
     matrix = to_matrix(distilled, given.values, given.seed)
-    out = given.out or distilled.folder / f"export-{given.format}-{given.values}"
+    values = given.values if given.values == "soft" else f"hard-seed{given.seed}"
+    out = Path(given.out or distilled.folder / f"export-{given.format}-{values}")
     paths = write(matrix, distilled.item_ids, given.format, out, f"{distilled.settings['dataset']}-distilled")
     print(f"{matrix.shape[0]:,} synthetic users, {matrix.shape[1]:,} items, {matrix.nnz:,} interactions ({given.values}): {', '.join(map(str, paths))}")
 

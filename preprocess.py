@@ -10,7 +10,6 @@ A data set that is there already is left as it is. Nothing half made is ever see
 filled under another name and renamed when all of it is on the disk. What files look like, and where
 they come from, stands in sources.py.
 """
-import argparse
 import io
 import json
 import math
@@ -27,7 +26,7 @@ import pooch
 from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION
 from download import Unreachable, fetch
 from runs import atomic, lock
-from settings import RULES, UserError, run_script
+from settings import RULES, Parser, UserError, run_script
 from sources import MOVIELENS, SOURCES, read_own
 
 FEWEST_INTERACTIONS = 3        # of a user; those with fewer cannot be split
@@ -271,14 +270,9 @@ COLUMNS = ("user_col", "item_col", "rating_col")
 DEFAULTS = {"split_seed": 42, "min_rating": None, "min_user_count": FEWEST_INTERACTIONS, "min_item_count": 1, **dict.fromkeys(COLUMNS)}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message}; --help tells all")
-
-
 def parse(arguments):
     """The options, checked; a name of several words is taken with - or _ between them."""
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="./prep.sh")
+    parser = Parser(__doc__, prog="./prep.sh")
     add = lambda option, **more: parser.add_argument(f"--{option}", *{f"--{option.replace('-', '_')}"} - {f"--{option}"}, **more)
     parser.add_argument("names", nargs="*", metavar="name", help="|".join(SOURCES) + ", default ml-1m")
     add("url", help="a mirror to download from instead")

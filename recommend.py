@@ -13,8 +13,8 @@ the run's folder. From Python:
     recommender = Recommender.load("results/<run>")
     ids, scores = recommender.top_k(histories, 10)       # CSR (B, I) in; (B, 10) each out
 """
-import argparse
 import csv
+import io
 import json
 import os
 import sys
@@ -33,12 +33,13 @@ import model
 from distilled import load_dataset, open_distilled
 from eval import scores_of
 from runs import atomic, keep_arrays
-from settings import UserError, run_script
+from settings import Parser, UserError, run_script
 
 MOST_AT_ONCE = 1024  # users of one call to the devices
 SHORTEST_LIST = 128  # of what the devices rank, so that one program serves every shorter k
 SYNTHETIC_USERS_NAMED, TOP_ITEMS_NAMED = 3, 5  # of an explanation
 FORMATS = ("table", "csv", "jsonl", "parquet")
+ENDINGS = {"": "table", ".txt": "table", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
 @partial(jax.jit, static_argnums=2)
@@ -66,8 +67,10 @@ class Recommender:
         self.item_ids, self.rows = distilled.item_ids, distilled.rows
         self._kernel = model.make_kernel(settings["depth"], settings["normalize"])
         self._rows = jnp.asarray(self.rows, float if settings["float64"] else np.float32)
+        fits = lambda alpha: alpha.shape == self._rows.shape and alpha.dtype == self._rows.dtype and np.isfinite(alpha).all()
         kept = keep_arrays(distilled.folder / "alpha.npz", distilled.digest,
-                           lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, distilled.lamda))})
+                           lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, distilled.lamda))},
+                           lambda kept: "alpha" in kept and fits(kept["alpha"]))
         self._alpha = jnp.asarray(kept["alpha"])
         if not jnp.isfinite(self._alpha).all():
             raise UserError(f"the kernel of {distilled.folder}'s synthetic users is not positive definite at its lamda of {distilled.lamda:.3g} "
@@ -97,7 +100,12 @@ class Recommender:
         Returns:
             (columns (B, k') int32, scores (B, k') float), best first, equal ones by column; k' is the least of k and I.
             Users with fewer than k' items outside their history have columns of -1 and scores of -inf at the end.
+
+        Raises:
+            ValueError: k is less than 1, or the histories have another number of items.
         """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
         k = min(k, len(self.item_ids))
         length = min(max(1 << (k - 1).bit_length(), SHORTEST_LIST), len(self.item_ids))
         parts = [(np.empty((0, k), self._alpha.dtype), np.empty((0, k), np.int32))]
@@ -162,7 +170,7 @@ def known_users(dataset, wanted):
     numbers = np.arange(dataset.users)
     if wanted is not None:
         numbers = positions(dataset.user_ids, wanted)
-        complain("user", [name for name, number in zip(wanted, numbers) if number < 0], dataset.name)
+        complain(f"{dataset.name} has no user", [name for name, number in zip(wanted, numbers) if number < 0], "left out")
         numbers = numbers[numbers >= 0]
     if not len(numbers):
         raise UserError("there is nobody left to recommend to")
@@ -172,11 +180,10 @@ def known_users(dataset, wanted):
 def new_users(dataset, users, items):
     """Asked of somebody new: two lists of texts, an entry an interaction."""
     columns = positions(dataset.item_ids, items)
-    complain("item", list(dict.fromkeys(item for item, column in zip(items, columns) if column < 0)), dataset.name)
+    complain(f"{dataset.name} has no item", list(dict.fromkeys(item for item, column in zip(items, columns) if column < 0)), "left out")
     names = list(dict.fromkeys(user for user, column in zip(users, columns) if column >= 0))
-    for name in dict.fromkeys(users):
-        if name not in names and name:
-            print(f"recommend: nothing is left of the history of user {show(name)}: left out", file=sys.stderr)
+    kept = {"", *names}
+    complain("nothing is left of the history of user", [name for name in dict.fromkeys(users) if name not in kept], "left out")
     if not names:
         raise UserError("the history is empty: there is nothing to recommend by; items are given by their ids in the data set")
     here = columns >= 0
@@ -184,35 +191,46 @@ def new_users(dataset, users, items):
     return Asked(names, sp.csr_matrix((np.ones(len(rows), np.int32), (rows, columns[here])), (len(names), dataset.items)))
 
 
-def complain(what, unknown, name):
-    """Names the ids that the data set does not have, on stderr, and lets the rest go on."""
-    if unknown:
-        more = f" and {len(unknown) - 20:,} more" if len(unknown) > 20 else ""
-        print(f"recommend: {name} has no {what} {', '.join(map(show, unknown[:20]))}{more}: left out", file=sys.stderr)
+def complain(what, ids, end):
+    """Says of some ids what is the matter with them, on stderr, and lets the rest go on."""
+    if ids:
+        more = f" and {len(ids) - 20:,} more" if len(ids) > 20 else ""
+        print(f"recommend: {what} {', '.join(map(show, ids[:20]))}{more}: {end}", file=sys.stderr)
 
 
 def read_history(path):
     """(users, items), lists of texts, of a .csv with the columns user and item, or item alone."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+        # The header is read as a row, so that pandas counts every line's fields by it, and renames and takes nothing for an index.
+        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False)
     except (OSError, ValueError) as error:  # ValueError: of pandas' parser, and of text that is not UTF-8
-        raise UserError(f"--history={path} cannot be read: {str(error).strip().splitlines()[0]}") from error
-    if "item" not in table or table.columns.nunique() != len(table.columns):
-        raise UserError(f"--history={path} must begin with a line of names, 'user,item' or 'item', not '{','.join(table.columns)}'")
+        raise UserError(f"--history={path} cannot be read: {str(error).strip().splitlines()[0].rpartition('C error: ')[2]}") from error
+    table = table.apply(lambda column: column.str.strip())
+    names = list(table.loc[0])
+    if "item" not in names or len(set(names)) != len(names):
+        raise UserError(f"--history={path} must begin with a line of names, 'user,item' or 'item', not '{','.join(names)}'")
+    table = table[1:].set_axis(names, axis=1)[lambda table: (table != "").any(axis=1)]  # no blank lines
+    for name in [name for name in ("user", "item") if name in names]:
+        complain(f"--history={path} has no {name} in row", list(table.index[table[name] == ""] + 1), "left out")
+        table = table[table[name] != ""]
     return list(table["user"]) if "user" in table else [""] * len(table), list(table["item"])
 
 
 def split_ids(text):
-    """The ids of a comma-separated list; one that holds a comma stands in double quotes, as in CSV."""
-    return [each.strip() for each in next(csv.reader([text], skipinitialspace=True), []) if each.strip()]
+    """The ids of a list with commas or ends of lines between; one that holds a comma stands in double quotes, as in CSV."""
+    return [each.strip() for line in csv.reader(io.StringIO(text, newline=None), skipinitialspace=True) for each in line if each.strip()]
 
 
 def explain(recommender, asked, columns):
-    """For each user the synthetic users that weigh most: lists of (number, share of the scores' sum, columns of their top items)."""
+    """For each user the synthetic users that weigh most: lists of (number, share of the scores' sum, columns of their top items).
+
+    The list of a user to whom nothing is recommended is empty.
+    """
     contributions = recommender.contributions(asked.histories, columns)
     order = np.argsort(-contributions, axis=1, kind="stable")[:, :SYNTHETIC_USERS_NAMED]
     top = lambda number: np.argsort(-recommender.rows[number], kind="stable")[:TOP_ITEMS_NAMED]
-    return [[(int(number), float(given[number]), top(number)) for number in best] for given, best in zip(contributions, order)]
+    return [[(int(number), float(given[number]), top(number)) for number in best if found]
+            for given, best, found in zip(contributions, order, columns[:, 0] >= 0)]
 
 
 def show(text):
@@ -233,7 +251,7 @@ def to_frame(asked, columns, scores, dataset):
 def to_text(asked, columns, scores, dataset, reasons):
     """The lists for people, each followed by its explanation."""
     lines, title = [], lambda column: "" if dataset.titles is None else show(dataset.titles[column])
-    item = lambda column: title(column) or show(dataset.item_ids[column])
+    item = lambda column: title(column).strip() or show(dataset.item_ids[column])
     for place, name in enumerate(asked.names):
         lines.append(f"user {show(name)}" if name != "" else "you")
         found = columns[place][columns[place] >= 0]
@@ -271,7 +289,7 @@ def write(file, kind, asked, columns, scores, dataset, reasons):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--run", required=True, help="the folder of a finished run of distill.py")
     add("--user", action="append", help="ids of the data set's users, with commas between; may be given again")
@@ -281,14 +299,19 @@ def parse(arguments):
     add("--k", type=int, default=10, help="the length of a list (default 10)")
     add("--explain", action="store_true", help="name the synthetic users that weigh most for each list, and their top items")
     add("--format", choices=FORMATS, help="default: as --out ends, or a table")
-    add("--out", type=Path, help="a file to write to, instead of the terminal")
+    add("--out", help="a file to write to, instead of the terminal; it ends in .csv, .jsonl, .parquet or .txt, a table, or --format says what it is")
     add("--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it")
     given = parser.parse_args(arguments)
     if sum((bool(given.user), given.all, given.items is not None, given.history is not None)) != 1:
         parser.error("say for whom: one of --user, --all, --items and --history")
     if given.k < 1:
         parser.error(f"--k must be at least 1, not {given.k}")
-    given.format = given.format or (given.out.suffix[1:] if given.out and given.out.suffix[1:] in FORMATS else "table")
+    if given.out is not None and (not given.out.strip() or Path(given.out).is_dir()):
+        parser.error(f"--out must name a file, and '{given.out}' is {'a folder' if given.out.strip() else 'no name'}")
+    ending = Path(given.out or "").suffix.lower()
+    if given.format is None and ending not in ENDINGS:
+        parser.error(f"--out={given.out} ends in neither .csv, .jsonl, .parquet nor .txt, a table: then --format must say what to write")
+    given.format = given.format or ENDINGS[ending]
     if given.format == "parquet" and given.out is None:
         parser.error("--format=parquet needs --out=FILE")
     if given.explain and given.format in ("csv", "parquet"):
@@ -311,6 +334,8 @@ def main(arguments):
         print(f"recommend: {dataset.name} has {dataset.items:,} items, fewer than --k={given.k}: the lists hold what there is", file=sys.stderr)
     recommender = Recommender(distilled)
     columns, scores = recommender.rank(asked.histories, given.k)
+    complain("every item has been seen by", [f"user {name}" if name != "" else "you" for name, column in zip(asked.names, columns[:, 0]) if column < 0],
+             "nothing is left to recommend")
     reasons = explain(recommender, asked, columns) if given.explain else None
     content = asked, columns, scores, dataset, reasons
     if given.out is None:
@@ -319,7 +344,7 @@ def main(arguments):
     else:
         with atomic(given.out) as file:
             write(file, given.format, *content)
-        print(f"{given.out}: lists for {len(asked.names):,} users")
+        print(f"{given.out}: lists for {(columns[:, 0] >= 0).sum():,} users")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ It shows the settings, the learning curve, the metrics beside those of the other
 results folder (baselines among them), how the synthetic users differ from real ones, whether a history is copied (leak.py;
 the figures are in leak.json beside the page), and every synthetic user with their top titles.
 """
-import argparse
 import json
+import math
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from charts import chart
 from distilled import load_dataset, open_distilled
 from eval import METRICS
 from runs import atomic, read_finished
-from settings import UserError, run_script
+from settings import Parser, UserError, run_script
 
 MOST_RUNS = 20           # in the table of metrics
 MOST_DOTS = 2000         # items in the picture of their popularity
@@ -63,13 +64,18 @@ def runs_on_same_data(distilled):
 
 
 def curve(folder, result):
-    """The learning curve as a chart; None if metrics.jsonl cannot be read."""
+    """The learning curve as a chart; None, and a note on stderr, if metrics.jsonl does not hold one."""
     try:
         history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        series = [(metric, [line["step"] for line in history], [line["validation"][metric] for line in history]) for metric in ("HR@100", "NDCG@10")]
-    except (OSError, ValueError, KeyError, TypeError):
+        steps = [line["step"] for line in history]
+        series = [(metric, steps, [line["validation"][metric] for line in history]) for metric in ("HR@100", "NDCG@10")]
+        if not history or not all(math.isfinite(number) for _, *numbers in series for each in numbers for number in each):
+            raise ValueError("it is empty" if not history else "not all of it are numbers")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"report: {folder}/metrics.jsonl cannot be read, so the page has no learning curve ({error})", file=sys.stderr)
         return None
-    return chart("Learning curve", "step", "validation, %", series, mark=(result["best_step"], f"best: step {result['best_step']}"))
+    best = result["best_step"]
+    return chart("Learning curve", "step", "validation, %", series, mark=None if best is None else (best, f"best: step {best}"))
 
 
 def effective_items(rows):
@@ -114,7 +120,8 @@ def browser(distilled, dataset, leaks):
     top = np.argsort(-distilled.rows, axis=1, kind="stable")[:, :many]
     used, places = np.unique(top, return_inverse=True)
     places = places.reshape(top.shape)
-    names = [str(dataset.titles[item]) if dataset.titles is not None and dataset.titles[item] else f"item {dataset.item_ids[item]}" for item in used]
+    titles = ["" for _ in used] if dataset.titles is None else [str(title) for title in dataset.titles[used]]
+    names = [title if title.strip() else f"item {item}" for title, item in zip(titles, dataset.item_ids[used])]
     nearest = lambda line: [value for measure in leak.MEASURES for value in (line[measure]["user"], round(line[measure]["value"], 3))]
     return {"titles": names, "users": [
         [number, round(float(spread), 1), round(float(total), 2), line["start"], *nearest(line),
@@ -133,7 +140,7 @@ def render(distilled, dataset, leaks):
     curves = [each for each in (curve(distilled.folder, distilled.result),) if each]
     usual = hyper_params.hyper_params
     return environment.get_template("report.html.jinja").render(
-        run=distilled.folder.resolve().name, dataset=dataset, synthetic=len(distilled.rows), result=distilled.result, config=distilled.config,
+        run=distilled.folder.resolve().name, dataset=dataset, synthetic=len(distilled.rows), lamda=distilled.lamda, result=distilled.result, config=distilled.config,
         command=shlex.join(command_of(distilled.config)),
         settings=[(key, value, key in usual and usual[key] != value) for key, value in distilled.settings.items()],
         metrics=METRICS, runs=runs, more=more, curves=curves, table=table, charts=charts, leaks=leaks,
@@ -143,7 +150,7 @@ def render(distilled, dataset, leaks):
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__, allow_abbrev=False)
     parser.add_argument("--run", required=True, help="the folder of a finished run of distill.py")
     parser.add_argument("--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it")
     given = parser.parse_args(arguments)

@@ -45,8 +45,14 @@ PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
 
 @contextmanager
 def atomic(path):
-    """Opens path for writing in binary; it appears, whole, when the block ends, or not at all."""
+    """Opens path for writing in binary; it appears, whole, when the block ends, or not at all.
+
+    Raises:
+        UserError: the folder it is to lie in does not exist.
+    """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise UserError(f"{path} cannot be written: there is no folder {path.parent}; `mkdir -p {shlex.quote(str(path.parent))}` makes it")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -91,7 +97,7 @@ def read_finished(folder):
     """(config, result) of a finished run: config.json as `describe` made it, and result.json.
 
     Raises:
-        UserError: the folder is no run, or one that has not finished.
+        UserError: the folder is no run, one that has not finished, or one whose files lack something or have text for a number.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -99,28 +105,55 @@ def read_finished(folder):
         raise UserError(f"{folder} is no run: it has no config.json; finished runs in {folder.parent}: {', '.join(there) or 'none'}")
     try:
         config = json.loads((folder / "config.json").read_text())
-        config["settings"]["dataset"], config["data_fingerprint"], config["command"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _expect(config, "settings", dict)
+        _expect(config["settings"], "dataset", str)
+        for key in ("data_fingerprint", "command", "python", "devices", "started"):
+            _expect(config, key, str)
+        _expect(config, "git_revision", str, type(None))
+        _expect(config, "versions", dict)
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder}/config.json cannot be read, or is not a run's ({error}); {START_AGAIN}") from error
     if not (folder / "result.json").exists():
         raise UserError(f"{folder} has not finished; the command it was started with goes on: {config['command']}")
     try:
         result = json.loads((folder / "result.json").read_text())
-        result["val"]["HR@100"], result["test"]["HR@100"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for key in ("val", "test"):
+            _expect(result, key, dict)
+            for metric in {"HR@100", *result[key]}:
+                _expect(result[key], metric, int, float, type(None))
+        _expect(result, "wall_seconds", int, float)
+        _expect(result, _choice(result), int, float, dict)
+        for key in ("best_step", "steps"):
+            _expect(result, key, int, type(None))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder}/result.json is damaged ({error}); {START_AGAIN}") from error
     return config, result
 
 
-def keep_arrays(path, key, make):
+def _choice(result):
+    """The key under which a result has what validation chose: baselines.py has a dict of settings, the others lamda."""
+    return "choice" if "choice" in result else "lamda"
+
+
+def _expect(found, key, *kinds):
+    if key not in found:
+        raise ValueError(f"it has no {key}")
+    if not isinstance(found[key], kinds):
+        raise ValueError(f"its {key} is {json.dumps(found[key])[:40]}")
+
+
+def keep_arrays(path, key, make, sound):
     """The dict of arrays that make() gives, kept in path, and read from there for as long as key, a text, is the same.
 
     A folder that cannot be written, or a file that is damaged, costs the calculation and nothing else.
+
+    Args:
+        sound: whether a dict that was read is such a one as make() gives.
     """
     if path.exists():
         try:
             arrays = read_npz(path, "")
-            if str(arrays.pop("key", "")) == key:
+            if str(arrays.pop("key", "")) == key and sound(arrays):
                 return arrays
         except UserError:
             pass
@@ -212,7 +245,7 @@ class Run:
             return None
         try:
             result = json.loads(path.read_text())
-            return {key: result[key] for key in ("dataset", "val", "test", "lamda", "best_step", "steps", "wall_seconds",
+            return {key: result[key] for key in ("dataset", "val", "test", _choice(result), "best_step", "steps", "wall_seconds",
                                                  "step_seconds", "peak_rss_mb")}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged; {START_AGAIN}") from error

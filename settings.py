@@ -2,6 +2,7 @@
 
 Also the one place that turns a UserError into a line on stderr and an exit code.
 """
+import argparse
 import difflib
 import json
 import os
@@ -14,6 +15,16 @@ import hyper_params as defaults
 
 class UserError(Exception):
     """Something the user can put right; its text is the one line they are shown."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose complaints are one line, too; --help shows the description as it stands."""
+
+    def __init__(self, description, **more):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+
+    def error(self, message):
+        raise UserError(f"{message}; --help tells all")
 
 
 def _choice(*words):

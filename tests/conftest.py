@@ -64,7 +64,7 @@ def run_script():
 
 
 NASTY = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>", "\"quoted\", 'and', with commas", "Амели & 七人の侍 אבג",
-         "<!--<script>", "a\u2028b\x1b[31mred\nline", "{{ 7*7 }} {% raw %}", "=1+1", "")
+         "<!--<script>", "a\u2028b\x1b[31mred\nline", "{{ 7*7 }} {% raw %}", "=1+1", "", " \u3000", "İstanbul")
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,8 @@ def test_each_model_learns_a_planted_pattern_better_than_popularity(planted, tmp
         assert done.returncode == 0, done.stderr
     assert result_of(tmp_path, model)["test"]["NDCG@10"] > 2 * result_of(tmp_path, "pop")["test"]["NDCG@10"]
     assert done.stdout.splitlines()[-1].startswith("test  HR@10")
+    again = run_script("baselines.py", *command(planted, tmp_path, model, f"--grid={json.dumps(grid)}", "--epochs=30", "--patience=10"))
+    assert "finished before" in again.stdout and again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], again.stderr
 
 
 def test_ease_solves_its_problem():

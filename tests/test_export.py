@@ -52,6 +52,14 @@ def test_the_recbole_config_names_its_files(distilled_run, tmp_path, capsys):
     assert f'data_path: "{run}/export-recbole-soft"' in text and 'dataset: "titled-distilled"' in text and "inter: [user_id, item_id, rating]" in text
 
 
+def test_draws_of_other_seeds_lie_elsewhere(distilled_run, tmp_path, capsys):
+    run = shutil.copytree(distilled_run, tmp_path / "run")
+    for seed in (0, 1):
+        export.main([f"--run={run}", "--format=csv", "--values=hard", f"--seed={seed}"])
+    first, second = ((run / f"export-csv-hard-seed{seed}" / "interactions.csv").read_bytes() for seed in (0, 1))
+    assert first != second
+
+
 def test_hard_draws_repeat_and_follow_softmax():
     """Chi-square of 40,000 draws a user against softmax(L), and against the argmax of L + Gumbel noise; another seed differs."""
     logits = np.random.default_rng(0).normal(scale=1.5, size=(3, 40)).astype(np.float32)
@@ -71,7 +79,8 @@ def test_hard_draws_repeat_and_follow_softmax():
 
 
 def test_bad_input(run_script, distilled_run, tmp_path):
-    for arguments, code, says in ((["--format=xml"], 2, "invalid choice"), (["--format=csv", "--seed=-1"], 2, "at least 0"),
+    for arguments, code, says in ((["--format=xml"], 1, "export: argument --format: invalid choice"), (["--format=csv", "--seed=-1"], 1, "at least 0"),
+                                  (["--format=csv", "--out="], 1, "--out must name a folder"),
                                   (["--format=csv", "--out=/proc/here"], 1, "export: ")):
         done = run_script("export.py", f"--run={distilled_run}", *arguments)
         assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr

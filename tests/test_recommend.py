@@ -58,6 +58,8 @@ def test_padding_ids_and_empty_histories(opened):
         np.testing.assert_allclose(alone_scores[0].filled(0), scores[user, :4].filled(0), atol=1e-4)
     with pytest.raises(ValueError, match="columns"):
         recommender.rank(sp.csr_matrix((1, 3)), 5)
+    with pytest.raises(ValueError, match="k must be at least 1, not 0"):
+        recommender.top_k(sp.csr_matrix(histories), 0)
     assert recommender.rank(sp.csr_matrix((0, dataset.items)), 5)[0].shape == (0, 5)
 
 
@@ -87,6 +89,11 @@ def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypat
     monkeypatch.setattr(recommend, "_solve", solve)
     (run / "alpha.npz").write_bytes((run / "alpha.npz").read_bytes()[:-100])
     assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all()
+    with np.load(run / "alpha.npz") as file:
+        kept = dict(file)
+    for wrong in ({}, {"alpha": kept["alpha"][1:]}, {"alpha": kept["alpha"].astype(str)}, {"alpha": np.full_like(kept["alpha"], np.nan)}):
+        np.savez(run / "alpha.npz", key=kept["key"], **wrong)
+        assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all()
     (run / "alpha.npz").unlink()
     (run / "alpha.npz").mkdir()  # cannot be written
     assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all() and "could not be written" in capsys.readouterr().err
@@ -145,15 +152,59 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
     (["--items=,"], 1, "the history is empty"),
     (["--items=missing"], 1, "the history is empty"),
     (["--history=/nowhere.csv"], 1, "cannot be read"),
-    (["--user=u1", "--all"], 2, "one of --user, --all, --items and --history"),
-    (["--all", "--k=0"], 2, "at least 1"),
-    (["--all", "--format=parquet"], 2, "needs --out"),
+    (["--user=u1", "--all"], 1, "recommend: say for whom: one of --user, --all, --items and --history; --help tells all"),
+    (["--all", "--k=0"], 1, "at least 1"),
+    (["--all", "--k=many"], 1, "recommend: argument --k: invalid int value"),
+    (["--all", "--format=parquet"], 1, "needs --out"),
+    (["--all", "--out="], 1, "--out must name a file"),
+    (["--all", "--out=/"], 1, "is a folder"),
+    (["--all", "--out=l.json"], 1, "then --format must say"),
+    (["--user=u1", "--out=/nowhere/l.csv"], 1, "there is no folder /nowhere; `mkdir -p /nowhere` makes it"),
     (["--user=u1", "--data_dir=/nowhere"], 1, "there is no data set"),
 ])
 def test_bad_input(run_script, distilled_run, arguments, code, says):
     done = run_script("recommend.py", f"--run={distilled_run}", *arguments)
     assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr
-    assert code == 0 or code == 2 or done.stdout == ""
+    assert code == 0 or done.stdout == "" and done.stderr.strip().split("\n")[-1].startswith("recommend: ")
+
+
+@pytest.mark.parametrize("text, says", [
+    ("user,item\nann,50,5\n", "--history=FILE cannot be read: Expected 2 fields in line 2, saw 3"),
+    ("item,item\n1,2\n", "not 'item,item'"),
+    ("item , item\n1,2\n", "not 'item,item'"),
+    ("film\n1\n", "not 'film'"),
+    ("", "cannot be read"),
+])
+def test_histories_that_cannot_be_read(tmp_path, text, says):
+    (tmp_path / "new.csv").write_text(text)
+    with pytest.raises(UserError) as error:
+        recommend.read_history(tmp_path / "new.csv")
+    assert says.replace("FILE", str(tmp_path / "new.csv")) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_histories_are_read_as_they_are_meant(tmp_path, capsys):
+    """Spaces and blank lines do not matter; rows that lack something are named by their number; a byte order mark is none of it."""
+    path = tmp_path / "new.csv"
+    path.write_text("\ufeffuser , item\nann , 50 \n\nbob,\n,7\n\"b, c\",\"x, 1\"\nNA,null\n", encoding="utf-8")
+    assert recommend.read_history(path) == (["ann", "b, c", "NA"], ["50", "x, 1", "null"])
+    said = capsys.readouterr().err
+    assert "has no item in row 4: left out" in said and "has no user in row 5: left out" in said
+    path.write_text("item\n5\n\n7\n")
+    assert recommend.read_history(path) == (["", ""], ["5", "7"]) and capsys.readouterr().err == ""
+    path.write_text("user,item\n")
+    assert recommend.read_history(path) == ([], [])
+    assert recommend.split_ids('1, 2\n3,"a, b"\r\n\n4,') == ["1", "2", "3", "a, b", "4"]
+
+
+def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
+    """Is named, has an empty list without an explanation, and is not counted."""
+    everything = pd.DataFrame({"user": "all", "item": opened[1].item_ids})
+    pd.concat([everything, pd.DataFrame({"user": ["some"], "item": ["i1"]})]).to_csv(tmp_path / "new.csv", index=False)
+    done = run_script("recommend.py", f"--run={distilled_run}", f"--history={tmp_path / 'new.csv'}", "--explain", f"--out={tmp_path / 'l.JSONL'}")
+    assert done.returncode == 0 and done.stderr == "recommend: every item has been seen by user all: nothing is left to recommend\n"
+    assert done.stdout.endswith("lists for 1 users\n")
+    lines = [json.loads(line) for line in (tmp_path / "l.JSONL").read_text().splitlines()]
+    assert lines[0] == {"user": "all", "items": [], "synthetic_users": []} and len(lines[1]["items"]) == 10 and len(lines[1]["synthetic_users"]) == 3
 
 
 def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
@@ -163,8 +214,24 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     (copy("baseline") / "distilled.npz").unlink()
     (copy("cut") / "distilled.npz").write_bytes(b"PK")
     (copy("torn") / "config.json").write_text("{")
+    change = lambda name, file, **new: (copy(name) / file).write_text(json.dumps({key: value for key, value in {
+        **json.loads((distilled_run / file).read_text()), **new}.items() if value != "gone"}))
+    change("versionless", "config.json", versions="gone")
+    change("speechless", "config.json", command=None)
+    change("stepless", "result.json", best_step="gone")
+    change("worded", "result.json", test={"HR@100": "much"})
+    with np.load(distilled_run / "distilled.npz") as file:
+        arrays = dict(file)
+    settings = json.loads(str(arrays["settings"]))
+    for name, new in (("empty", {"settings": "{}"}), ("listed", {"settings": "[]"}), ("foreign", {"settings": json.dumps({**settings, "dataset": "ml-1m"})}),
+                      ("text", {"data": arrays["data"].astype(str)}), ("moved", {"settings": json.dumps({**settings, "data_dir": "/elsewhere"})})):
+        np.savez(copy(name) / "distilled.npz", **{**arrays, **new})
+    assert open_distilled(tmp_path / "moved").settings["data_dir"] == "/elsewhere"
     for name, says in (("nothing", "is no run"), ("unfinished", "has not finished"), ("baseline", "a run of distill.py is needed"),
-                       ("cut", "truncated or damaged"), ("torn", "config.json cannot be read")):
+                       ("cut", "truncated or damaged"), ("torn", "config.json cannot be read"), ("versionless", "has no versions"),
+                       ("speechless", "its command is null"), ("stepless", "has no best_step"), ("worded", 'its HR@100 is "much"'),
+                       ("empty", 'dataset is missing, and in config.json it is "titled"'), ("listed", "its settings are \\[\\]"),
+                       ("foreign", 'not of this run: its dataset is "ml-1m"'), ("text", "shapes that do not fit")):
         with pytest.raises(UserError, match=says):
             open_distilled(tmp_path / name)
     rng = np.random.default_rng(5)
