@@ -2,7 +2,7 @@
 
     python baselines.py --model=ease                       EASE, its strength from a grid
     python baselines.py --model=mvae --dataset=magazine    MF, NeuMF, MVAE, LightGCN: see learners.py
-    python baselines.py --model=mf '--grid=[{"dimensions": 128, "l2": 0.001, "learning_rate": 0.005}]'
+    python baselines.py --model=mf '--grid=[{"dimensions": 128, "l2": 0.001, "learning_rate": 0.005, "batch_size": 8192}]'
     python baselines.py --model=ease --sampler=head --user_support=500     trained on some users, evaluated on all
 
 What is tried stands in hyper_params.py. The models trained by gradient descent stop early: every log_freq epochs
@@ -24,13 +24,12 @@ import psutil
 from scipy.linalg import lapack
 from tqdm import tqdm
 
-import data
 import devices
 import learners
 import samplers
 from eval import evaluate, inverse_propensity, summarise
 from hyper_params import baselines, grids
-from job import begin, carry_out, quality, run_job, show
+from job import begin, best_of, carry_out, run_job, show
 from model import predict
 from runs import START_AGAIN, Stop
 from settings import UserError
@@ -136,11 +135,6 @@ class Tuning:
 
     def test(self, scores):
         return self.measure(scores, self.dataset.test_view(np.random.default_rng([self.settings["seed"], 3])))
-
-
-def best_of(history):
-    """The first of the best lines; None if there is none."""
-    return max(history, key=lambda line: quality(line["validation"]), default=None)
 
 
 def describe(setting):

@@ -28,8 +28,7 @@ import hyper_params
 import infinite_ae
 import pictures
 from eval import METRICS
-from job import PER_USER
-from runs import NOT_SHAPING, atomic, read_npz
+from runs import atomic, identity, read_npz, shaping
 from settings import UserError, resolve, run_script
 
 DOCS = Path(__file__).parent / "docs"
@@ -63,7 +62,7 @@ class Wanted(NamedTuple):
         settings, _ = resolve(self.arguments, "", *SCRIPTS[self.script])
         if self.script == "baselines":
             settings["grid"] = settings["grid"] or hyper_params.grids[settings["model"]]
-        return self.script, shaping(settings)
+        return self.script, identity(settings)
 
 
 class Found(NamedTuple):
@@ -105,10 +104,6 @@ def plan():
                     for dataset in DATASETS for budget in BUDGETS for system in FIGURE for seed in system.seeds]
 
 
-def shaping(settings):
-    return json.dumps({key: value for key, value in sorted(settings.items()) if key not in NOT_SHAPING})
-
-
 def find(folders):
     """{identity: Found} of the finished runs in some folders; of the same settings, the first one met.
 
@@ -119,7 +114,7 @@ def find(folders):
     for path in (path for folder in folders for path in sorted(folder.glob("*/result.json"))):
         try:
             config, result = json.loads((path.parent / "config.json").read_text()), json.loads(path.read_text())
-            key = config.get("script"), shaping(config["settings"])
+            key = config.get("script"), identity(config["settings"])
             found.setdefault(key, Found(path.parent, config["data_fingerprint"], {**result, "test": {name: result["test"][name] for name in METRICS}}))
         except FileNotFoundError:
             continue
@@ -149,7 +144,7 @@ def keep(run):
     folder = KEPT / run.folder.name
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads((run.folder / "config.json").read_text())
-    config = {"script": config["script"], "settings": json.loads(shaping(config["settings"])),
+    config = {"script": config["script"], "settings": shaping(config["settings"]),
               **{key: config[key] for key in ("data_fingerprint", "devices", "versions", "git_revision")}}
     users = io.BytesIO()
     np.savez_compressed(users, **run.users())

@@ -68,7 +68,8 @@ class Progress(NamedTuple):
 
 def initial_logits(settings, dataset):
     """Where the synthetic users start: the train rows of S random real users, (S, I) float."""
-    return dataset.train_rows(dataset.sample_users(settings["user_support"], settings["seed"])).toarray().astype(np.float64 if settings["float64"] else np.float32)
+    users = dataset.sample_users(settings["user_support"], settings["seed"])
+    return dataset.train_rows(users).toarray().astype(np.float64 if settings["float64"] else np.float32)
 
 
 def initial_state(settings, logits, optimizer):

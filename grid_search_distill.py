@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 import data
 from hyper_params import hyper_params
-from runs import NOT_SHAPING, lock
-from search import MISSING_HEARTBEATS, STORAGE_ERRORS, Job, failure, identity, open_storage, open_study, settled, to_argument
+from runs import NOT_SHAPING, identity, lock
+from search import MISSING_HEARTBEATS, STORAGE_ERRORS, Job, failure, open_storage, open_study, settled, to_argument
 from search_report import describe, ended, report
 from settings import RULES, UserError, resolve, run_script
 

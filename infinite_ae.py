@@ -28,7 +28,7 @@ import pictures
 import samplers
 from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, summarise
 from hyper_params import infinite_ae
-from job import begin, carry_out, quality, run_job, show
+from job import begin, best_of, carry_out, run_job, show
 from settings import UserError
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "user_support", "sampler", "depth", "normalize", "float64", "lamda_grid",
@@ -124,11 +124,6 @@ def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
         raise UserError(f"no lamda of {settings['lamda_grid']} can be used: " + (NO_RIDGE if alike and not any(settings["lamda_grid"]) else
                         f"the kernel is not positive definite in {rows.dtype} with any of them; --float64=true may help") + "; a larger one helps")
     return history, devices.localise(here, solve(best["lamda"])) if alpha is None else alpha
-
-
-def best_of(history):
-    """The first of the best lines; None if no lamda could be used."""
-    return max((line for line in history if line["validation"]), key=lambda line: quality(line["validation"]), default=None)
 
 
 def train_and_test(settings, run, dataset, mesh):

@@ -115,3 +115,8 @@ def show(metrics):
 def quality(metrics):
     """What the best model is chosen by, on validation: HR@100, and nDCG@10 where that is the same."""
     return metrics["HR@100"], metrics["NDCG@10"]
+
+
+def best_of(history):
+    """The first of the best validations of a history, those left out passed over; None if there is none."""
+    return max((line for line in history if line["validation"]), key=lambda line: quality(line["validation"]), default=None)

@@ -273,10 +273,19 @@ class Stop:
         self.signal = number
 
 
+def shaping(settings):
+    """The settings that shape a result, in the order of their names."""
+    return {key: value for key, value in sorted(settings.items()) if key not in NOT_SHAPING}
+
+
+def identity(settings):
+    """The same text for the same run, whatever way its settings were given."""
+    return json.dumps(shaping(settings))
+
+
 def run_name(settings, fingerprint, kind):
     """A readable name with a hash of the data and of every setting that shapes the result."""
-    shaping = {key: value for key, value in sorted(settings.items()) if key not in NOT_SHAPING}
-    digest = hashlib.sha256(json.dumps([kind, shaping, fingerprint]).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([kind, shaping(settings), fingerprint]).encode()).hexdigest()[:8]
     size = "all" if settings["user_support"] == -1 else str(settings["user_support"])
     return "-".join([settings["dataset"], size, kind, f"seed{settings['seed']}", digest])
 

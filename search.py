@@ -26,7 +26,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import TrialState
 
-from runs import IN_USE, NOT_SHAPING
+from runs import IN_USE, identity
 from settings import UserError, resolve, run_script
 
 HERE = Path(__file__).parent
@@ -67,11 +67,6 @@ def open_storage(url, heartbeat):
 def to_argument(key, value):
     """--key=value as distill.py reads it."""
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
-
-
-def identity(settings):
-    """The same text for the same run, whatever way its settings were given."""
-    return json.dumps({key: value for key, value in sorted(settings.items()) if key not in NOT_SHAPING})
 
 
 def open_study(storage, name, sampler, data, fixed, space):
