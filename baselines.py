@@ -4,6 +4,7 @@
     python baselines.py --model=mvae --dataset=magazine    MF, NeuMF, MVAE, LightGCN: see learners.py
     python baselines.py --model=mf '--grid=[{"dimensions": 128, "l2": 0.001, "learning_rate": 0.005, "batch_size": 8192}]'
     python baselines.py --model=ease --sampler=head --user_support=500     trained on some users, evaluated on all
+    python baselines.py --model=ease --sampler=distilled --distilled=results/<run>
 
 What is tried stands in hyper_params.py. The models trained by gradient descent stop early: every log_freq epochs
 they are validated, and after `patience` epochs without a better HR@100 the next setting begins. The same
@@ -34,7 +35,7 @@ from model import predict
 from runs import START_AGAIN, Stop
 from settings import UserError
 
-KEYS = ("dataset", "data_dir", "results_dir", "repeats", "model", "grid", "sampler", "user_support", "epochs", "log_freq", "patience",
+KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "model", "grid", "sampler", "distilled", "user_support", "epochs", "log_freq", "patience",
         "validation_users", "eval_batch_size", "seed", "resume")
 CHECKPOINT_SECONDS = 60
 PAPER_NDCG_AT_10 = {  # its table 1
@@ -289,7 +290,7 @@ def check(settings, dataset):
 
 def train_and_test(settings, run, dataset, mesh):
     """All of a run; its result."""
-    rows = samplers.sample(settings["sampler"], dataset, settings["user_support"], settings["seed"])
+    rows = samplers.sample(settings, dataset)
     fit = fit_closed_form if settings["model"] in CLOSED_FORMS else fit_by_descent
     line, metrics, speed = fit(settings, run, dataset, mesh, rows)
     return {"val": line["validation"], "test": metrics, "choice": settings["grid"][line["setting"]], "best_step": None, "steps": None,
@@ -298,7 +299,7 @@ def train_and_test(settings, run, dataset, mesh):
 
 def main(arguments):
     settings, mesh, dataset = begin(arguments, __doc__, KEYS, baselines)
-    settings["grid"] = settings["grid"] or grids[settings["model"]]
+    settings = samplers.name_run({**settings, "grid": settings["grid"] or grids[settings["model"]]}, dataset)
     check(settings, dataset)
     carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, dataset, mesh, settings["model"], None,
               (PAPER_NDCG_AT_10[settings["model"]], settings["model"]))

@@ -46,6 +46,7 @@ class System(NamedTuple):
     arguments: tuple
     paper: dict         # its NDCG@10 in the paper's table, by data set
     seeds: tuple = SEEDS
+    tuned: bool = False  # the first seed tries a grid, and the others take what it has chosen
 
 
 class Wanted(NamedTuple):
@@ -55,10 +56,12 @@ class Wanted(NamedTuple):
     budget: int | None  # users, in the figure
     seed: int
     script: str
-    arguments: tuple
+    arguments: tuple | None  # None: they are known once another run has finished
 
     def identity(self):
-        """The same for the same script and the same settings that shape the result."""
+        """The same for the same script and the same settings that shape the result; None for arguments that are not known yet."""
+        if self.arguments is None:
+            return None
         settings, _ = resolve(self.arguments, "", *SCRIPTS[self.script])
         if self.script == "baselines":
             settings["grid"] = settings["grid"] or hyper_params.grids[settings["model"]]
@@ -77,7 +80,7 @@ class Found(NamedTuple):
 
 
 def _baseline(name, model, seeds=SEEDS):
-    return System(name, "baselines", (f"--model={model}",), baselines.PAPER_NDCG_AT_10[model], seeds)
+    return System(name, "baselines", (f"--model={model}",), baselines.PAPER_NDCG_AT_10[model], seeds, tuned=len(seeds) > 1)
 
 
 TABLE = (
@@ -95,10 +98,22 @@ FIGURE = (
 FULL = TABLE[-2]
 
 
-def plan():
+def of_table(system, dataset, seed, found):
+    """The Wanted run of a row of the table.
+
+    Args:
+        found: as `find` returns it.
+    """
+    arguments = f"--dataset={dataset}", *system.arguments, f"--seed={seed}"
+    if system.tuned and seed != system.seeds[0]:
+        first = found.get(of_table(system, dataset, system.seeds[0], found).identity())
+        arguments = first and (*arguments, "--grid=" + json.dumps([first.result["choice"]]))
+    return Wanted(system.name, dataset, None, seed, system.script, arguments)
+
+
+def plan(found):
     """Every Wanted run, those of the table first."""
-    table = [Wanted(system.name, dataset, None, seed, system.script, (f"--dataset={dataset}", *system.arguments, f"--seed={seed}"))
-             for dataset in DATASETS for system in TABLE for seed in system.seeds]
+    table = [of_table(system, dataset, seed, found) for dataset in DATASETS for system in TABLE for seed in system.seeds]
     return table + [Wanted(system.name, dataset, budget, seed, system.script,
                            (f"--dataset={dataset}", *system.arguments, f"--user_support={budget}", f"--seed={seed}"))
                     for dataset in DATASETS for budget in BUDGETS for system in FIGURE for seed in system.seeds]
@@ -123,13 +138,13 @@ def find(folders):
     return found
 
 
-def match(wanted, found):
-    """{Wanted: Found}, of those that have been made.
+def match(found):
+    """{Wanted: Found}, of those in the plan that have been made.
 
     Raises:
         UserError: runs of one data set were made on different data.
     """
-    made = {each: found[key] for each in wanted if (key := each.identity()) in found}
+    made = {each: found[key] for each in plan(found) if (key := each.identity()) in found}
     for dataset in DATASETS:
         runs = {run.fingerprint: run for each, run in made.items() if each.dataset == dataset}
         if len(runs) > 1:
@@ -137,6 +152,13 @@ def match(wanted, found):
             raise UserError(f"{one.folder} and {other.folder} are on different data or splits of {dataset}: they cannot be compared; "
                             "delete what does not belong")
     return made
+
+
+def keep_all(made):
+    """Keeps what has not been kept yet."""
+    for run in made.values():
+        if not (KEPT / run.folder.name / "result.json").exists():
+            keep(run)
 
 
 def keep(run):
@@ -293,20 +315,37 @@ def seconds_of(wanted, made):
     return float(np.mean(every)) if every else None
 
 
+def missing_of(found):
+    """The Wanted runs that have not been made, each once; those whose arguments are not known last."""
+    absent = [each for each in plan(found) if each.identity() not in found]
+    known = {each.identity(): each for each in absent if each.arguments is not None}
+    return [*known.values(), *(each for each in absent if each.arguments is None)]
+
+
 def show_plan(missing, made, options):
     for each in missing:
-        print("python " + shlex.join(command(each, options)))
+        if each.arguments is not None:
+            print("python " + shlex.join(command(each, options)))
+    if later := sum(each.arguments is None for each in missing):
+        print(f"and {later} that take over what one of these chooses or learns")
     known = [seconds for each in missing if (seconds := seconds_of(each, made)) is not None]
     print(f"{len(missing)} runs are missing, {len(made)} are there" + (f"; about {sum(known) / 3600:.1f} hours, by those that have finished" if known else ""))
 
 
-def make(missing, options):
-    """Makes the missing runs, keeps their small files; those that failed.
+def make(options):
+    """Makes the missing runs, keeps their small files; the commands that failed.
 
     Ctrl-C stops the run, which goes on from its checkpoint the next time, and all that would follow.
     """
-    failed = []
-    for each in (bar := tqdm(missing, unit="run", disable=None)):
+    failed, bar = [], tqdm(unit="run", disable=None)
+    while True:
+        found = find([Path(options["results_dir"]), KEPT])
+        keep_all(match(found))
+        missing = [each for each in missing_of(found) if each.arguments is None or "python " + shlex.join(command(each, options)) not in failed]
+        bar.total = bar.n + len(missing)
+        if not missing or missing[0].arguments is None:
+            return failed
+        each = missing[0]
         words = "python " + shlex.join(command(each, options))
         bar.set_postfix_str(f"{each.system}, {each.dataset}")
         began = time.monotonic()
@@ -319,10 +358,9 @@ def make(missing, options):
             failed.append(words)
             tqdm.write(f"failed: {words}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
         else:
-            keep(run)
             tqdm.write(f"{each.system}, {each.dataset}, {'' if each.budget is None else f'S = {each.budget}, '}seed {each.seed}: "
                        f"test NDCG@10 {run.result['test']['NDCG@10']:.2f}, {time.monotonic() - began:.0f} s")
-    return failed
+        bar.update()
 
 
 def main(arguments):
@@ -331,15 +369,14 @@ def main(arguments):
     options, _ = resolve(rest, __doc__, OPTIONS)
     if len(what) > 1:
         raise UserError("--plan and --run do not go together")
-    wanted, folders, failed = list({each.identity(): each for each in plan()}.values()), [Path(options["results_dir"]), KEPT], []
-    made = match(plan(), find(folders))
-    have = {each.identity() for each in made}
-    missing = [each for each in wanted if each.identity() not in have]
+    folders, failed = [Path(options["results_dir"]), KEPT], []
+    found = find(folders)
+    made = match(found)
     if what == ["--plan"]:
-        return show_plan(missing, made, options)
+        return show_plan(missing_of(found), made, options)
     if what == ["--run"]:
-        failed = make(missing, options)
-        made = match(plan(), find(folders))
+        failed = make(options)
+        made = match(find(folders))
     names, table = write(made, DOCS)
     print(to_markdown(table))
     absent = [f"{line.system} on {line.dataset} ({line.runs})" for line in table.itertuples() if line.runs.split(" of ")[0] != line.runs.split(" of ")[1]]

@@ -8,6 +8,7 @@ What prep.sh adds is used where it is there: `users.csv` and `items.csv` (origin
 
 U users, I items; matrices are scipy CSR, (U, I), int8, 0 or 1. Nothing here ever holds U x I numbers.
 """
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Dataset:
     titles: np.ndarray | None  # (I,) text, where the source has it
     first_user: int            # the number of the first of the own users
     lengths: np.ndarray        # (3, U): interactions of each user in train, validation, test
-    frequency: np.ndarray      # (I,): train interactions of each item
+    frequency: np.ndarray      # (I,): train interactions of each item; add_noise leaves it as it is, since it weighs the metrics
     fingerprint: str           # hexadecimal; the same only for the same interactions in the same order
     gather: Callable           # (own, ...) array -> the arrays of all processes, joined
 
@@ -162,6 +163,33 @@ def load(name, data_dir, repeats="keep", process=0, processes=1, gather=lambda o
                    digest.hexdigest(), gather)
 
 
+def add_noise(dataset, share, seed):
+    """The Dataset with part of its train interactions replaced by random ones of the same users.
+
+    Each interaction is replaced with the probability `share`, by an item drawn evenly from those the user has in no
+    part: so what is to be found stays, and may be found. Two that become the same item are one. Every number of processes
+    makes the same noise.
+
+    Args:
+        share: between 0 and 1; 0 returns the Dataset itself.
+    """
+    if share == 0:
+        return dataset
+    chosen, drawn = (np.random.default_rng([seed, stream]) for stream in (4, 5))
+    before = int(dataset.lengths[TRAIN][:dataset.first_user].sum())
+    for rng in (chosen, drawn):
+        rng.bit_generator.advance(before)
+    train, known = dataset.train, _union(_union(dataset.train, dataset.validation), dataset.test)
+    user = np.repeat(np.arange(train.shape[0]), np.diff(train.indptr))
+    free = dataset.items - np.diff(known.indptr)[user]
+    replaced = (chosen.random(train.nnz) < share) & (free > 0)
+    items = _free_items(known, user, (drawn.random(train.nnz) * free).astype(np.int64))
+    noisy = _to_csr(user, np.where(replaced, items, train.indices), train.shape)
+    lengths = dataset.lengths.copy()
+    lengths[TRAIN] = dataset.gather(np.diff(noisy.indptr))
+    return dataclasses.replace(dataset, train=noisy, lengths=lengths)
+
+
 def shares(users, processes):
     """Where each process's own users begin, and where the last one's end; (processes + 1,)."""
     return np.arange(processes + 1) * users // processes
@@ -184,18 +212,23 @@ def sample_negatives(rng, positives, per_user=NEGATIVES_PER_USER):
 
 def _sample_negatives(rng, positives, per_user):
     users, items = positives.shape
+    free = items - np.diff(positives.indptr)[:, None]
+    drawn = (rng.random((users, per_user)) * free).astype(np.int64)
+    return np.where(free > 0, _free_items(positives, np.arange(users)[:, None], drawn), -1).astype(np.int32)
+
+
+def _free_items(positives, user, rank):
+    """Of each user the item that is the rank-th, from 0, of those not among the positives; user and rank broadcast.
+
+    It lies behind as many positives as have at most `rank` free items before them. One sorted list of (user, free items
+    before) answers that for every user at once.
+    """
+    users, items = positives.shape
     positives.sort_indices()
     count = np.diff(positives.indptr)
-    free = items - count
-    drawn = (rng.random((users, per_user)) * free[:, None]).astype(np.int64)
-    # The r-th item that is not positive lies behind as many positives as have at most r free items
-    # before them. One sorted list of (user, free items before) answers that for every user at once.
     place = np.arange(positives.nnz) - np.repeat(positives.indptr[:-1], count)
-    before = positives.indices - place
-    keys = np.repeat(np.arange(users), count) * (items + 1) + before
-    wanted = np.arange(users)[:, None] * (items + 1) + drawn
-    passed = np.searchsorted(keys, wanted, side="right") - positives.indptr[:-1, None]
-    return np.where(free[:, None] > 0, drawn + passed, -1).astype(np.int32)
+    keys = np.repeat(np.arange(users), count) * (items + 1) + positives.indices - place
+    return rank + np.searchsorted(keys, user * (items + 1) + rank, side="right") - positives.indptr[user]
 
 
 def _to_csr(user, item, shape):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 import data
 from runs import NOT_SHAPING, START_AGAIN, read_finished, read_npz
@@ -76,4 +77,29 @@ def load_dataset(distilled, data_dir=None):
         raise UserError(f"the data set {Path(data_dir or settings['data_dir']) / dataset.name} has changed since {distilled.folder} was made (its "
                         f"fingerprint was {distilled.config['data_fingerprint']} and is {dataset.fingerprint}): --data_dir points to where the "
                         "old one lies, or distill.py makes a run on the new one")
-    return dataset
+    return data.add_noise(dataset, settings.get("noise", 0), settings["seed"])
+
+
+def draw(logits, draws, seed):
+    """How often each item comes up in `draws` draws from softmax(L_s), (S, I) int64; the same for the same seed and NumPy.
+
+    Args:
+        logits: L, (S, I).
+        draws: n, with replacement.
+    """
+    rng, counts = np.random.default_rng(seed), np.empty(logits.shape, np.int64)
+    for user, row in enumerate(logits.astype(np.float64)):
+        weights = np.exp(row - row.max())
+        counts[user] = rng.multinomial(draws, weights / weights.sum())
+    return counts
+
+
+def to_matrix(distilled, values, seed):
+    """The synthetic users as a matrix for other models, CSR (S, I) float32.
+
+    Args:
+        values: "soft", the weights as they are, or "hard", 0 and 1: as many draws from the logits as the run's num_per_user.
+        seed: of the draws.
+    """
+    return sp.csr_matrix(distilled.rows if values == "soft"
+                         else (draw(distilled.logits, distilled.settings["num_per_user"], seed) > 0).astype(np.float32))

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from distilled import open_distilled
+from distilled import open_distilled, to_matrix
 from runs import atomic
 from settings import Parser, UserError, run_script
 
@@ -37,26 +37,6 @@ RATING_FIELD: rating
 load_col:
   inter: [user_id, item_id, rating]
 """
-
-
-def draw(logits, draws, seed):
-    """How often each item comes up in `draws` draws from softmax(L_s), (S, I) int64; the same for the same seed and NumPy.
-
-    Args:
-        logits: L, (S, I).
-        draws: n, with replacement.
-    """
-    rng, counts = np.random.default_rng(seed), np.empty(logits.shape, np.int64)
-    for user, row in enumerate(logits.astype(np.float64)):
-        weights = np.exp(row - row.max())
-        counts[user] = rng.multinomial(draws, weights / weights.sum())
-    return counts
-
-
-def to_matrix(distilled, values, seed):
-    """What is exported, CSR (S, I) float32."""
-    return sp.csr_matrix(distilled.rows if values == "soft"
-                         else (draw(distilled.logits, distilled.settings["num_per_user"], seed) > 0).astype(np.float32))
 
 
 def to_frame(matrix, item_ids):

@@ -12,6 +12,8 @@ hyper_params = {
     "repeats": "keep",         # targets that are in the context, too, as some are in the paper's magazine: "keep" them,
                                # as misses (the paper), or "drop" them. prep.sh makes none
 
+    "noise": 0.0,              # share of the train interactions that are replaced by random items
+
     # ---- The ∞-AE --------------------------------------------------------------------------------------
     "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4
     "normalize": True,         # scale every row to the norm sqrt(I) before the kernel (the paper: False)
@@ -84,7 +86,9 @@ paper = {
 # What infinite_ae.py has otherwise.
 infinite_ae = {
     "user_support": -1,        # the users it is trained on: all, or as many, picked by the sampler
-    "sampler": "random",       # random users, or "head", "interactions", "svp_cf" (samplers.py)
+    "sampler": "random",       # random users, or "head", "interactions", "svp_cf", or those of a run of
+                               # distill.py: "distilled", or "distilled_hard", drawn from their logits (samplers.py)
+    "distilled": "",           # that run: its folder, or its name in results_dir
     "normalize": False,
     "lamda_grid": [0, 1, 5, 20, 50, 100],
 }
@@ -95,6 +99,7 @@ baselines = {
     "grid": [],                # the settings to try, as in `grids`; [] is what `grids` has for the model
     "user_support": -1,
     "sampler": "random",
+    "distilled": "",
     "epochs": 300,             # at most, for each setting
     "log_freq": 5,             # validate every so many epochs
     "patience": 20,            # go on to the next setting after as many epochs without a better HR@100

@@ -3,6 +3,7 @@
     python infinite_ae.py                          on everyone, lamda from {1, 5, 20, 50, 100}
     python infinite_ae.py --user_support=1000      on 1,000 random users, evaluated on everyone
     python infinite_ae.py --sampler=head --user_support=500    on users picked otherwise: samplers.py
+    python infinite_ae.py --sampler=distilled --distilled=results/<run>    on what distill.py has learnt
     python infinite_ae.py --dataset=magazine --lamda_grid=[5]
 
 lamda is chosen by HR@100 on validation. The kernel of m users is built once; each lamda costs one
@@ -31,7 +32,7 @@ from hyper_params import infinite_ae
 from job import begin, best_of, carry_out, run_job, show
 from settings import UserError
 
-KEYS = ("dataset", "data_dir", "results_dir", "repeats", "user_support", "sampler", "depth", "normalize", "float64", "lamda_grid",
+KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "user_support", "sampler", "distilled", "depth", "normalize", "float64", "lamda_grid",
         "validation_users", "eval_batch_size", "seed", "resume", "distributed", "coordinator", "num_processes", "process_id")
 NO_RIDGE = "without a ridge the scores of the training users are their own rows"
 PAPER_NDCG_AT_10 = {"magazine": 23.06, "ml-1m": 32.82, "douban": 24.94, "netflix": 30.59}  # its table 1; netflix: 5 % of the users
@@ -130,7 +131,7 @@ def train_and_test(settings, run, dataset, mesh):
     """All of a run; its result."""
     here = devices.local(mesh)
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
-    train = samplers.sample(settings["sampler"], dataset, settings["user_support"], settings["seed"])
+    train = samplers.sample(settings, dataset)
     rows = devices.replicate(mesh, train.toarray().astype(np.float64 if settings["float64"] else np.float32))
     gram = build_gram(kernel, train, rows, mesh)
     mean_diagonal = float(jnp.trace(devices.localise(here, gram))) / len(rows)
@@ -151,12 +152,13 @@ def title_of(settings, dataset):
     if settings["user_support"] == -1:
         return "all users"
     words = {"random": "{} random users", "head": "the {} longest users", "interactions": "random interactions, as of {} users",
-             "svp_cf": "the {} hardest users"}
+             "svp_cf": "the {} hardest users", "distilled": "{} synthetic users", "distilled_hard": "{} synthetic users, their interactions drawn"}
     return words[settings["sampler"]].format(f"{settings['user_support']:,}") + f", of {dataset.users:,}"
 
 
 def main(arguments):
     settings, mesh, dataset = begin(arguments, __doc__, KEYS, infinite_ae)
+    settings = samplers.name_run(settings, dataset)
     check_fits(settings, dataset, mesh)
     carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, dataset, mesh, "infinite_ae", None,
               (PAPER_NDCG_AT_10, "∞-AE on all users"))

@@ -46,6 +46,7 @@ def begin(arguments, description, keys=None, overrides={}):
         devices.join(settings["coordinator"], settings["process_id"], settings["num_processes"])
     mesh = devices.start(settings.get("float64", False))
     dataset = data.load(settings["dataset"], settings["data_dir"], settings["repeats"], jax.process_index(), jax.process_count(), devices.gather)
+    dataset = data.add_noise(dataset, settings["noise"], settings["seed"])
     train, validation, test = dataset.lengths.sum(axis=1)
     if jax.process_index() == 0:
         print(f"{dataset.name}: {dataset.users:,} users, {dataset.items:,} items, {train:,} train / {validation:,} validation / "

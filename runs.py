@@ -274,8 +274,8 @@ class Stop:
 
 
 def shaping(settings):
-    """The settings that shape a result, in the order of their names."""
-    return {key: value for key, value in sorted(settings.items()) if key not in NOT_SHAPING}
+    """The settings that shape a result, in the order of their names; of a run that is one of them, the folder's name, which says all."""
+    return {key: Path(value).name if key == "distilled" else value for key, value in sorted(settings.items()) if key not in NOT_SHAPING}
 
 
 def identity(settings):

@@ -1,4 +1,4 @@
-"""Ways to pick users, beside distilling them: from a Dataset and a budget to a matrix of users.
+"""Ways to pick users, from a Dataset and a budget to a matrix of users; and the users that distill.py has learnt.
 
 The budget is a number of users, S. Random interactions are as many as S users have on average, spread over
 more rows than S. What comes back is CSR (m, I), int8, without empty rows; the budget of all users is all of
@@ -8,7 +8,12 @@ the data, whichever way it is asked for.
     head           the S users with the most train interactions
     interactions   a share S/U of all train interactions, drawn evenly
     svp_cf         the S users whom a small proxy model finds hardest (Sachdeva et al., WSDM 2022)
+
+What a run of distill.py has left is not picked but read: `distilled`, float32 weights from 0 to 1, or `distilled_hard`,
+interactions drawn from its logits.
 """
+from pathlib import Path
+
 import jax
 import numpy as np
 import optax
@@ -16,6 +21,7 @@ import scipy.sparse as sp
 
 import learners
 from data import TRAIN
+from distilled import open_distilled, to_matrix
 from settings import UserError
 
 PROXY = {"dimensions": 10, "dropout": 0.3, "l2": 0.0}  # matrix factorisation, as the paper's
@@ -84,19 +90,47 @@ def forgetting(train, key):
 
 
 SAMPLERS = {"random": random_users, "head": head_users, "interactions": random_interactions, "svp_cf": svp_cf_users}
+VALUES = {"distilled": "soft", "distilled_hard": "hard"}  # what distilled.to_matrix calls them
 
 
-def sample(name, dataset, budget, seed):
-    """The matrix of users that a sampler picks.
+def name_run(settings, dataset):
+    """The settings, with the folder and the number of distilled users filled in if it is they who are asked for.
+
+    Raises:
+        UserError: the run cannot be used, or is not of these data.
+    """
+    if settings["sampler"] not in VALUES:
+        if settings["distilled"]:
+            raise UserError(f"distilled={settings['distilled']} is of use with sampler=distilled or distilled_hard; it is {settings['sampler']}")
+        return settings
+    run = _open(settings)
+    if run.config["data_fingerprint"] != dataset.fingerprint:
+        raise UserError(f"{run.folder} was not made from this {dataset.name}, but from other interactions or another split")
+    if settings["user_support"] not in (-1, len(run.rows)):
+        raise UserError(f"user_support is {settings['user_support']:,}, but {run.folder} has {len(run.rows):,} synthetic users")
+    return {**settings, "distilled": str(run.folder), "user_support": len(run.rows)}
+
+
+def _open(settings):
+    if not settings["distilled"]:
+        raise UserError(f"sampler={settings['sampler']} needs --distilled=RUN, a run of distill.py: its folder, or its name in {settings['results_dir']}")
+    folder = Path(settings["distilled"])
+    return open_distilled(folder if folder.is_dir() else Path(settings["results_dir"]) / folder)
+
+
+def sample(settings, dataset):
+    """The matrix of users that a model is to be trained on.
 
     Args:
-        name: a key of SAMPLERS.
-        budget: S; -1 for everything.
-        seed: of what is random; the head users do not depend on it.
+        settings: `sampler`, a key of SAMPLERS or of VALUES; `user_support`, S, or -1 for everyone; `seed`, of what is
+            random (the head users are not); `distilled` and `results_dir`.
 
     Raises:
         UserError: there are not so many users.
     """
+    name, budget, seed = (settings[key] for key in ("sampler", "user_support", "seed"))
+    if name in VALUES:
+        return to_matrix(_open(settings), VALUES[name], seed)
     if budget == -1:
         return dataset.train_rows(np.arange(dataset.users))
     if not 1 <= budget <= dataset.users:

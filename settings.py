@@ -45,6 +45,7 @@ TEXT = (str, "text", lambda value: value != "")
 RULES = {
     "dataset": (str, "the name of a folder under data_dir", lambda value: value not in ("", ".", "..") and "/" not in value),
     "data_dir": TEXT, "results_dir": TEXT, "repeats": _choice("keep", "drop"),
+    "noise": (float, "a number from 0, below 1", lambda value: 0 <= value < 1),
     "depth": (int, "a whole number from 1 to 4", lambda value: 1 <= value <= 4), "normalize": SWITCH, "float64": SWITCH,
     "user_support": COUNT_OR_ALL, "num_per_user": AT_LEAST_1, "gumbel_tau": POSITIVE, "noise_groups": COUNT_OR_ALL,
     "objective": _choice("held_out", "reconstruct"),
@@ -59,7 +60,8 @@ RULES = {
     "seed": (int, f"a whole number from 0 to {LARGEST_COUNT}", lambda value: 0 <= value <= LARGEST_COUNT),
     "resume": SWITCH, "paper": SWITCH, "distributed": SWITCH, "num_processes": COUNT_OR_ALL,
     "coordinator": (str, "host:port, or nothing where the launcher tells", lambda value: value == "" or value.rpartition(":")[2].isdigit()),
-    "sampler": _choice("random", "head", "interactions", "svp_cf"), "epochs": AT_LEAST_1,
+    "sampler": _choice("random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"),
+    "distilled": (str, "the folder of a run, or its name in results_dir", lambda value: True), "epochs": AT_LEAST_1,
     "model": _choice("pop", "mf", "neumf", "mvae", "lightgcn", "ease"),
     "grid": (list, "a list of objects of settings to try", lambda value: all(isinstance(each, dict) for each in value)),
     "process_id": (int, "a whole number from 0, or -1 where the launcher tells", lambda value: -1 <= value <= LARGEST_COUNT),

@@ -20,13 +20,13 @@ def finished_run(folder, wanted, ndcg, users, fingerprint="abc", seconds=10.0):
               "git_revision": "abc"}
     (path / "config.json").write_text(json.dumps(config))
     test = {name: ndcg / 100 if name == "AUC" else ndcg for name in METRICS}
-    (path / "result.json").write_text(json.dumps({"dataset": wanted.dataset, "test": test, "wall_seconds": seconds}))
+    (path / "result.json").write_text(json.dumps({"dataset": wanted.dataset, "test": test, "wall_seconds": seconds, "choice": {"l2": 0.5}}))
     np.savez(path / "users.npz", **{"HR@10": users, "NDCG@10": users})
     return path
 
 
-def wanted_of(system, dataset="ml-1m", budget=None):
-    return [each for each in compare.plan() if (each.system, each.dataset, each.budget) == (system, dataset, budget)]
+def wanted_of(system, folder, dataset="ml-1m", budget=None):
+    return [each for each in compare.plan(compare.find([folder])) if (each.system, each.dataset, each.budget) == (system, dataset, budget)]
 
 
 @pytest.fixture
@@ -34,20 +34,20 @@ def results(tmp_path):
     """PopRec, EASE, two of three runs of MF on ml-1m; the figure's full line and two budgets."""
     rng = np.random.default_rng(0)
     ease = rng.random(100).astype(np.float32)
-    finished_run(tmp_path, *wanted_of("EASE"), 34.0, ease)
-    finished_run(tmp_path, *wanted_of("PopRec"), 14.0, ease - rng.normal(0.3, 0.1, 100).astype(np.float32))
-    finished_run(tmp_path, *wanted_of("∞-AE, all users"), 33.5, ease - rng.normal(0, 0.1, 100).astype(np.float32))
-    for wanted, ndcg in zip(wanted_of("MF")[:2], (25.0, 27.0)):
-        finished_run(tmp_path, wanted, ndcg, ease - rng.normal(0.2, 0.1, 100).astype(np.float32))
+    finished_run(tmp_path, *wanted_of("EASE", tmp_path), 34.0, ease)
+    finished_run(tmp_path, *wanted_of("PopRec", tmp_path), 14.0, ease - rng.normal(0.3, 0.1, 100).astype(np.float32))
+    finished_run(tmp_path, *wanted_of("∞-AE, all users", tmp_path), 33.5, ease - rng.normal(0, 0.1, 100).astype(np.float32))
+    for seed, ndcg in enumerate((25.0, 27.0)):  # the second takes what the first has chosen
+        finished_run(tmp_path, wanted_of("MF", tmp_path)[seed], ndcg, ease - rng.normal(0.2, 0.1, 100).astype(np.float32))
     for budget in (10, 100):
         for system in compare.FIGURE:
-            for wanted in wanted_of(system.name, budget=budget):
+            for wanted in wanted_of(system.name, tmp_path, budget=budget):
                 finished_run(tmp_path, wanted, 20.0 + wanted.seed + budget / 100, ease)
     return tmp_path
 
 
 def made_of(folder):
-    return compare.match(compare.plan(), compare.find([folder]))
+    return compare.match(compare.find([folder]))
 
 
 def test_the_markdown_table_byte_for_byte(results):
@@ -112,22 +112,26 @@ def test_what_is_missing_is_planned_and_half_written_runs_do_not_count(results, 
         (path / "result.json").unlink()
     made = made_of(results)
     assert not any(each.system == "EASE" for each in made)
-    compare.show_plan(wanted_of("EASE") + wanted_of("MF"), made, {"data_dir": "somewhere"})
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "python baselines.py --dataset=ml-1m --model=ease --seed=1 --data_dir=somewhere"
-    assert shown[-1].startswith("4 runs are missing") and "about 0.0 hours" in shown[-1]
+    missing = compare.missing_of(compare.find([results]))
+    compare.show_plan([each for each in missing if each.system in ("EASE", "MF", "NeuMF") and each.dataset == "ml-1m"], made, {"data_dir": "somewhere"})
+    mf, neumf, ease, later, count = capsys.readouterr().out.splitlines()
+    assert mf == "python baselines.py --dataset=ml-1m --model=mf --seed=3 '--grid=[{\"l2\": 0.5}]' --data_dir=somewhere"
+    assert neumf == "python baselines.py --dataset=ml-1m --model=neumf --seed=1 --data_dir=somewhere"
+    assert ease == "python baselines.py --dataset=ml-1m --model=ease --seed=1 --data_dir=somewhere"
+    assert later == "and 2 that take over what one of these chooses or learns"
+    assert count.startswith("5 runs are missing") and "about 0.0 hours" in count
 
 
 def test_runs_of_the_table_and_the_figure_that_are_the_same_are_made_once(results):
-    [first, *_] = wanted_of("∞-AE on Distill-CF, S = 500")
-    [second, *_] = wanted_of("Distill-CF", budget=500)
+    [first, *_] = wanted_of("∞-AE on Distill-CF, S = 500", results)
+    [second, *_] = wanted_of("Distill-CF", results, budget=500)
     assert first != second and first.identity() == second.identity()
     finished_run(results, second, 33.0, np.zeros(100, np.float32))
     assert {first, second} <= made_of(results).keys()
 
 
 def test_runs_of_other_data_are_not_compared(results):
-    finished_run(results, wanted_of("NeuMF")[0], 30.0, np.zeros(100, np.float32), fingerprint="other")
+    finished_run(results, wanted_of("NeuMF", results)[0], 30.0, np.zeros(100, np.float32), fingerprint="other")
     with pytest.raises(UserError, match="different data or splits of ml-1m"):
         made_of(results)
 

@@ -80,10 +80,12 @@ def test_shares_of_several_processes_make_the_whole(tiny, tiny_data, monkeypatch
             return joined
 
         part = data.load("tiny", tiny_data, process=number, processes=4, gather=gather)
-        return part, part.train_rows(np.array([149, 3, 80]))
+        return part, part.train_rows(np.array([149, 3, 80])), data.add_noise(part, 0.2, seed=5)
 
     with ThreadPoolExecutor(4) as threads:
-        parts, rows = zip(*threads.map(process, range(4)))
+        parts, rows, noisy = zip(*threads.map(process, range(4)))
+    same_noise = data.add_noise(tiny, 0.2, seed=5)
+    assert (sp.vstack([each.train for each in noisy]) != same_noise.train).nnz == 0 and all((each.lengths == same_noise.lengths).all() for each in noisy)
     assert all((each != tiny.train[[149, 3, 80]]).nnz == 0 for each in rows)
     for part in parts:
         assert part.fingerprint == tiny.fingerprint and part.users == 150
@@ -217,3 +219,20 @@ def test_ids_and_titles_that_are_text_can_be_saved_without_pickles(tmp_path):
     (tmp_path / "set" / "users.csv").write_text("index,id\n0,007\n1,10\n")
     assert data.load("set", tmp_path).user_ids.tolist() == ["007", "10"]
     assert not any(each.dtype.hasobject for each in (found.item_ids, found.titles, found.user_ids))
+
+
+def test_noise_replaces_its_share_by_items_the_user_has_in_no_part(tiny):
+    noisy = data.add_noise(tiny, 0.3, seed=1)
+    added, lost = (((one - one.multiply(other)) > 0) for one, other in ((noisy.train, tiny.train), (tiny.train, noisy.train)))
+    assert 0.26 < lost.nnz / tiny.train.nnz < 0.34 and 0.95 * lost.nnz < added.nnz <= lost.nnz
+    assert added.multiply(tiny.validation + tiny.test).nnz == 0
+    assert (noisy.lengths[data.TRAIN] == noisy.train.getnnz(axis=1)).all() and noisy.validation is tiny.validation and noisy.fingerprint == tiny.fingerprint
+    assert (noisy.train != data.add_noise(tiny, 0.3, seed=1).train).nnz == 0 < (noisy.train != data.add_noise(tiny, 0.3, seed=2).train).nnz
+    assert data.add_noise(tiny, 0, seed=1) is tiny
+
+
+def test_the_free_items_of_a_row_in_their_order():
+    matrix = sp.csr_matrix(np.tile(np.array([0, 1, 0, 0, 1] + [0] * 7, np.int8), (20000, 1)))
+    rank = np.random.default_rng(0).integers(10, size=20000)
+    items = data._free_items(matrix, np.arange(20000), rank)
+    assert (items == np.array([0, 2, 3, 5, 6, 7, 8, 9, 10, 11])[rank]).all()

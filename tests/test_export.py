@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from scipy.stats import chisquare
 
 import export
-from distilled import open_distilled
+from distilled import draw, open_distilled
 from settings import UserError
 
 
@@ -38,7 +38,7 @@ def read_back(kind, out, distilled):
 def test_read_back_is_the_same_matrix(distilled_run, tmp_path, capsys, kind, values):
     distilled = open_distilled(distilled_run)
     export.main([f"--run={distilled_run}", f"--format={kind}", f"--values={values}", "--seed=3", f"--out={tmp_path}"])
-    expected = distilled.rows if values == "soft" else (export.draw(distilled.logits, 10, 3) > 0).astype(np.float32)
+    expected = distilled.rows if values == "soft" else (draw(distilled.logits, 10, 3) > 0).astype(np.float32)
     found = read_back(kind, tmp_path, distilled)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found.toarray(), expected)
@@ -64,8 +64,8 @@ def test_hard_draws_repeat_and_follow_softmax():
     """Chi-square of 40,000 draws a user against softmax(L), and against the argmax of L + Gumbel noise; another seed differs."""
     logits = np.random.default_rng(0).normal(scale=1.5, size=(3, 40)).astype(np.float32)
     draws = 40_000
-    counts = export.draw(logits, draws, 7)
-    assert (counts == export.draw(logits, draws, 7)).all() and (counts != export.draw(logits, draws, 8)).any()
+    counts = draw(logits, draws, 7)
+    assert (counts == draw(logits, draws, 7)).all() and (counts != draw(logits, draws, 8)).any()
     assert (counts.sum(axis=1) == draws).all()
     expected = np.exp(logits.astype(np.float64))
     expected *= draws / expected.sum(axis=1, keepdims=True)

@@ -45,7 +45,7 @@ def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, s
     done, result, history = run(run_script, tiny_data, tmp_path, f"--depth={depth}", f"--user_support={support}", f"--lamda_grid={grid}",
                                 f"--float64={str(float64).lower()}")
     x = tiny.train.toarray().astype(np.float64)
-    rows = samplers.sample("random", tiny, support, seed=42).toarray().astype(np.float64)
+    rows = samplers.sample({"sampler": "random", "user_support": support, "seed": 42}, tiny).toarray().astype(np.float64)
     gram, weights = arctan_kernel(rows, rows, depth), evaluation.inverse_propensity(tiny.frequency)
     alpha = {lamda: np.linalg.solve(gram + lamda * np.trace(gram) / len(gram) * np.eye(len(gram)), rows) for lamda in grid}
 

@@ -6,13 +6,19 @@ import scipy.sparse as sp
 
 import data
 import samplers
+from distilled import open_distilled, to_matrix
+from runs import shaping
 from settings import UserError
+
+
+def sample(name, dataset, budget, seed):
+    return samplers.sample({"sampler": name, "user_support": budget, "seed": seed}, dataset)
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_counts_and_seeds(tiny, name):
-    rows = samplers.sample(name, tiny, 20, seed=1)
-    again, other = samplers.sample(name, tiny, 20, seed=1), samplers.sample(name, tiny, 20, seed=2)
+    rows = sample(name, tiny, 20, seed=1)
+    again, other = sample(name, tiny, 20, seed=1), sample(name, tiny, 20, seed=2)
     assert (rows != again).nnz == 0 and np.diff(rows.indptr).min() > 0
     if name == "interactions":
         assert rows.nnz == round(tiny.train.nnz * 20 / tiny.users)
@@ -27,7 +33,7 @@ def test_counts_and_seeds(tiny, name):
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_the_whole_budget_is_all_of_the_data(tiny, name):
     for budget in (-1, tiny.users):
-        rows = samplers.sample(name, tiny, budget, seed=1)
+        rows = sample(name, tiny, budget, seed=1)
         assert sorted(map(tuple, rows.toarray())) == sorted(map(tuple, tiny.train.toarray()))
 
 
@@ -54,4 +60,30 @@ def test_svp_cf_prefers_the_users_who_are_like_nobody():
 
 def test_more_users_than_there_are(tiny):
     with pytest.raises(UserError, match="151, but tiny has 150 users"):
-        samplers.sample("head", tiny, 151, seed=0)
+        sample("head", tiny, 151, seed=0)
+
+
+def test_distilled_users_are_those_of_the_run(distilled_run, titled_data):
+    dataset, distilled = data.load("titled", titled_data), open_distilled(distilled_run)
+    given = {"sampler": "distilled", "distilled": distilled_run.name, "results_dir": str(distilled_run.parent), "user_support": -1, "seed": 3}
+    settings = samplers.name_run(given, dataset)
+    assert settings["user_support"] == 6 and shaping(settings)["distilled"] == distilled_run.name
+    np.testing.assert_array_equal(samplers.sample(settings, dataset).toarray(), distilled.rows)
+    hard = samplers.sample({**settings, "sampler": "distilled_hard"}, dataset)
+    assert set(hard.data) == {1} and (hard != to_matrix(distilled, "hard", 3)).nnz == 0
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"distilled": ""}, "needs --distilled=RUN"), ({"distilled": "nothing"}, "nothing is no run"), ({"user_support": 7}, "has 6 synthetic users"),
+    ({"sampler": "head"}, "of use with sampler=distilled")])
+def test_distilled_users_that_cannot_be_had(distilled_run, titled_data, change, words):
+    dataset = data.load("titled", titled_data)
+    given = {"sampler": "distilled", "distilled": distilled_run.name, "results_dir": str(distilled_run.parent), "user_support": -1, "seed": 3}
+    with pytest.raises(UserError, match=words):
+        samplers.name_run({**given, **change}, dataset)
+
+
+def test_distilled_users_of_other_data(distilled_run, tiny):
+    given = {"sampler": "distilled", "distilled": str(distilled_run), "results_dir": "", "user_support": -1, "seed": 3}
+    with pytest.raises(UserError, match="not made from this tiny"):
+        samplers.name_run(given, tiny)
