@@ -1,183 +1,47 @@
-"""The paper's table and figure, from finished runs.
+"""The paper's table and figures, from finished runs.
 
-    python compare.py             the tables as Markdown, LaTeX and CSV, the figure as PNG and SVG, in docs/
+    python compare.py             the tables as Markdown, LaTeX and CSV, the figures as PNG and SVG, in docs/
     python compare.py --plan      which runs are missing, and the commands that make them
     python compare.py --run       makes them, one after another, and then the tables; killed, it goes on where it was
 
-Runs are looked for in results_dir and among those that are kept with the code, docs/results/, where --run leaves the
-small files of what it has made. A run counts if it has finished and its settings are those that the plan asks for;
-what is missing is shown as missing. All runs of a data set must be on the same interactions and the same split.
+Which runs those are stands in comparison.py. They are looked for in results_dir and among those that are kept with the code,
+docs/results/, where --run leaves the small files of what it has made. A run counts if it has finished and its settings are
+those that the plan asks for; what is missing is shown as missing. All runs of a data set must be on the same interactions
+and the same split.
 """
-import io
-import json
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from tqdm import tqdm
 
-import baselines
-import distill
-import hyper_params
-import infinite_ae
 import pictures
+from comparison import (BUDGETS, DATASETS, DOCS, FULL, KEPT, LEARNERS, LEARNT_FROM, NOISE, NOISE_DATASET, NOISY, STRATEGIES, STREAM, STREAM_DATASET, SUMMARY,
+                        TABLE, find, keep_all, match, missing_of)
 from eval import METRICS
-from runs import atomic, identity, read_npz, shaping
+from runs import atomic
 from settings import UserError, resolve, run_script
 
-DOCS = Path(__file__).parent / "docs"
-KEPT = DOCS / "results"
 OPTIONS = ("data_dir", "results_dir")
-DATASETS = {"magazine": "Amazon Magazine", "ml-1m": "MovieLens-1M"}
-SEEDS, BUDGETS = (1, 2, 3), (10, 20, 50, 100, 200, 500, 1000)
-SCRIPTS = {"distill": (None, {}), "infinite_ae": (infinite_ae.KEYS, hyper_params.infinite_ae), "baselines": (baselines.KEYS, hyper_params.baselines)}
-
-
-class System(NamedTuple):
-    """A row of the table or a line of the figure."""
-    name: str
-    script: str
-    arguments: tuple
-    paper: dict         # its NDCG@10 in the paper's table, by data set
-    seeds: tuple = SEEDS
-    tuned: bool = False  # the first seed tries a grid, and the others take what it has chosen
-
-
-class Wanted(NamedTuple):
-    """A run that the table or the figure needs."""
-    system: str
-    dataset: str
-    budget: int | None  # users, in the figure
-    seed: int
-    script: str
-    arguments: tuple | None  # None: they are known once another run has finished
-
-    def identity(self):
-        """The same for the same script and the same settings that shape the result; None for arguments that are not known yet."""
-        if self.arguments is None:
-            return None
-        settings, _ = resolve(self.arguments, "", *SCRIPTS[self.script])
-        if self.script == "baselines":
-            settings["grid"] = settings["grid"] or hyper_params.grids[settings["model"]]
-        return self.script, identity(settings)
-
-
-class Found(NamedTuple):
-    """A finished run."""
-    folder: Path
-    fingerprint: str    # of its data
-    result: dict
-
-    def users(self):
-        """{metric: (U,)} of the test set."""
-        return read_npz(self.folder / "users.npz", "make the run again")
-
-
-def _baseline(name, model, seeds=SEEDS):
-    return System(name, "baselines", (f"--model={model}",), baselines.PAPER_NDCG_AT_10[model], seeds, tuned=len(seeds) > 1)
-
-
-TABLE = (
-    _baseline("PopRec", "pop", SEEDS[:1]), _baseline("MF", "mf"), _baseline("NeuMF", "neumf"), _baseline("MVAE", "mvae"),
-    _baseline("LightGCN", "lightgcn"), _baseline("EASE", "ease", SEEDS[:1]),
-    System("∞-AE, all users", "infinite_ae", (), infinite_ae.PAPER_NDCG_AT_10, SEEDS[:1]),
-    System("∞-AE on Distill-CF, S = 500", "distill", (), distill.PAPER_NDCG_AT_10),
-)
-# The head users are the same whatever the seed.
-FIGURE = (
-    System("random users", "infinite_ae", ("--sampler=random",), {}), System("random interactions", "infinite_ae", ("--sampler=interactions",), {}),
-    System("head users", "infinite_ae", ("--sampler=head",), {}, SEEDS[:1]), System("SVP-CF users", "infinite_ae", ("--sampler=svp_cf",), {}),
-    System("Distill-CF", "distill", (), {}),
-)
-FULL = TABLE[-2]
-
-
-def of_table(system, dataset, seed, found):
-    """The Wanted run of a row of the table.
-
-    Args:
-        found: as `find` returns it.
-    """
-    arguments = f"--dataset={dataset}", *system.arguments, f"--seed={seed}"
-    if system.tuned and seed != system.seeds[0]:
-        first = found.get(of_table(system, dataset, system.seeds[0], found).identity())
-        arguments = first and (*arguments, "--grid=" + json.dumps([first.result["choice"]]))
-    return Wanted(system.name, dataset, None, seed, system.script, arguments)
-
-
-def plan(found):
-    """Every Wanted run, those of the table first."""
-    table = [of_table(system, dataset, seed, found) for dataset in DATASETS for system in TABLE for seed in system.seeds]
-    return table + [Wanted(system.name, dataset, budget, seed, system.script,
-                           (f"--dataset={dataset}", *system.arguments, f"--user_support={budget}", f"--seed={seed}"))
-                    for dataset in DATASETS for budget in BUDGETS for system in FIGURE for seed in system.seeds]
-
-
-def find(folders):
-    """{identity: Found} of the finished runs in some folders; of the same settings, the first one met.
-
-    Raises:
-        UserError: a file of a run is damaged.
-    """
-    found = {}
-    for path in (path for folder in folders for path in sorted(folder.glob("*/result.json"))):
-        try:
-            config, result = json.loads((path.parent / "config.json").read_text()), json.loads(path.read_text())
-            key = config.get("script"), identity(config["settings"])
-            found.setdefault(key, Found(path.parent, config["data_fingerprint"], {**result, "test": {name: result["test"][name] for name in METRICS}}))
-        except FileNotFoundError:
-            continue
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path.parent} holds a damaged config.json or result.json ({error}); delete it, and make the run again") from error
-    return found
-
-
-def match(found):
-    """{Wanted: Found}, of those in the plan that have been made.
-
-    Raises:
-        UserError: runs of one data set were made on different data.
-    """
-    made = {each: found[key] for each in plan(found) if (key := each.identity()) in found}
-    for dataset in DATASETS:
-        runs = {run.fingerprint: run for each, run in made.items() if each.dataset == dataset}
-        if len(runs) > 1:
-            one, other = list(runs.values())[:2]
-            raise UserError(f"{one.folder} and {other.folder} are on different data or splits of {dataset}: they cannot be compared; "
-                            "delete what does not belong")
-    return made
-
-
-def keep_all(made):
-    """Keeps what has not been kept yet."""
-    for run in made.values():
-        if not (KEPT / run.folder.name / "result.json").exists():
-            keep(run)
-
-
-def keep(run):
-    """Copies the small files of a run to where they are kept with the code, without what belongs to this machine."""
-    folder = KEPT / run.folder.name
-    folder.mkdir(parents=True, exist_ok=True)
-    config = json.loads((run.folder / "config.json").read_text())
-    config = {"script": config["script"], "settings": shaping(config["settings"]),
-              **{key: config[key] for key in ("data_fingerprint", "devices", "versions", "git_revision")}}
-    users = io.BytesIO()
-    np.savez_compressed(users, **run.users())
-    # result.json last: with it the run is there.
-    for name, content in (("config.json", json.dumps(config, indent=1).encode() + b"\n"), ("users.npz", users.getvalue()),
-                          ("result.json", (run.folder / "result.json").read_bytes())):
-        with atomic(folder / name) as file:
-            file.write(content)
 
 
 # ---- The tables ----------------------------------------------------------------------------------------
+
+def select(made, part, system, dataset, at=None):
+    """The finished runs of a part, a seed each."""
+    return [run for each, run in made.items() if each[:4] == (part, system, dataset, at)]
+
+
+def moments(runs):
+    """Of each metric the mean and the standard deviation, NaN of a single run; NaN both where there is no run."""
+    tests = pd.DataFrame([run.result["test"] for run in runs], columns=METRICS, dtype=float)
+    return tests.mean(), tests.std()
+
 
 def holm(p):
     """Holm's correction of p-values, (n,): each times how many are at least as large, made monotone, at most 1."""
@@ -198,9 +62,8 @@ def summary(made):
     for dataset in DATASETS:
         users, first = {}, len(lines)
         for system in TABLE:
-            runs = [run for each, run in made.items() if each[:3] == (system.name, dataset, None)]
-            tests = pd.DataFrame([run.result["test"] for run in runs], columns=METRICS, dtype=float)
-            mean, deviation = tests.mean(), tests.std()
+            runs = select(made, "table", system.name, dataset)
+            mean, deviation = moments(runs)
             lines.append({"dataset": dataset, "system": system.name, "runs": f"{len(runs)} of {len(system.seeds)}", **mean,
                           **{f"{name} deviation": deviation[name] for name in METRICS}, "paper": system.paper.get(dataset, np.nan)})
             if runs:
@@ -240,6 +103,21 @@ def _rows(table, bold, plus_minus):
         yield DATASETS[dataset], rows
 
 
+def learners(made):
+    """Lines of the Markdown table of other models on distilled users: NDCG@10 by model and what it was trained on."""
+    rows = []
+    for system in LEARNERS:
+        for data in (*LEARNT_FROM, "all users"):
+            cells = []
+            for dataset in DATASETS:
+                mean, deviation = moments(select(made, "table", system.name, dataset) if data == "all users" else
+                                          select(made, "learners", system.name, dataset, data))
+                value, spread = mean["NDCG@10"], deviation["NDCG@10"]
+                cells.append("missing" if np.isnan(value) else f"{value:.2f}" if np.isnan(spread) else f"{value:.2f} ± {spread:.2f}")
+            rows.append([system.name, data, *cells])
+    return _grid(["NDCG@10 of", "trained on", *DATASETS.values()], rows)
+
+
 def _grid(head, rows):
     return "\n".join("".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in (head, ["---"] * len(head), *rows))
 
@@ -263,43 +141,66 @@ def to_latex(table):
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-# ---- The figure ----------------------------------------------------------------------------------------
+# ---- The figures ---------------------------------------------------------------------------------------
 
-def curves(made):
-    """What pictures.strategies draws: {data set: ({strategy: DataFrame}, the full data's metrics or None)}.
+def line(made, part, system, dataset, places, metrics):
+    """A DataFrame for pictures.py: of each place (at of a run, x in the picture) that has runs x, and of each metric mean and deviation."""
+    rows = []
+    for at, x in places.items():
+        if runs := select(made, part, system, dataset, at):
+            mean, deviation = moments(runs)
+            rows.append({"x": x, **{name: mean[name] for name in metrics}, **{f"{name} deviation": deviation.fillna(0)[name] for name in metrics}})
+    return pd.DataFrame(rows, columns=["x", *metrics, *(f"{name} deviation" for name in metrics)])
 
-    A DataFrame has a line a budget: budget, share of all users in percent, and for HR@10 and PSP@10 mean and deviation.
-    """
+
+def strategies(made):
+    """What pictures.strategies draws: {data set: ({strategy: `line`}, the full data's metrics)}, x the share of all users in percent."""
     drawn = {}
     for dataset, title in DATASETS.items():
-        here = {each: run for each, run in made.items() if each.dataset == dataset}
-        full = next((run for each, run in here.items() if each.system == FULL.name), None)
-        if full is None:
+        full = select(made, "table", FULL.name, dataset)
+        if not full:
             continue  # without it, how many users there are is not known
-        count, lines = len(full.users()["NDCG@10"]), {}
-        for system in FIGURE:
-            rows = []
-            for budget in BUDGETS:
-                tests = pd.DataFrame([run.result["test"] for each, run in here.items() if (each.system, each.budget) == (system.name, budget)])
-                if len(tests):
-                    rows.append({"budget": budget, "share": 100 * budget / count, **{name: tests[name].mean() for name in ("HR@10", "PSP@10")},
-                                 **{f"{name} deviation": tests[name].std(ddof=0) for name in ("HR@10", "PSP@10")}})
-            lines[system.name] = pd.DataFrame(rows)
-        drawn[title] = lines, full.result["test"]
+        count = len(full[0].users()["NDCG@10"])
+        places = {budget: 100 * budget / count for budget in BUDGETS}
+        drawn[title] = ({system.name: line(made, "strategies", system.name, dataset, places, ("HR@10", "PSP@10")) for system in STRATEGIES},
+                        full[0].result["test"])
+    return drawn
+
+
+def noise(made):
+    """{system: `line`}, x the share of noise in percent; without any, the runs of the table."""
+    clean = {system.name: line(made, "table", system.name, NOISE_DATASET, {None: 0}, ("NDCG@10",)) for system in NOISY}
+    noisy = {system.name: line(made, "noise", system.name, NOISE_DATASET, {share: 100 * share for share in NOISE}, ("NDCG@10",)) for system in NOISY}
+    return {name: pd.concat([clean[name], noisy[name]]) for name in clean if len(noisy[name])}
+
+
+def stream(made):
+    """{memory: `line`}, x the part."""
+    drawn = {}
+    for system in STREAM:
+        if runs := select(made, "stream", system.name, STREAM_DATASET):
+            values = np.array([[part["test"]["NDCG@10"] for part in run.result["parts"]] for run in runs])
+            drawn[system.name] = pd.DataFrame({"x": np.arange(values.shape[1]) + 1, "NDCG@10": values.mean(0),
+                                               "NDCG@10 deviation": values.std(0, ddof=1) if len(runs) > 1 else 0})
     return drawn
 
 
 def write(made, folder):
-    """Writes the tables and the figure; their names."""
+    """Writes the tables and the figures; their names, and the table."""
     table = summary(made)
-    files = {"results.md": to_markdown(table).encode(), "results.tex": to_latex(table).encode(),
+    files = {"results.md": f"{to_markdown(table)}\n{learners(made)}\n".encode(), "results.tex": to_latex(table).encode(),
              "results.csv": table.drop(columns="best").to_csv(index=False).encode()}
-    if drawn := curves(made):
-        files |= {f"results.{kind}": pictures.strategies(drawn, kind) for kind in ("png", "svg")}
+    for kind in ("png", "svg"):
+        if drawn := strategies(made):
+            files[f"results.{kind}"] = pictures.strategies(drawn, kind)
+        if drawn := noise(made):
+            files[f"noise.{kind}"] = pictures.lines(drawn, "NDCG@10", "random interactions, % of train", DATASETS[NOISE_DATASET], kind)
+        if drawn := stream(made):
+            files[f"stream.{kind}"] = pictures.lines(drawn, "NDCG@10", "parts of the users that have come", DATASETS[STREAM_DATASET], kind)
     for name, content in files.items():
         with atomic(folder / name) as file:
             file.write(content)
-    return list(files), table
+    return sorted(files), table
 
 
 # ---- The runs ------------------------------------------------------------------------------------------
@@ -310,16 +211,9 @@ def command(each, options):
 
 def seconds_of(wanted, made):
     """How long a run may take: as long as those of the same system have taken, or else as all; None if there are none."""
-    same = [run.result["wall_seconds"] for each, run in made.items() if each.system == wanted.system and each.dataset == wanted.dataset]
+    same = [run.result["wall_seconds"] for each, run in made.items() if (each.part, each.system, each.dataset) == (wanted.part, wanted.system, wanted.dataset)]
     every = same or [run.result["wall_seconds"] for run in made.values()]
     return float(np.mean(every)) if every else None
-
-
-def missing_of(found):
-    """The Wanted runs that have not been made, each once; those whose arguments are not known last."""
-    absent = [each for each in plan(found) if each.identity() not in found]
-    known = {each.identity(): each for each in absent if each.arguments is not None}
-    return [*known.values(), *(each for each in absent if each.arguments is None)]
 
 
 def show_plan(missing, made, options):
@@ -358,7 +252,7 @@ def make(options):
             failed.append(words)
             tqdm.write(f"failed: {words}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
         else:
-            tqdm.write(f"{each.system}, {each.dataset}, {'' if each.budget is None else f'S = {each.budget}, '}seed {each.seed}: "
+            tqdm.write(f"{each.part}: {each.system}, {each.dataset}, {'' if each.at is None else f'{each.at}, '}seed {each.seed}: "
                        f"test NDCG@10 {run.result['test']['NDCG@10']:.2f}, {time.monotonic() - began:.0f} s")
         bar.update()
 

@@ -34,6 +34,7 @@ from runs import START_AGAIN, Stop
 from settings import UserError
 
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
+SCALE_OF_ONE = 1000  # score_scale of one synthetic user, of which a chosen one falls with the root of their number
 PAPER_NDCG_AT_10 = {"magazine": 23.81, "ml-1m": 32.52, "douban": 24.20, "netflix": 30.54}  # its table 1, S = 500
 
 
@@ -93,6 +94,7 @@ def make_loss(settings, kernel, dataset):
     """
     sample = make_sampler(settings)
     users = batch_users(settings, dataset)
+    scale = settings["score_scale"] if settings["score_scale"] > 0 else SCALE_OF_ONE / math.sqrt(settings["user_support"])
     interactions_per_user = dataset.lengths[data.TRAIN].sum() / dataset.users
 
     def loss(params, lamda, noise_key, batch):
@@ -102,7 +104,7 @@ def make_loss(settings, kernel, dataset):
         fed = batch == FED
         targets, hidden = (batch == HELD_OUT, fed) if settings["objective"] == "held_out" else (fed, None)
         scores = model.predict(kernel(fed.astype(rows.dtype), rows), alpha)
-        entropy = model.cross_entropy(scores, targets, hidden, settings["history_discount"])
+        entropy = model.cross_entropy(scores, targets, hidden, settings["history_discount"], scale)
         length = rows.sum() / len(rows) / interactions_per_user
         return entropy.sum() / users + settings["cardinality_reg"] * length, lamda
 
@@ -221,8 +223,9 @@ class Distillation:
         if not found:
             raise UserError(f"step {step}: the kernel of the synthetic users is not positive definite in {rows.dtype} "
                             f"at lamda {', '.join(f'{each:.3g}' for each in lamdas)}; a larger lamda or --float64=true helps")
-        lamda, metrics = max(found, key=lambda each: quality(each[1]))
-        if quality(metrics) > max((quality(line["validation"]) for line in self.progress.history), default=(-1,)):
+        lamda, metrics = max(found, key=lambda each: quality(each[1], settings["best_by"]))
+        before = [quality(line["validation"], settings["best_by"]) for line in self.progress.history]
+        if quality(metrics, settings["best_by"]) > max(before, default=(-1,)):
             self.best = Best(np.asarray(rows), np.asarray(logits))
             self.progress = self.progress._replace(best_step=step)
         self.progress.history.append({"step": step, "lamda": lamda, "loss": loss, "validation": metrics})

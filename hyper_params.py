@@ -31,9 +31,11 @@ hyper_params = {
     "keep_prob": 0.5,          # held_out: share of a user's interactions that is fed
     "history_discount": 0.5,   # a user's loss is divided by (number of targets)^this: 0, every interaction
                                # weighs the same (the paper); 1, every user does
+    "score_scale": -1.0,       # the loss's softmax is of the scores times this (the paper: 1); -1: 1000 / sqrt(S).
+                               # A larger one fits sharper, which few users need, and many learn by heart
     "cardinality_reg": 1e-3,   # price of a synthetic user's length
     "learn_lamda": True,       # learn the ridge strength with the logits; False: search it again in
-                               # lamda_grid at every validation, by HR@100 (the paper)
+                               # lamda_grid at every validation, by best_by (the paper)
     "lamda": 0.01,             # where it starts when it is learned
     "lamda_grid": [1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0],
 
@@ -43,7 +45,8 @@ hyper_params = {
     "train_steps": 60,         # at most
     "batch_size": 4096,        # B, real users a step; -1 = all
     "accumulate_steps": 1,     # batches whose gradients make one step
-    "patience": 150,           # stop after as many steps without a better validation HR@100
+    "best_by": "NDCG@10",      # the best step is the one with the best of this on validation (the paper: "HR@100")
+    "patience": 150,           # stop after as many steps without a better one
     "log_freq": 40,            # validate at 0, 25, 50, ..., 200, then every log_freq steps, and at the end
     "validation_users": 10000, # validate on as many users, always the same, if there are more; -1 = all
     "eval_batch_size": 2048,   # users scored at once; changes memory and speed, not the metrics
@@ -61,17 +64,25 @@ hyper_params = {
     "process_id": -1,
 }
 
+# What a data set needs otherwise, where Distill-CF is concerned. Magazine has two train interactions a user: whatever fits
+# sharply or fast learns them by heart, and to normalise rows makes a user with one interaction count like one with many.
+for_dataset = {
+    "magazine": {"normalize": False, "score_scale": 1.0, "learning_rate": 0.02},
+}
+
 # The paper's own choices. A key given on the command line still wins over them.
 paper = {
     "normalize": False,
     "noise_groups": -1,
     "objective": "reconstruct",
     "history_discount": 0.0,
+    "score_scale": 1.0,
     "learn_lamda": False,
     "cosine_decay": False,
     "train_steps": 500,
     "log_freq": 40,
     "patience": 150,
+    "best_by": "HR@100",
     "batch_size": -1,
     "accumulate_steps": 1,
     "user_support": 500,
@@ -93,11 +104,19 @@ infinite_ae = {
     "lamda_grid": [0, 1, 5, 20, 50, 100],
 }
 
+# What stream.py has otherwise, or alone.
+stream = {
+    "memory": "distilled",     # what is kept of users who have come: synthetic users, "random" ones, or "all"
+    "parts": 10,               # in which they come
+    "user_support": 200,       # how many are kept
+    "lamda_grid": [0.1, 0.3, 1, 3, 10, 30],  # for a memory of real users
+}
+
 # What baselines.py has otherwise, or alone.
 baselines = {
     "model": "ease",           # or pop, mf, neumf, mvae, lightgcn
     "grid": [],                # the settings to try, as in `grids`; [] is what `grids` has for the model
-    "user_support": -1,
+    "user_support": -1,        # these three as above: whom it is trained on
     "sampler": "random",
     "distilled": "",
     "epochs": 300,             # at most, for each setting

@@ -113,9 +113,9 @@ def show(metrics):
     return "  ".join(f"{name} {number(name)}" for name in METRICS)
 
 
-def quality(metrics):
-    """What the best model is chosen by, on validation: HR@100, and nDCG@10 where that is the same."""
-    return metrics["HR@100"], metrics["NDCG@10"]
+def quality(metrics, by="HR@100"):
+    """What the best model is chosen by, on validation: one metric, and nDCG@10 where that is the same."""
+    return metrics[by], metrics["NDCG@10"]
 
 
 def best_of(history):

@@ -148,16 +148,17 @@ def sample(key, logits, tau, draws, noise_groups):
     return jnp.clip(sums.reshape(-1, items)[:users], 0, 1)
 
 
-def cross_entropy(scores, targets, hidden, discount):
-    """- sum over targets of log softmax(scores), divided by (number of targets)^discount; (B,).
+def cross_entropy(scores, targets, hidden, discount, scale=1.0):
+    """- sum over targets of log softmax(scale scores), divided by (number of targets)^discount; (B,).
 
     Args:
         scores: (B, I).
         targets: (B, I) of 0 and 1; a user without any gets 0.
         hidden: None, or boolean (B, I), never true where targets is: items that are not ranked.
         discount: 0 as in the paper, where a user weighs as much as his interactions; 1 for the mean over them.
+        scale: 1 as in the paper. Ridge regression's scores are small, mostly below 0.1, where a softmax is nearly linear in them.
     """
-    targets = targets.astype(scores.dtype)
+    targets, scores = targets.astype(scores.dtype), scale * scores
     # The largest score of all, hidden ones too, is quicker to find than that of the ranked ones. Should a hidden
     # one lie so far above that every ranked exponential is 0, the loss is infinite, and the run stops.
     top = jax.lax.stop_gradient(jnp.max(scores, axis=1, keepdims=True))

@@ -39,29 +39,50 @@ def strategies(drawn, kind):
     """HR@10 above PSP@10 against the share of users, a column a data set, a line a strategy, a band of one standard deviation.
 
     Args:
-        drawn: {title: ({strategy: DataFrame of `share` in percent, HR@10, PSP@10 and their deviations}, metrics of the full data)}.
+        drawn: {title: ({strategy: DataFrame of x, the share in percent, HR@10, PSP@10 and their deviations}, metrics of the full data)}.
         kind: "png" or "svg".
     """
     metrics = "HR@10", "PSP@10"
     figure = Figure(figsize=(5.2 * len(drawn), 6.4), layout="constrained")
     grid = figure.subplots(2, len(drawn), sharex="col", squeeze=False)
-    for column, (title, (lines, full)) in zip(grid.T, drawn.items()):
+    for column, (title, (drawn_lines, full)) in zip(grid.T, drawn.items()):
         for axes, metric in zip(column, metrics):
-            for (name, line), marker in zip(lines.items(), "os^Dv"):
-                if len(line):
-                    [curve] = axes.plot(line["share"], line[metric], marker=marker, markersize=5, label=name)
-                    axes.fill_between(line["share"], line[metric] - line[f"{metric} deviation"], line[metric] + line[f"{metric} deviation"],
-                                      color=curve.get_color(), alpha=0.2, linewidth=0)
+            _plot_lines(axes, drawn_lines, metric)
             axes.axhline(full[metric], color="0.4", linestyle="--", label="all users")
-            axes.set(xscale="log", ylabel=f"{metric}, %")
+            axes.set(xscale="log")
             axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(color="0.92")
         column[0].set_title(title)
         column[1].set_xlabel("users, % of all")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return _to_bytes(figure, kind)
+
+
+def lines(drawn, metric, x_label, title, kind):
+    """A metric in percent over x, a line a system, a band of one standard deviation.
+
+    Args:
+        drawn: {system: DataFrame of x, the metric and its deviation}.
+        kind: "png" or "svg".
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _plot_lines(axes, drawn, metric)
+    axes.set(xlabel=x_label, title=title)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return _to_bytes(figure, kind)
+
+
+def _plot_lines(axes, drawn, metric):
+    for (name, line), marker in zip(drawn.items(), "os^Dv"):
+        if len(line):
+            [curve] = axes.plot(line["x"], line[metric], marker=marker, markersize=5, label=name)
+            axes.fill_between(line["x"], line[metric] - line[f"{metric} deviation"], line[metric] + line[f"{metric} deviation"],
+                              color=curve.get_color(), alpha=0.2, linewidth=0)
+    axes.set(ylabel=f"{metric}, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92")
 
 
 def _plot_quality(axes, places, history, best):

@@ -51,17 +51,19 @@ RULES = {
     "objective": _choice("held_out", "reconstruct"),
     "history_discount": (float, "a number between 0 and 1, both included", lambda value: 0 <= value <= 1),
     "keep_prob": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
+    "score_scale": (float, f"a number above 0, up to {LARGEST}, or -1 for one that suits user_support", lambda value: 0 < value <= LARGEST or value == -1),
     "cardinality_reg": NOT_NEGATIVE, "learn_lamda": SWITCH, "lamda": POSITIVE,
     "lamda_grid": (list, f"a list of one or more numbers from 0 to {LARGEST}, such as [0.1,1]",
                    lambda value: len(value) > 0 and all(_is_a(each, float) and 0 <= each <= LARGEST for each in value)),
     "learning_rate": POSITIVE, "cosine_decay": SWITCH, "train_steps": AT_LEAST_1, "batch_size": COUNT_OR_ALL,
     "accumulate_steps": AT_LEAST_1, "patience": AT_LEAST_1, "log_freq": AT_LEAST_1,
-    "validation_users": COUNT_OR_ALL, "eval_batch_size": AT_LEAST_1,
+    "best_by": _choice("HR@10", "HR@100", "NDCG@10", "NDCG@100"), "validation_users": COUNT_OR_ALL, "eval_batch_size": AT_LEAST_1,
     "seed": (int, f"a whole number from 0 to {LARGEST_COUNT}", lambda value: 0 <= value <= LARGEST_COUNT),
     "resume": SWITCH, "paper": SWITCH, "distributed": SWITCH, "num_processes": COUNT_OR_ALL,
     "coordinator": (str, "host:port, or nothing where the launcher tells", lambda value: value == "" or value.rpartition(":")[2].isdigit()),
     "sampler": _choice("random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"),
     "distilled": (str, "the folder of a run, or its name in results_dir", lambda value: True), "epochs": AT_LEAST_1,
+    "memory": _choice("distilled", "random", "all"), "parts": AT_LEAST_1,
     "model": _choice("pop", "mf", "neumf", "mvae", "lightgcn", "ease"),
     "grid": (list, "a list of objects of settings to try", lambda value: all(isinstance(each, dict) for each in value)),
     "process_id": (int, "a whole number from 0, or -1 where the launcher tells", lambda value: -1 <= value <= LARGEST_COUNT),
@@ -71,7 +73,7 @@ RULES = {
 def resolve(arguments, description, keys=None, overrides={}):
     """The settings of one run; with --help, prints the description and every key, and ends the process.
 
-    Later ones win: hyper_params.py, its `paper` dict where paper is true, --config=file.json, --key=value;
+    Later ones win: hyper_params.py, what it has for the data set, its `paper` dict where paper is true, --config=file.json, --key=value;
     --paper=true on the command line wins over the file, too.
 
     Args:
@@ -95,10 +97,10 @@ def resolve(arguments, description, keys=None, overrides={}):
             config.update(_read_config(value))
         else:
             given[key] = _parse(key, value)
-    for source in (defaults.hyper_params, defaults.paper, overrides, config, given):
+    for source in (defaults.hyper_params, *defaults.for_dataset.values(), defaults.paper, overrides, config, given):
         for key, value in source.items():
             _check(key, value)
-    missing = RULES.keys() - defaults.hyper_params.keys() - defaults.infinite_ae.keys() - defaults.baselines.keys()
+    missing = RULES.keys() - defaults.hyper_params.keys() - defaults.infinite_ae.keys() - defaults.baselines.keys() - defaults.stream.keys()
     if missing:
         raise UserError(f"hyper_params.py has lost the key {min(missing)}")
     if config.get("paper") and given.get("paper") is False:
@@ -107,7 +109,8 @@ def resolve(arguments, description, keys=None, overrides={}):
     layers = [defaults.paper if paper else {}, config]
     if given.get("paper"):
         layers.reverse()
-    base = {**defaults.hyper_params, **overrides}
+    dataset = {**defaults.hyper_params, **config, **given}["dataset"]
+    base = {**defaults.hyper_params, **defaults.for_dataset.get(dataset, {}), **overrides}
     settings = {key: float(value) if RULES[key][0] is float else value for key, value in {**base, **layers[0], **layers[1], **given}.items()
                 if keys is None or key in keys}
     if useless := given.keys() - settings.keys():
@@ -120,10 +123,11 @@ def _listing(source, keys, overrides):
     """All that hyper_params.py, whose text source is, has of settings; or only these keys, with what a script has otherwise."""
     if keys is None:
         return source[source.index("hyper_params = {"):].strip()
-    comments = {}  # of a key: in the first dict that has one, or, of what a script has otherwise, in the last
-    for key, comment in re.findall(r'^    "(\w+)":[^#\n]*(#.*(?:\n {5,}#.*)*)', source, re.M):
-        if key in overrides or key not in comments:
-            comments[key] = comment
+    own = next((name for name, value in vars(defaults).items() if value is overrides), None)
+    comments = {}
+    for name in ("hyper_params", own):
+        block = source.partition(f"\n{name} = {{\n")[2].partition("\n}")[0]
+        comments |= re.findall(r'^    "(\w+)":[^#\n]*(#.*(?:\n {5,}#.*)*)', block, re.M)
     values = {key: json.dumps(value) if isinstance(value, str) else repr(value) for key, value in {**defaults.hyper_params, **overrides}.items()}
     return "\n".join(f"    {f'{json.dumps(key)}: {values[key]},':<26} {comments.get(key, '')}".rstrip() for key in values if key in keys)
 

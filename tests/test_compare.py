@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 import compare
+import comparison
 import pictures
 from eval import METRICS
 from settings import UserError
@@ -14,7 +15,7 @@ from settings import UserError
 def finished_run(folder, wanted, ndcg, users, fingerprint="abc", seconds=10.0):
     """What a run of these settings leaves: every metric is ndcg, and NDCG@10 of its users what is given."""
     script, settings = wanted.identity()
-    path = folder / f"{wanted.dataset}-{wanted.system}-{wanted.budget}-{wanted.seed}".replace(" ", "_")
+    path = folder / f"{wanted.part}-{wanted.dataset}-{wanted.system}-{wanted.at}-{wanted.seed}".replace(" ", "_")
     path.mkdir(parents=True)
     config = {"script": script, "settings": json.loads(settings), "data_fingerprint": fingerprint, "devices": "1 x cpu", "versions": {},
               "git_revision": "abc"}
@@ -25,8 +26,8 @@ def finished_run(folder, wanted, ndcg, users, fingerprint="abc", seconds=10.0):
     return path
 
 
-def wanted_of(system, folder, dataset="ml-1m", budget=None):
-    return [each for each in compare.plan(compare.find([folder])) if (each.system, each.dataset, each.budget) == (system, dataset, budget)]
+def wanted_of(system, folder, dataset="ml-1m", at=None, part="table"):
+    return [each for each in comparison.plan(comparison.find([folder])) if each[:4] == (part, system, dataset, at)]
 
 
 @pytest.fixture
@@ -40,14 +41,14 @@ def results(tmp_path):
     for seed, ndcg in enumerate((25.0, 27.0)):  # the second takes what the first has chosen
         finished_run(tmp_path, wanted_of("MF", tmp_path)[seed], ndcg, ease - rng.normal(0.2, 0.1, 100).astype(np.float32))
     for budget in (10, 100):
-        for system in compare.FIGURE:
-            for wanted in wanted_of(system.name, tmp_path, budget=budget):
+        for system in comparison.STRATEGIES:
+            for wanted in wanted_of(system.name, tmp_path, at=budget, part="strategies"):
                 finished_run(tmp_path, wanted, 20.0 + wanted.seed + budget / 100, ease)
     return tmp_path
 
 
 def made_of(folder):
-    return compare.match(compare.find([folder]))
+    return comparison.match(comparison.find([folder]))
 
 
 def test_the_markdown_table_byte_for_byte(results):
@@ -87,7 +88,7 @@ def test_the_latex_table_byte_for_byte(results):
 
 def test_the_paired_test_and_its_correction(results):
     table = compare.summary(made_of(results)).set_index(["dataset", "system"]).loc["ml-1m"]
-    users = {system: np.load(results / f"ml-1m-{system}-None-1".replace(" ", "_") / "users.npz")["NDCG@10"] for system in ("EASE", "∞-AE, all users")}
+    users = {system: np.load(results / f"table-ml-1m-{system}-None-1".replace(" ", "_") / "users.npz")["NDCG@10"] for system in ("EASE", "∞-AE, all users")}
     difference = (users["EASE"] - users["∞-AE, all users"]).astype(np.float64)
     t = difference.mean() / difference.std(ddof=1) * 10
     p = 2 * stats.t.sf(abs(t), 99)
@@ -97,23 +98,23 @@ def test_the_paired_test_and_its_correction(results):
 
 
 def test_the_figure_has_a_line_for_each_strategy(results):
-    drawn = compare.curves(made_of(results))
+    drawn = compare.strategies(made_of(results))
     assert list(drawn) == ["MovieLens-1M"]
     lines, full = drawn["MovieLens-1M"]
     assert list(lines) == ["random users", "random interactions", "head users", "SVP-CF users", "Distill-CF"] and full["HR@10"] == 33.5
-    assert list(lines["Distill-CF"]["share"]) == [10, 100] and lines["Distill-CF"]["HR@10"].tolist() == pytest.approx([22.1, 23.0])
-    assert lines["Distill-CF"]["PSP@10 deviation"].tolist() == pytest.approx([np.std([1, 2, 3])] * 2)
+    assert list(lines["Distill-CF"]["x"]) == [10, 100] and lines["Distill-CF"]["HR@10"].tolist() == pytest.approx([22.1, 23.0])
+    assert lines["Distill-CF"]["PSP@10 deviation"].tolist() == pytest.approx([1, 1])
     picture = pictures.strategies(drawn, "svg").decode()
     assert all(f"<!-- {name} -->" in picture for name in (*lines, "all users", "MovieLens-1M", "PSP@10, %"))
 
 
 def test_what_is_missing_is_planned_and_half_written_runs_do_not_count(results, capsys):
-    for path in results.glob("ml-1m-EASE*"):
+    for path in results.glob("table-ml-1m-EASE*"):
         (path / "result.json").unlink()
     made = made_of(results)
     assert not any(each.system == "EASE" for each in made)
-    missing = compare.missing_of(compare.find([results]))
-    compare.show_plan([each for each in missing if each.system in ("EASE", "MF", "NeuMF") and each.dataset == "ml-1m"], made, {"data_dir": "somewhere"})
+    missing = comparison.missing_of(comparison.find([results]))
+    compare.show_plan([each for each in missing if each.part == "table" and each.system in ("EASE", "MF", "NeuMF") and each.dataset == "ml-1m"], made, {"data_dir": "somewhere"})
     mf, neumf, ease, later, count = capsys.readouterr().out.splitlines()
     assert mf == "python baselines.py --dataset=ml-1m --model=mf --seed=3 '--grid=[{\"l2\": 0.5}]' --data_dir=somewhere"
     assert neumf == "python baselines.py --dataset=ml-1m --model=neumf --seed=1 --data_dir=somewhere"
@@ -124,7 +125,7 @@ def test_what_is_missing_is_planned_and_half_written_runs_do_not_count(results, 
 
 def test_runs_of_the_table_and_the_figure_that_are_the_same_are_made_once(results):
     [first, *_] = wanted_of("∞-AE on Distill-CF, S = 500", results)
-    [second, *_] = wanted_of("Distill-CF", results, budget=500)
+    [second, *_] = wanted_of("Distill-CF", results, at=500, part="strategies")
     assert first != second and first.identity() == second.identity()
     finished_run(results, second, 33.0, np.zeros(100, np.float32))
     assert {first, second} <= made_of(results).keys()
@@ -137,17 +138,16 @@ def test_runs_of_other_data_are_not_compared(results):
 
 
 def test_a_damaged_run_is_named(results):
-    path = next(results.glob("ml-1m-EASE*"))
+    path = next(results.glob("table-ml-1m-EASE*"))
     (path / "result.json").write_text("{")
     with pytest.raises(UserError, match=f"{path.name} holds a damaged"):
-        compare.find([results])
+        comparison.find([results])
 
 
 def test_what_is_kept_says_nothing_of_the_machine_and_counts_as_the_run(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(comparison, "KEPT", tmp_path / "kept")
     made = made_of(results)
-    for run in made.values():
-        compare.keep(run)
+    comparison.keep_all(made)
     kept = made_of(tmp_path / "kept")
     assert kept.keys() == made.keys() and compare.to_markdown(compare.summary(kept)) == compare.to_markdown(compare.summary(made))
 
@@ -156,3 +156,27 @@ def test_what_is_kept_says_nothing_of_the_machine_and_counts_as_the_run(results,
 def test_wrong_options(run_script, arguments, words):
     done = run_script("compare.py", *arguments)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
+
+
+def test_learners_noise_and_stream(results):
+    """Distilled users are handed on by the name of the run that has learnt them; noise begins with the table's runs."""
+    assert all(each.arguments is None for each in wanted_of("EASE", results, at="500 synthetic users", part="learners"))
+    finished_run(results, wanted_of("∞-AE on Distill-CF, S = 500", results)[0], 33.0, np.zeros(100, np.float32))
+    first, second, _ = wanted_of("EASE", results, at="500 synthetic users", part="learners")
+    assert "--distilled=table-ml-1m-∞-AE_on_Distill-CF,_S_=_500-None-1" in first.arguments and second.arguments is None
+    finished_run(results, first, 30.0, np.zeros(100, np.float32))
+    for wanted in wanted_of("EASE", results, at=0.1, part="noise"):
+        finished_run(results, wanted, 30.0 + wanted.seed, np.zeros(100, np.float32))
+    made = made_of(results)
+    assert "| EASE | 500 synthetic users | missing | 30.00 |" in compare.learners(made) and "| EASE | all users | missing | 34.00 |" in compare.learners(made)
+    drawn = compare.noise(made)
+    assert list(drawn) == ["EASE"] and drawn["EASE"]["x"].tolist() == [0, 10] and drawn["EASE"]["NDCG@10"].tolist() == [34, 32]
+    assert compare.stream(made) == {}
+    for wanted, shift in zip(wanted_of("synthetic users", results, part="stream"), (0, 2)):
+        path = finished_run(results, wanted, 30.0, np.zeros(100, np.float32))
+        result = json.loads((path / "result.json").read_text())
+        (path / "result.json").write_text(json.dumps({**result, "parts": [{"test": {"NDCG@10": 20.0 + shift}}, {"test": {"NDCG@10": 30.0 + shift}}]}))
+    drawn = compare.stream(made_of(results))
+    assert drawn["synthetic users"]["NDCG@10"].tolist() == [21, 31] and drawn["synthetic users"]["x"].tolist() == [1, 2]
+    picture = pictures.lines(drawn, "NDCG@10", "parts", "MovieLens-1M", "svg").decode()
+    assert "<!-- synthetic users -->" in picture

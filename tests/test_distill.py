@@ -23,7 +23,7 @@ from settings import UserError
 
 STEPS = 400
 TINY = ["--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=50", "--learning_rate=0.02",
-        "--cosine_decay=false", f"--train_steps={STEPS}", "--patience=1000"]
+        "--cosine_decay=false", "--score_scale=1", f"--train_steps={STEPS}", "--patience=1000"]
 
 
 def folders(results):
@@ -54,7 +54,7 @@ def test_what_a_run_says_and_leaves(finished, tiny):
     assert {"HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC"} <= result["val"].keys() & result["test"].keys()
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in history] == [*range(0, 201, 25), 240, 280, 320, 360, 400]
-    best = max(history, key=lambda line: line["validation"]["HR@100"])
+    best = max(history, key=lambda line: line["validation"]["NDCG@10"])
     assert result["best_step"] == best["step"] and result["lamda"] == best["lamda"] and result["val"] == best["validation"]
     with np.load(folder / "distilled.npz", allow_pickle=False) as distilled:
         assert distilled["data"].shape == distilled["logits"].shape == (8, tiny.train.shape[1]) and distilled["data"].dtype == np.float32
@@ -170,6 +170,15 @@ def test_damaged_run_files_are_named_and_kept(finished, tmp_path, run_script, na
     assert (folder / name).read_bytes() == content
 
 
+@pytest.mark.parametrize("metric", ["HR@10", "HR@100"])
+def test_the_best_step_by_another_metric(tiny_data, tmp_path, run_script, metric):
+    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=200", f"--best_by={metric}")
+    assert done.returncode == 0
+    history = [json.loads(line) for line in (folders(tmp_path)[0] / "metrics.jsonl").read_text().splitlines()]
+    best = json.loads((folders(tmp_path)[0] / "result.json").read_text())["val"][metric]
+    assert best == max(line["validation"][metric] for line in history)
+
+
 def test_patience_counts_steps_without_a_better_validation(tiny_data, tmp_path, run_script):
     done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=30", "--learning_rate=1e-9")
     result = json.loads((folders(tmp_path)[0] / "result.json").read_text())
@@ -177,7 +186,7 @@ def test_patience_counts_steps_without_a_better_validation(tiny_data, tmp_path, 
 
 
 def test_a_patience_shorter_than_the_schedule_validates_before_it_stops(tiny_data, tmp_path, run_script):
-    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=10", "--train_steps=30")
+    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=10", "--train_steps=30", "--best_by=HR@100")
     assert done.returncode == 0 and "step   10" in done.stdout
     assert json.loads((folders(tmp_path)[0] / "result.json").read_text())["best_step"] > 0
 

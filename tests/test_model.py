@@ -170,7 +170,7 @@ def test_cross_entropy_against_a_loop(discount):
         total = np.log(sum(np.exp(scores[user, item]) for item in range(10) if not hidden[user, item]))
         lost = sum(total - scores[user, item] for item in range(10) if targets[user, item])
         expected.append(lost / max(targets[user].sum(), 1) ** discount)
-    np.testing.assert_allclose(model.cross_entropy(scores, targets, hidden, discount), expected)
+    np.testing.assert_allclose(model.cross_entropy(scores / 3, targets, hidden, discount, 3.0), expected)
 
 
 def test_cross_entropy_of_a_user_whose_every_item_is_hidden_is_zero_with_a_finite_gradient():

@@ -14,7 +14,16 @@ def values(*arguments):
 
 def test_defaults_are_those_of_the_file_and_all_have_a_rule():
     found, changed = resolve([], "")
-    assert found == hyper_params.hyper_params and changed == {} and settings.RULES.keys() == found.keys() | hyper_params.infinite_ae.keys() | hyper_params.baselines.keys()
+    assert found == hyper_params.hyper_params and changed == {} and settings.RULES.keys() == found.keys() | (
+        hyper_params.infinite_ae.keys() | hyper_params.baselines.keys() | hyper_params.stream.keys())
+
+
+def test_a_data_set_has_its_own_defaults(monkeypatch):
+    monkeypatch.setattr(hyper_params, "for_dataset", {"special": {"learning_rate": 0.5, "normalize": False}})
+    assert values("--dataset=special")["learning_rate"] == 0.5 != values("--dataset=other")["learning_rate"]
+    assert values("--dataset=special", "--learning_rate=0.1")["learning_rate"] == 0.1
+    assert values("--dataset=special", "--paper=true")["learning_rate"] == hyper_params.paper["learning_rate"]
+    assert resolve(["--dataset=special"], "", ("dataset", "normalize"), {"normalize": True})[0] == {"dataset": "special", "normalize": True}
 
 
 def test_later_sources_win(tmp_path):

@@ -1,0 +1,209 @@
+"""Which runs the comparison is made of, which of them are there, and what of them is kept with the code.
+
+It has five parts: the table of systems; the strategies, ∞-AE on ever more users picked or learnt; the learners, other models
+on distilled users; noise in the train interactions; and a stream of users. A run can serve more than one.
+"""
+import io
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import baselines
+import distill
+import hyper_params
+import infinite_ae
+import stream
+from eval import METRICS
+from runs import atomic, identity, read_npz, shaping
+from settings import UserError, resolve
+
+DOCS = Path(__file__).parent / "docs"
+KEPT = DOCS / "results"
+DATASETS = {"magazine": "Amazon Magazine", "ml-1m": "MovieLens-1M"}
+SEEDS, BUDGETS = (1, 2, 3), (10, 20, 50, 100, 200, 500, 1000)
+SUMMARY = 500  # synthetic users, in the table and for other learners
+SCRIPTS = {"distill": (None, {}), "infinite_ae": (infinite_ae.KEYS, hyper_params.infinite_ae), "stream": (stream.KEYS, hyper_params.stream),
+           "baselines": (baselines.KEYS, hyper_params.baselines)}
+
+
+class System(NamedTuple):
+    """A row of the table or a line of a figure."""
+    name: str
+    script: str
+    arguments: tuple
+    paper: dict = {}     # its NDCG@10 in the paper's table, by data set
+    seeds: tuple = SEEDS
+    tuned: bool = False  # the first seed tries a grid, and the others take what it has chosen
+
+
+class Wanted(NamedTuple):
+    """A run that the comparison needs."""
+    part: str                # "table", "strategies", "learners", "noise" or "stream"
+    system: str
+    dataset: str
+    at: object               # what a line of the part goes over: users, a share of noise, what a learner is trained on
+    seed: int
+    script: str
+    arguments: tuple | None  # None: they are known once another run has finished
+
+    def identity(self):
+        """The same for the same script and the same settings that shape the result; None for arguments that are not known yet."""
+        if self.arguments is None:
+            return None
+        settings, _ = resolve(self.arguments, "", *SCRIPTS[self.script])
+        if self.script == "baselines":
+            settings["grid"] = settings["grid"] or hyper_params.grids[settings["model"]]
+        return self.script, identity(settings)
+
+
+class Found(NamedTuple):
+    """A finished run."""
+    folder: Path
+    fingerprint: str    # of its data
+    result: dict
+
+    def users(self):
+        """{metric: (U,)} of the test set."""
+        return read_npz(self.folder / "users.npz", "make the run again")
+
+
+def _baseline(name, model, seeds=SEEDS):
+    return System(name, "baselines", (f"--model={model}",), baselines.PAPER_NDCG_AT_10[model], seeds, tuned=len(seeds) > 1)
+
+
+EASE, MVAE = _baseline("EASE", "ease", SEEDS[:1]), _baseline("MVAE", "mvae")
+FULL = System("∞-AE, all users", "infinite_ae", (), infinite_ae.PAPER_NDCG_AT_10, SEEDS[:1])
+DISTILLED = System(f"∞-AE on Distill-CF, S = {SUMMARY}", "distill", (), distill.PAPER_NDCG_AT_10)
+TABLE = (_baseline("PopRec", "pop", SEEDS[:1]), _baseline("MF", "mf"), _baseline("NeuMF", "neumf"), MVAE, _baseline("LightGCN", "lightgcn"),
+         EASE, FULL, DISTILLED)
+
+# Of few users a weaker ridge is the best: a finer grid than that for all. The head users are the same whatever the seed.
+_FEW = "--lamda_grid=[0.03, 0.1, 0.3, 1, 3, 10, 30]"
+STRATEGIES = (
+    System("random users", "infinite_ae", ("--sampler=random", _FEW)), System("random interactions", "infinite_ae", ("--sampler=interactions", _FEW)),
+    System("head users", "infinite_ae", ("--sampler=head", _FEW), seeds=SEEDS[:1]), System("SVP-CF users", "infinite_ae", ("--sampler=svp_cf", _FEW)),
+    System("Distill-CF", "distill", ()),
+)
+STEPS = {10: 150, 20: 150, 50: 150, 100: 150, 200: 100, 500: 60, 1000: 60}  # of Distill-CF: few users take more to learn, and each takes less time
+# Fewer users have a smaller X'X, and soft weights a smaller one still.
+LEARNERS = (System("EASE", "baselines", ("--model=ease", "--grid=" + json.dumps([{"l2": l2} for l2 in (0.3, 1, 3, 10, 30, 100, 300, 1000)]))),
+            System("MVAE", "baselines", ("--model=mvae",)))
+LEARNT_FROM = {f"{SUMMARY} synthetic users": "distilled", f"{SUMMARY} synthetic users, interactions drawn": "distilled_hard",
+               f"{SUMMARY} random users": "random"}
+NOISE, NOISY = (0.02, 0.05, 0.1), tuple(system._replace(seeds=SEEDS) for system in (EASE, FULL, DISTILLED))
+STREAM = (System("everyone so far", "stream", ("--memory=all", "--normalize=false")), System("synthetic users", "stream", ("--memory=distilled",)),
+          System("random users", "stream", ("--memory=random", "--normalize=false")))
+NOISE_DATASET = STREAM_DATASET = "ml-1m"
+
+
+def of_table(system, dataset, seed, found):
+    """The Wanted run of a row of the table.
+
+    Args:
+        found: as `find` returns it.
+    """
+    arguments = f"--dataset={dataset}", *system.arguments, f"--seed={seed}"
+    if system.tuned and seed != system.seeds[0]:
+        first = found.get(of_table(system, dataset, system.seeds[0], found).identity())
+        arguments = first and (*arguments, "--grid=" + json.dumps([first.result["choice"]]))
+    return Wanted("table", system.name, dataset, None, seed, system.script, arguments)
+
+
+def of_learner(system, dataset, data, seed, found):
+    """The Wanted run of a model on distilled users, which a run of the table has learnt, or on random ones."""
+    arguments = f"--dataset={dataset}", *system.arguments, f"--sampler={LEARNT_FROM[data]}", f"--user_support={SUMMARY}", f"--seed={seed}"
+    if LEARNT_FROM[data] != "random":
+        source = found.get(of_table(DISTILLED, dataset, seed, found).identity())
+        arguments = source and (*arguments, f"--distilled={source.folder.name}")
+    return Wanted("learners", system.name, dataset, data, seed, system.script, arguments)
+
+
+def plan(found):
+    """Every Wanted run, those of the table first.
+
+    Args:
+        found: as `find` returns it; what some runs are to do follows from others.
+    """
+    table = [of_table(system, dataset, seed, found) for dataset in DATASETS for system in TABLE for seed in system.seeds]
+    strategies = [Wanted("strategies", system.name, dataset, budget, seed, system.script,
+                         (f"--dataset={dataset}", *system.arguments, f"--user_support={budget}",
+                          *((f"--train_steps={STEPS[budget]}",) if system.script == "distill" else ()), f"--seed={seed}"))
+                  for dataset in DATASETS for budget in BUDGETS for system in STRATEGIES for seed in system.seeds]
+    learners = [of_learner(system, dataset, data, seed, found) for dataset in DATASETS for system in LEARNERS for data in LEARNT_FROM
+                for seed in system.seeds]
+    noise = [Wanted("noise", system.name, NOISE_DATASET, share, seed, system.script,
+                    (f"--dataset={NOISE_DATASET}", *system.arguments, f"--noise={share}", f"--seed={seed}"))
+             for share in NOISE for system in NOISY for seed in system.seeds]
+    arrivals = [Wanted("stream", system.name, STREAM_DATASET, None, seed, system.script, (f"--dataset={STREAM_DATASET}", *system.arguments, f"--seed={seed}"))
+                for system in STREAM for seed in system.seeds]
+    return table + strategies + learners + noise + arrivals
+
+
+def find(folders):
+    """{identity: Found} of the finished runs in some folders; of the same settings, the first one met.
+
+    Raises:
+        UserError: a file of a run is damaged.
+    """
+    found = {}
+    for path in (path for folder in folders for path in sorted(folder.glob("*/result.json"))):
+        try:
+            config, result = json.loads((path.parent / "config.json").read_text()), json.loads(path.read_text())
+            key = config.get("script"), identity(config["settings"])
+            found.setdefault(key, Found(path.parent, config["data_fingerprint"], {**result, "test": {name: result["test"][name] for name in METRICS}}))
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path.parent} holds a damaged config.json or result.json ({error}); delete it, and make the run again") from error
+    return found
+
+
+def match(found):
+    """{Wanted: Found}, of those in the plan that have been made.
+
+    Raises:
+        UserError: runs of one data set were made on different data.
+    """
+    made = {each: found[key] for each in plan(found) if (key := each.identity()) in found}
+    for dataset in DATASETS:
+        runs = {run.fingerprint: run for each, run in made.items() if each.dataset == dataset}
+        if len(runs) > 1:
+            one, other = list(runs.values())[:2]
+            raise UserError(f"{one.folder} and {other.folder} are on different data or splits of {dataset}: they cannot be compared; "
+                            "delete what does not belong")
+    return made
+
+
+def missing_of(found):
+    """The Wanted runs that have not been made, each once; those whose arguments are not known last."""
+    absent = [each for each in plan(found) if each.identity() not in found]
+    known = {each.identity(): each for each in absent if each.arguments is not None}
+    return [*known.values(), *(each for each in absent if each.arguments is None)]
+
+
+def keep_all(made):
+    """Keeps what has not been kept yet, every user's metrics only where the table's tests need them."""
+    of_table = {run.folder for each, run in made.items() if each.part == "table"}
+    for run in made.values():
+        if not (KEPT / run.folder.name / "result.json").exists():
+            keep(run, run.folder in of_table)
+
+
+def keep(run, with_users):
+    """Copies the small files of a run to where they are kept with the code, without what belongs to this machine."""
+    folder = KEPT / run.folder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((run.folder / "config.json").read_text())
+    config = {"script": config["script"], "settings": shaping(config["settings"]),
+              **{key: config[key] for key in ("data_fingerprint", "devices", "versions", "git_revision")}}
+    files = {"config.json": json.dumps(config, indent=1).encode() + b"\n"}
+    if with_users:
+        users = io.BytesIO()
+        np.savez_compressed(users, **run.users())
+        files["users.npz"] = users.getvalue()
+    # result.json last: with it the run is there.
+    for name, content in {**files, "result.json": (run.folder / "result.json").read_bytes()}.items():
+        with atomic(folder / name) as file:
+            file.write(content)
