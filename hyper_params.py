@@ -31,8 +31,8 @@ hyper_params = {
     "keep_prob": 0.5,          # held_out: share of a user's interactions that is fed
     "history_discount": 0.5,   # a user's loss is divided by (number of targets)^this: 0, every interaction
                                # weighs the same (the paper); 1, every user does
-    "score_scale": -1.0,       # the loss's softmax is of the scores times this (the paper: 1); -1: 1000 / sqrt(S).
-                               # A larger one fits sharper, which few users need, and many learn by heart
+    "score_scale": -1.0,       # the loss's softmax is of the scores times this (the paper: 1). A larger one fits sharper,
+                               # which few users need; -1: by their number, and that of the interactions
     "cardinality_reg": 1e-3,   # price of a synthetic user's length
     "learn_lamda": True,       # learn the ridge strength with the logits; False: search it again in
                                # lamda_grid at every validation, by best_by (the paper)
@@ -64,10 +64,10 @@ hyper_params = {
     "process_id": -1,
 }
 
-# What a data set needs otherwise, where Distill-CF is concerned. Magazine has two train interactions a user: whatever fits
-# sharply or fast learns them by heart, and to normalise rows makes a user with one interaction count like one with many.
+# What a data set needs otherwise, where Distill-CF is concerned. Magazine has two train interactions a user: what learns
+# fast learns them by heart, and to normalise rows makes a user with one interaction count like one with many.
 for_dataset = {
-    "magazine": {"normalize": False, "score_scale": 1.0, "learning_rate": 0.02},
+    "magazine": {"normalize": False, "learning_rate": 0.02},
 }
 
 # The paper's own choices. A key given on the command line still wins over them.
@@ -108,6 +108,7 @@ infinite_ae = {
 stream = {
     "memory": "distilled",     # what is kept of users who have come: synthetic users, "random" ones, or "all"
     "parts": 10,               # in which they come
+    "score_scale": 50.0,
     "user_support": 200,       # how many are kept
     "lamda_grid": [0.1, 0.3, 1, 3, 10, 30],  # for a memory of real users
 }

@@ -1,4 +1,5 @@
 """distill.py through its command line: what it leaves, what it says, and that no accident changes a bit of it."""
+import dataclasses
 import json
 import os
 import re
@@ -61,6 +62,12 @@ def test_what_a_run_says_and_leaves(finished, tiny):
         assert distilled["data"].min() >= 0 and distilled["data"].max() <= 1 and (distilled["item_ids"] == tiny.item_ids).all()
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["user_support"] == 8 and config["versions"]["jax"] and config["devices"] == "1 x cpu"
+
+
+def test_the_scale_of_the_softmax(tiny):
+    scale = lambda users, interactions, given=-1: distill.score_scale(
+        {"score_scale": given, "user_support": users}, dataclasses.replace(tiny, lengths=np.full((3, 1), interactions)))
+    assert scale(100, 10 ** 6) == scale(100, 10 ** 9) == 100 and scale(25, 70_000) == 20 and scale(500, 5_000) == 1 and scale(500, 5_000, 3.0) == 3
 
 
 def test_it_learns(finished):
