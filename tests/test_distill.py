@@ -177,9 +177,9 @@ def test_damaged_run_files_are_named_and_kept(finished, tmp_path, run_script, na
     assert (folder / name).read_bytes() == content
 
 
-@pytest.mark.parametrize("metric", ["HR@10", "HR@100"])
-def test_the_best_step_by_another_metric(tiny_data, tmp_path, run_script, metric):
-    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=200", f"--best_by={metric}")
+def test_the_best_step_by_another_metric(tiny_data, tmp_path, run_script):
+    metric = "HR@10"
+    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=100", f"--best_by={metric}")
     assert done.returncode == 0
     history = [json.loads(line) for line in (folders(tmp_path)[0] / "metrics.jsonl").read_text().splitlines()]
     best = json.loads((folders(tmp_path)[0] / "result.json").read_text())["val"][metric]
