@@ -54,7 +54,7 @@ def runs_on_same_data(distilled):
         if config["data_fingerprint"] != distilled.config["data_fingerprint"]:
             continue
         kind, own = Path(command_of(config)[1]).stem, path.parent == distilled.folder.resolve()
-        usual = {**hyper_params.hyper_params, **getattr(hyper_params, kind, {})}
+        usual = {**hyper_params.hyper_params, **hyper_params.for_dataset.get(config["settings"]["dataset"], {}), **getattr(hyper_params, kind, {})}
         other = {key: value for key, value in config["settings"].items() if key not in NOT_COMPARED and usual.get(key) != value}
         note = ", ".join(f"{key}={value}" for key, value in {**other, **result.get("choice", {})}.items())
         found.append({"name": path.parent.name, "kind": config["settings"].get("model", kind), "note": note, "metrics": result["test"], "own": own,
