@@ -12,6 +12,7 @@ the data, whichever way it is asked for.
 What a run of distill.py has left is not picked but read: `distilled`, float32 weights from 0 to 1, or `distilled_hard`,
 interactions drawn from its logits.
 """
+import hashlib
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ import scipy.sparse as sp
 import learners
 from data import TRAIN
 from distilled import open_distilled, to_matrix
+from runs import keep_arrays
 from settings import UserError
 
 PROXY = {"dimensions": 10, "dropout": 0.3, "l2": 0.0}  # matrix factorisation, as the paper's
@@ -49,15 +51,21 @@ def random_interactions(dataset, budget, seed):
     return rows[np.diff(rows.indptr) > 0]
 
 
-def svp_cf_users(dataset, budget, seed):
+def svp_cf_users(dataset, budget, seed, results_dir):
     """Train rows of the users who are hardest for a proxy, the hardest first.
+
+    What the proxy makes of them, the same for every budget, is kept in results_dir.
 
     How hard a user is: the share of pairs, one of his interactions and one sampled item that he does not have,
     that the proxy ranks the wrong way round, in the mean over its epochs. What is learnt late, or forgotten on
     the way, counts as often as it is wrong. Users without train interactions come last.
     """
     train = dataset.train_rows(np.arange(dataset.users))
-    hard = np.where(np.diff(train.indptr) > 0, forgetting(train, jax.random.key(seed, impl="rbg")), -1)
+    key = hashlib.sha256(train.indptr.tobytes() + train.sorted_indices().indices.tobytes()).hexdigest()
+    share = keep_arrays(Path(results_dir) / f".svp_cf-{dataset.name}-seed{seed}.npz", key,
+                        lambda: {"share": forgetting(train, jax.random.key(seed, impl="rbg"))},
+                        lambda arrays: "share" in arrays and arrays["share"].shape == (dataset.users,))["share"]
+    hard = np.where(np.diff(train.indptr) > 0, share, -1)
     return dataset.train_rows(np.argsort(-hard, kind="stable")[:budget])
 
 
@@ -135,4 +143,5 @@ def sample(settings, dataset):
         return dataset.train_rows(np.arange(dataset.users))
     if not 1 <= budget <= dataset.users:
         raise UserError(f"user_support is {budget:,}, but {dataset.name} has {dataset.users:,} users; -1 is all of them")
-    return SAMPLERS[name](dataset, budget, seed)
+    more = {"results_dir": settings["results_dir"]} if name == "svp_cf" else {}
+    return SAMPLERS[name](dataset, budget, seed, **more)

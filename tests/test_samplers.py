@@ -1,4 +1,6 @@
 """samplers.py: what each of them picks, and how much."""
+import tempfile
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from settings import UserError
 
 
 def sample(name, dataset, budget, seed):
-    return samplers.sample({"sampler": name, "user_support": budget, "seed": seed}, dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        return samplers.sample({"sampler": name, "user_support": budget, "seed": seed, "results_dir": folder}, dataset)
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
@@ -56,6 +59,14 @@ def test_svp_cf_prefers_the_users_who_are_like_nobody():
     hard = samplers.forgetting(sp.csr_matrix(rows), jax.random.key(0))
     assert 0 <= hard.min() and hard.max() <= 1
     assert (np.argsort(-hard)[:100] >= 1900).mean() > 0.8  # of 2,000 users at random, 0.05 would be
+
+
+def test_the_proxy_learns_once_for_all_budgets_of_the_same_data(tiny, tmp_path, monkeypatch):
+    first, calls, forgetting = samplers.svp_cf_users(tiny, 5, 0, tmp_path), [], samplers.forgetting
+    monkeypatch.setattr(samplers, "forgetting", lambda *given: calls.append(1) or forgetting(*given))
+    assert (samplers.svp_cf_users(tiny, 9, 0, tmp_path)[:5] != first).nnz == 0 and not calls
+    samplers.svp_cf_users(data.add_noise(tiny, 0.1, 0), 9, 0, tmp_path)
+    assert calls == [1]
 
 
 def test_more_users_than_there_are(tiny):
