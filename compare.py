@@ -98,7 +98,8 @@ def _rows(table, bold, plus_minus):
         for _, line in part.iterrows():
             line["bold"] = {name: line[name] == top[name] for name in METRICS}
             p = "best" if line["best"] is True else "" if np.isnan(line["p"]) else "< 0.001" if line["p"] < 0.001 else f"{line['p']:.3f}"
-            rows.append([line["system"], *(_cell(line, name, bold, plus_minus) for name in METRICS),
+            made, asked = line["runs"].split(" of ")
+            rows.append([line["system"] + (f" ({line['runs']} seeds)" if 0 < int(made) < int(asked) else ""), *(_cell(line, name, bold, plus_minus) for name in METRICS),
                          "" if np.isnan(line["paper"]) else f"{line['paper']:.2f}", p])
         yield DATASETS[dataset], rows
 
@@ -126,7 +127,7 @@ def to_markdown(table):
     """NDCG@10, a line a system, a column a data set and one for the paper's; then all metrics, a table a data set."""
     parts = dict(_rows(table, "**{}**", "±"))
     place = 1 + METRICS.index("NDCG@10")
-    short = [[lines[0][0], *(cell for line in lines for cell in (line[place], line[-2]))] for lines in zip(*parts.values())]
+    short = [[name, *(cell for line in lines for cell in (line[place], line[-2]))] for name, *lines in zip((system.name for system in TABLE), *parts.values())]
     head = ["NDCG@10", *(cell for title in parts for cell in (title, "the paper's"))]
     return "\n\n".join([_grid(head, short), *(f"{title}\n\n{_grid(['', *METRICS, 'paper, NDCG@10', 'p'], rows)}" for title, rows in parts.items())]) + "\n"
 

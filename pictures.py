@@ -53,8 +53,8 @@ def strategies(drawn, kind):
             axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
         column[0].set_title(title)
         column[1].set_xlabel("users, % of all")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    labelled = {label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=3, frameon=False)
     return _to_bytes(figure, kind)
 
 
@@ -75,11 +75,11 @@ def lines(drawn, metric, x_label, title, kind):
 
 
 def _plot_lines(axes, drawn, metric):
-    for (name, line), marker in zip(drawn.items(), "os^Dv"):
+    for number, ((name, line), marker) in enumerate(zip(drawn.items(), "os^Dv")):
         if len(line):
-            [curve] = axes.plot(line["x"], line[metric], marker=marker, markersize=5, label=name)
+            axes.plot(line["x"], line[metric], marker=marker, markersize=5, label=name, color=f"C{number}")
             axes.fill_between(line["x"], line[metric] - line[f"{metric} deviation"], line[metric] + line[f"{metric} deviation"],
-                              color=curve.get_color(), alpha=0.2, linewidth=0)
+                              color=f"C{number}", alpha=0.2, linewidth=0)
     axes.set(ylabel=f"{metric}, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92")

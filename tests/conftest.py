@@ -2,9 +2,15 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+# Most of a small run's time goes into compiling what the run before has compiled. The folder goes when the tests have ended.
+compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+CACHE = {"JAX_COMPILATION_CACHE_DIR": compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+os.environ |= CACHE
 
 import numpy as np
 import pytest
@@ -59,6 +65,7 @@ def run_script():
             command.insert(0, sys.executable)
         if largest_file is not None:
             command = ["sh", "-c", 'ulimit -f "$0"; exec "$@"', str(largest_file), *command]
+            options["env"] = {key: value for key, value in os.environ.items() if key not in CACHE}  # which could not be written either
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
     return run
 
