@@ -30,7 +30,7 @@ import learners
 import samplers
 from eval import evaluate, inverse_propensity, summarise
 from hyper_params import baselines, grids
-from job import begin, best_of, carry_out, run_job, show
+from job import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
 from model import predict
 from runs import START_AGAIN, Stop
 from settings import UserError
@@ -214,8 +214,9 @@ class Descent:
         return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
 
     def save(self):
-        arrays = {f"{name}_{i}": np.asarray(leaf) for name in ("params", "state", "best") for i, leaf in enumerate(jax.tree.leaves(getattr(self, name)))}
-        run = self.tuning.run
+        arrays, run = {}, self.tuning.run
+        for name in ("params", "state", "best"):
+            arrays |= to_arrays(name, getattr(self, name))
         run.save_checkpoint(arrays, {"number": self.number, "done": self.done, "seconds": self.seconds, "history": self.tuning.history,
                                      "wall_seconds": run.wall_seconds()})
         self._saved_at = time.monotonic()
@@ -227,12 +228,7 @@ class Descent:
         arrays, progress = saved
         try:
             self.begin(progress["number"])
-            for name in ("params", "state"):
-                leaves, structure = jax.tree.flatten(getattr(self, name))
-                found = [jnp.asarray(arrays[f"{name}_{i}"]) for i in range(len(leaves))]
-                if [each.shape for each in found] != [leaf.shape for leaf in leaves]:
-                    raise ValueError("shapes differ")
-                setattr(self, name, jax.tree.unflatten(structure, found))
+            self.params, self.state = (from_arrays(name, getattr(self, name), arrays) for name in ("params", "state"))
             self.done, self.seconds, self.tuning.history = progress["done"], progress["seconds"], progress["history"]
             best = {int(key[5:]): value for key, value in arrays.items() if key.startswith("best_")}
             self.best = [best[i] for i in sorted(best)] or None

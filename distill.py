@@ -29,7 +29,7 @@ import model
 import pictures
 from batches import FED, HELD_OUT, batch_users, make_batches
 from eval import inverse_propensity, search_lamda, summarise
-from job import begin, carry_out, quality, run_job, show
+from job import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
 from runs import START_AGAIN, Stop
 from settings import UserError
 
@@ -248,8 +248,7 @@ class Distillation:
         """Writes the checkpoint: everything `__init__` cannot make again from settings and data."""
         self._settle()
         self.progress = self.progress._replace(wall_seconds=self.run.wall_seconds())
-        leaves = {f"state_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.state))}
-        self.run.save_checkpoint({**leaves, **self.best._asdict()}, self.progress._asdict())
+        self.run.save_checkpoint({**to_arrays("state", self.state), **self.best._asdict()}, self.progress._asdict())
         self._saved_at = time.monotonic()
 
     def _restore(self):
@@ -258,13 +257,10 @@ class Distillation:
             return
         arrays, progress = saved
         try:
-            leaves, structure = jax.tree.flatten(self.state)
-            found = [arrays[f"state_{i}"] for i in range(len(leaves))]
             best = Best(arrays["rows"], arrays["logits"])
-            if [each.shape for each in (*found, *best)] != [leaf.shape for leaf in (*leaves, *self.best)]:
+            if [each.shape for each in best] != [each.shape for each in self.best]:
                 raise ValueError("shapes differ")
-            self.state = jax.tree.unflatten(structure, [jnp.asarray(each) for each in found])
-            self.best, self.progress = best, Progress(**progress)
+            self.state, self.best, self.progress = from_arrays("state", self.state, arrays), best, Progress(**progress)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.run.folder}/checkpoint.npz does not fit these settings ({error}); "
                             f"{START_AGAIN}") from error

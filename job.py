@@ -107,6 +107,24 @@ def carry_out(work, settings, dataset, mesh, kind, product, paper_ndcg):
         say(f"test  {show(result['test'])}")
 
 
+def to_arrays(name, tree):
+    """The leaves of a tree as a dict of arrays, for a checkpoint."""
+    return {f"{name}_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def from_arrays(name, tree, arrays):
+    """A tree like this one with the leaves that `to_arrays` made of such a one.
+
+    Raises:
+        KeyError, ValueError: they are of another tree.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    found = [jax.numpy.asarray(arrays[f"{name}_{i}"]) for i in range(len(leaves))]
+    if [each.shape for each in found] != [leaf.shape for leaf in leaves]:
+        raise ValueError("shapes differ")
+    return jax.tree.unflatten(structure, found)
+
+
 def show(metrics):
     """The metrics in one line."""
     number = lambda name: "none" if metrics[name] is None else f"{metrics[name]:.{4 if name == 'AUC' else 2}f}"
