@@ -110,7 +110,7 @@ stream = {
     "parts": 10,               # in which they come
     "score_scale": 50.0,
     "user_support": 200,       # how many are kept
-    "lamda_grid": [0.1, 0.3, 1, 3, 10, 30],  # for a memory of real users
+    "lamda_grid": [0.1, 0.3, 1, 5, 20, 50],  # for a memory of real users
 }
 
 # What baselines.py has otherwise, or alone.
