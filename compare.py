@@ -111,10 +111,12 @@ def learners(made):
         for data in (*LEARNT_FROM, "all users"):
             cells = []
             for dataset in DATASETS:
-                mean, deviation = moments(select(made, "table", system.name, dataset) if data == "all users" else
-                                          select(made, "learners", system.name, dataset, data))
-                value, spread = mean["NDCG@10"], deviation["NDCG@10"]
-                cells.append("missing" if np.isnan(value) else f"{value:.2f}" if np.isnan(spread) else f"{value:.2f} ± {spread:.2f}")
+                row = next(each for each in TABLE if each.name == system.name)
+                runs, seeds = (select(made, "table", system.name, dataset), row.seeds) if data == "all users" else \
+                    (select(made, "learners", system.name, dataset, data), system.seeds)
+                value, spread = (each["NDCG@10"] for each in moments(runs))
+                cells.append("missing" if np.isnan(value) else f"{value:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
+                             + (f" ({len(runs)} of {len(seeds)} seeds)" if len(runs) < len(seeds) else ""))
             rows.append([system.name, data, *cells])
     return _grid(["NDCG@10 of", "trained on", *DATASETS.values()], rows)
 

@@ -168,7 +168,7 @@ def test_learners_noise_and_stream(results):
     for wanted in wanted_of("EASE", results, at=0.1, part="noise"):
         finished_run(results, wanted, 30.0 + wanted.seed, np.zeros(100, np.float32))
     made = made_of(results)
-    assert "| EASE | 500 synthetic users | missing | 30.00 |" in compare.learners(made) and "| EASE | all users | missing | 34.00 |" in compare.learners(made)
+    assert "| EASE | 500 synthetic users | missing | 30.00 (1 of 3 seeds) |" in compare.learners(made) and "| EASE | all users | missing | 34.00 |" in compare.learners(made)
     drawn = compare.noise(made)
     assert list(drawn) == ["EASE"] and drawn["EASE"]["x"].tolist() == [0, 10] and drawn["EASE"]["NDCG@10"].tolist() == [34, 32]
     assert compare.stream(made) == {}
