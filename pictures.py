@@ -1,7 +1,7 @@
 """The pictures of runs, as files in memory."""
 import io
 
-from matplotlib import ticker
+from matplotlib import rc_context, ticker
 from matplotlib.figure import Figure
 
 
@@ -103,5 +103,7 @@ def _mark(axes, best):
 
 def _to_bytes(figure, kind="png"):
     image = io.BytesIO()
-    figure.savefig(image, format=kind, dpi=150)
+    # An SVG has the time and random ids in it otherwise: the same figure is to be the same bytes.
+    with rc_context({"svg.hashsalt": "fixed"}):
+        figure.savefig(image, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return image.getvalue()

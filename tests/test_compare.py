@@ -105,6 +105,7 @@ def test_the_figure_has_a_line_for_each_strategy(results):
     assert list(lines["Distill-CF"]["x"]) == [10, 100] and lines["Distill-CF"]["HR@10"].tolist() == pytest.approx([22.1, 23.0])
     assert lines["Distill-CF"]["PSP@10 deviation"].tolist() == pytest.approx([1, 1])
     picture = pictures.strategies(drawn, "svg").decode()
+    assert pictures.strategies(drawn, "svg").decode() == picture
     assert all(f"<!-- {name} -->" in picture for name in (*lines, "all users", "MovieLens-1M", "PSP@10, %"))
 
 
