@@ -64,9 +64,11 @@ def ease(rows, l2):
     """
     users, items = rows.shape
     rows = rows.astype(np.float64)
-    rows = rows.toarray() if rows.nnz > DENSE * users * items else rows
-    gram = rows.T @ rows
-    gram = gram if isinstance(gram, np.ndarray) else gram.toarray()
+    if rows.nnz > DENSE * users * items:
+        rows = rows.toarray()
+        gram = rows.T @ rows
+    else:
+        gram = (rows.T @ rows).toarray()
     gram[np.diag_indices(items)] += l2
     # By Cholesky, in place, upper triangle: the fastest inverse of a symmetric matrix.
     factor, failed = lapack.dpotrf(gram, overwrite_a=True)

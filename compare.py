@@ -21,7 +21,7 @@ from scipy import stats
 from tqdm import tqdm
 
 import pictures
-from comparison import (BUDGETS, DATASETS, DOCS, FULL, KEPT, LEARNERS, LEARNT_FROM, NOISE, NOISE_DATASET, NOISY, STRATEGIES, STREAM, STREAM_DATASET, SUMMARY,
+from comparison import (BUDGETS, DATASETS, DOCS, FULL, KEPT, LEARNERS, LEARNT_FROM, NOISE, NOISE_DATASET, NOISY, STRATEGIES, STREAM, STREAM_DATASET,
                         TABLE, find, keep_all, match, missing_of)
 from eval import METRICS
 from runs import atomic
@@ -108,10 +108,10 @@ def learners(made):
     """Lines of the Markdown table of other models on distilled users: NDCG@10 by model and what it was trained on."""
     rows = []
     for system in LEARNERS:
+        row = next(each for each in TABLE if each.name == system.name)
         for data in (*LEARNT_FROM, "all users"):
             cells = []
             for dataset in DATASETS:
-                row = next(each for each in TABLE if each.name == system.name)
                 runs, seeds = (select(made, "table", system.name, dataset), row.seeds) if data == "all users" else \
                     (select(made, "learners", system.name, dataset, data), system.seeds)
                 value, spread = (each["NDCG@10"] for each in moments(runs))
@@ -193,13 +193,14 @@ def write(made, folder):
     table = summary(made)
     files = {"results.md": f"{to_markdown(table)}\n{learners(made)}\n".encode(), "results.tex": to_latex(table).encode(),
              "results.csv": table.drop(columns="best").to_csv(index=False).encode()}
+    by_strategy, by_noise, by_part = strategies(made), noise(made), stream(made)
     for kind in ("png", "svg"):
-        if drawn := strategies(made):
-            files[f"results.{kind}"] = pictures.strategies(drawn, kind)
-        if drawn := noise(made):
-            files[f"noise.{kind}"] = pictures.lines(drawn, "NDCG@10", "random interactions, % of train", DATASETS[NOISE_DATASET], kind)
-        if drawn := stream(made):
-            files[f"stream.{kind}"] = pictures.lines(drawn, "NDCG@10", "parts of the users that have come", DATASETS[STREAM_DATASET], kind)
+        if by_strategy:
+            files[f"results.{kind}"] = pictures.strategies(by_strategy, kind)
+        if by_noise:
+            files[f"noise.{kind}"] = pictures.lines(by_noise, "NDCG@10", "random interactions, % of train", DATASETS[NOISE_DATASET], kind)
+        if by_part:
+            files[f"stream.{kind}"] = pictures.lines(by_part, "NDCG@10", "parts of the users that have come", DATASETS[STREAM_DATASET], kind)
     for name, content in files.items():
         with atomic(folder / name) as file:
             file.write(content)

@@ -105,7 +105,8 @@ def remember(settings, dataset, arrived, learnt, params, newest):
 def train_and_test(settings, run, dataset, mesh):
     """All of a run; its result. `parts` has a dict a part."""
     weights, here = inverse_propensity(dataset.frequency), devices.local(mesh)
-    kernel, learnt = model.make_kernel(settings["depth"], settings["normalize"]), Learnt(settings, mesh)
+    learnt = Learnt(settings, mesh)
+    kernel = learnt.kernel
     test_view = dataset.test_view(np.random.default_rng([settings["seed"], 3]))
     arrivals, parts, params, metrics = arrive(dataset, settings["parts"], settings["seed"]), [], None, None
     if (saved := run.load_checkpoint()) is not None:
@@ -119,13 +120,14 @@ def train_and_test(settings, run, dataset, mesh):
         rows, lamdas, params = remember(settings, dataset, arrived, learnt, params, take(dataset, arrivals[number]))
         so_far = take(dataset, np.sort(np.concatenate(arrived)))
         view = so_far.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
-        found = search_lamda(kernel, devices.replicate(mesh, rows), lamdas, view, weights, settings["eval_batch_size"], here)
+        rows = devices.replicate(mesh, rows)
+        found = search_lamda(kernel, rows, lamdas, view, weights, settings["eval_batch_size"], here)
         found = [(lamda, alpha, summarise(each)) for lamda, alpha, each in found]
         found = [each for each in found if math.isfinite(each[2]["HR@100"])]
         if not found:
             raise UserError(f"part {number + 1}: no lamda of {lamdas} can be used; a larger one helps")
         lamda, alpha, validation = max(found, key=lambda each: quality(each[2]))
-        [metrics] = evaluate(scores_of(kernel, devices.replicate(mesh, rows), [alpha]), 1, test_view, weights, settings["eval_batch_size"], here)
+        [metrics] = evaluate(scores_of(kernel, rows, [alpha]), 1, test_view, weights, settings["eval_batch_size"], here)
         parts.append({"part": number + 1, "users": so_far.users, "remembered": len(rows), "lamda": lamda, "validation": validation, "test": summarise(metrics)})
         run.say(f"part {number + 1:2d}, {so_far.users:,} users so far, {len(rows):,} remembered, lamda {lamda:<8.3g}  validation  {show(validation)}")
         run.save_metrics(parts)
