@@ -54,7 +54,7 @@ def holm(p):
 def summary(made):
     """A line a data set and system of the table, as a DataFrame.
 
-    Columns: dataset, system, runs (how many of how many), for every metric its mean and its standard deviation over
+    Columns: dataset, system, runs and seeds (how many of how many), for every metric its mean and its standard deviation over
     seeds (NaN of a single run), paper, best, and p: of a paired t-test over users, NDCG@10 in the mean over seeds,
     against the best system of the data set, Holm-corrected. NaN where there is no run.
     """
@@ -64,7 +64,7 @@ def summary(made):
         for system in TABLE:
             runs = select(made, "table", system.name, dataset)
             mean, deviation = moments(runs)
-            lines.append({"dataset": dataset, "system": system.name, "runs": f"{len(runs)} of {len(system.seeds)}", **mean,
+            lines.append({"dataset": dataset, "system": system.name, "runs": len(runs), "seeds": len(system.seeds), **mean,
                           **{f"{name} deviation": deviation[name] for name in METRICS}, "paper": system.paper.get(dataset, np.nan)})
             if runs:
                 users[len(lines) - 1] = np.mean([run.users()["NDCG@10"] for run in runs], axis=0, dtype=np.float64)
@@ -77,7 +77,7 @@ def summary(made):
             lines[line]["p"] = float(value)
         for line in lines[first:]:
             line["best"] = line is lines[best]
-    return pd.DataFrame(lines, columns=["dataset", "system", "runs", *METRICS, *(f"{name} deviation" for name in METRICS), "paper", "best", "p"])
+    return pd.DataFrame(lines, columns=["dataset", "system", "runs", "seeds", *METRICS, *(f"{name} deviation" for name in METRICS), "paper", "best", "p"])
 
 
 def _cell(line, metric, bold, plus_minus):
@@ -98,8 +98,8 @@ def _rows(table, bold, plus_minus):
         for _, line in part.iterrows():
             line["bold"] = {name: line[name] == top[name] for name in METRICS}
             p = "best" if line["best"] is True else "" if np.isnan(line["p"]) else "< 0.001" if line["p"] < 0.001 else f"{line['p']:.3f}"
-            made, asked = line["runs"].split(" of ")
-            rows.append([line["system"] + (f" ({line['runs']} seeds)" if 0 < int(made) < int(asked) else ""), *(_cell(line, name, bold, plus_minus) for name in METRICS),
+            so_far = f" ({line['runs']} of {line['seeds']} seeds)" if 0 < line["runs"] < line["seeds"] else ""
+            rows.append([line["system"] + so_far, *(_cell(line, name, bold, plus_minus) for name in METRICS),
                          "" if np.isnan(line["paper"]) else f"{line['paper']:.2f}", p])
         yield DATASETS[dataset], rows
 
@@ -277,7 +277,7 @@ def main(arguments):
         made = match(find(folders))
     names, table = write(made, DOCS)
     print(to_markdown(table))
-    absent = [f"{line.system} on {line.dataset} ({line.runs})" for line in table.itertuples() if line.runs.split(" of ")[0] != line.runs.split(" of ")[1]]
+    absent = [f"{line.system} on {line.dataset} ({line.runs} of {line.seeds})" for line in table.itertuples() if line.runs < line.seeds]
     print(f"written in {DOCS}: {', '.join(names)}" + (f"; not all runs are there for {', '.join(absent)}: --plan shows how to make them" if absent else ""))
     if failed:
         raise UserError(f"{len(failed)} runs failed")

@@ -87,8 +87,9 @@ STRATEGIES = (
     System("Distill-CF", "distill", ()),
 )
 STEPS = {10: 150, 20: 150, 50: 150, 100: 150, 200: 100, 500: 60, 1000: 60}  # of Distill-CF: few users take more to learn, and each takes less time
-# Fewer users have a smaller X'X, and soft weights a smaller one still.
-LEARNERS = (System("EASE", "baselines", ("--model=ease", "--grid=" + json.dumps([{"l2": l2} for l2 in (0.3, 1, 3, 10, 30, 100, 300, 1000)]))),
+# Fewer users have a smaller X'X, and soft weights a smaller one still; interactions that are mostly chance take a large l2.
+_WIDE = [{"l2": l2} for l2 in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)]
+LEARNERS = (System("EASE", "baselines", ("--model=ease", "--grid=" + json.dumps(_WIDE))),
             System("MVAE", "baselines", ("--model=mvae",)))
 LEARNT_FROM = {f"{SUMMARY} synthetic users": "distilled", f"{SUMMARY} synthetic users, interactions drawn": "distilled_hard",
                f"{SUMMARY} random users": "random"}
@@ -111,11 +112,17 @@ def of_table(system, dataset, seed, found):
     return Wanted("table", system.name, dataset, None, seed, system.script, arguments)
 
 
+def teacher(dataset, seed, found):
+    """The Wanted run of the table whose synthetic users other models learn from, and the Found one, or None."""
+    wanted = of_table(DISTILLED, dataset, seed, found)
+    return wanted, found.get(wanted.identity())
+
+
 def of_learner(system, dataset, data, seed, found):
     """The Wanted run of a model on distilled users, which a run of the table has learnt, or on random ones."""
     arguments = f"--dataset={dataset}", *system.arguments, f"--sampler={LEARNT_FROM[data]}", f"--user_support={SUMMARY}", f"--seed={seed}"
     if LEARNT_FROM[data] != "random":
-        source = found.get(of_table(DISTILLED, dataset, seed, found).identity())
+        _, source = teacher(dataset, seed, found)
         arguments = source and (*arguments, f"--distilled={source.folder.name}")
     return Wanted("learners", system.name, dataset, data, seed, system.script, arguments)
 
@@ -177,9 +184,15 @@ def match(found):
 
 
 def missing_of(found):
-    """The Wanted runs that have not been made, each once; those whose arguments are not known last."""
+    """The Wanted runs that have not been made, each once; those whose arguments are not known last.
+
+    Of a run of distill.py that is only kept with the code, the synthetic users are not there: where others are to learn
+    from them, it is missing, too, and comes first.
+    """
     absent = [each for each in plan(found) if each.identity() not in found]
-    known = {each.identity(): each for each in absent if each.arguments is not None}
+    teachers = [teacher(each.dataset, each.seed, found) for each in absent if each.part == "learners" and LEARNT_FROM[each.at] != "random"]
+    again = [wanted for wanted, source in teachers if source and not (source.folder / "distilled.npz").exists()]
+    known = {each.identity(): each for each in again + absent if each.arguments is not None}
     return [*known.values(), *(each for each in absent if each.arguments is None)]
 
 

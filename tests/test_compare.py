@@ -153,6 +153,17 @@ def test_what_is_kept_says_nothing_of_the_machine_and_counts_as_the_run(results,
     assert kept.keys() == made.keys() and compare.to_markdown(compare.summary(kept)) == compare.to_markdown(compare.summary(made))
 
 
+def test_synthetic_users_that_are_not_here_are_learnt_again_for_others(results):
+    teacher = wanted_of("∞-AE on Distill-CF, S = 500", results)[0]
+    folder = finished_run(results, teacher, 33.0, np.zeros(100, np.float32))
+    first = wanted_of("EASE", results, at="500 synthetic users", part="learners")[0]
+    missing = comparison.missing_of(comparison.find([results]))
+    assert missing[0] == teacher and first in missing
+    np.savez(folder / "distilled.npz", data=np.zeros(1))
+    missing = comparison.missing_of(comparison.find([results]))
+    assert teacher not in missing and first in missing
+
+
 @pytest.mark.parametrize("arguments, words", [(["--plan", "--run"], "do not go together"), (["--dataset=ml-1m"], "has no use for dataset")])
 def test_wrong_options(run_script, arguments, words):
     done = run_script("compare.py", *arguments)
