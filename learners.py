@@ -243,6 +243,9 @@ def lightgcn(users, items, dimensions=64, l2=1e-4, layers=3, negatives=1):
 def mvae(items, hidden=600, dimensions=200, dropout=0.5, kl_weight=0.2, anneal_steps=1000):
     """Multi-VAE: I - hidden - d - hidden - I, tanh, multinomial likelihood.
 
+    Users may have weights between 0 and 1, as synthetic ones do. A weight is taken for the chance that the interaction is
+    there, and what a step is fed is drawn from it: real users, who are asked about later, have interactions, no weights.
+
     Args:
         dropout: share of the (normalised) input that a step leaves out.
         kl_weight: of the KL divergence, reached by a straight line over anneal_steps steps.
@@ -258,20 +261,22 @@ def mvae(items, hidden=600, dimensions=200, dropout=0.5, kl_weight=0.2, anneal_s
         (first, bias), (second, second_bias) = layers
         return jnp.tanh(rows @ first + bias) @ second + second_bias
 
-    def encode(params, rows):
-        norm = jnp.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / jnp.where(norm > 0, norm, 1)
+    def scale(rows):
+        """1 / the root of the number of interactions: of zeros and ones that normalises; (B, 1)."""
+        count = rows.sum(1, keepdims=True)
+        return 1 / jnp.sqrt(jnp.where(count > 0, count, 1))
 
     def loss(params, rows, histories, key, steps):
         drop_key, noise_key = jax.random.split(key)
-        kept = jax.random.bernoulli(drop_key, 1 - dropout, rows.shape) / (1 - dropout)
-        mean, log_variance = jnp.split(through(params[0], encode(params, rows) * kept), 2, axis=1)
+        fed = jax.random.bernoulli(drop_key, (1 - dropout) * rows) / (1 - dropout)
+        mean, log_variance = jnp.split(through(params[0], scale(rows) * fed), 2, axis=1)
         latent = mean + jnp.exp(log_variance / 2) * jax.random.normal(noise_key, mean.shape)
         likelihood = (jax.nn.log_softmax(through(params[1], latent)) * rows).sum(1)
         return (kl_weight * jnp.minimum(steps / anneal_steps, 1) * gaussian_kl(mean, log_variance) - likelihood).mean()
 
     def scores(params, users, context):
-        mean = jnp.split(through(params[0], encode(params, context.astype(jnp.float32))), 2, axis=1)[0]
+        context = context.astype(jnp.float32)
+        mean = jnp.split(through(params[0], scale(context) * context), 2, axis=1)[0]
         return through(params[1], mean)
 
     return Learner(initialise, lambda histories, users, key: dense_rows(histories, users, items), loss, _params, scores, by_user=True)
