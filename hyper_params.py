@@ -109,6 +109,7 @@ stream = {
     "memory": "distilled",     # what is kept of users who have come: synthetic users, "random" ones, or "all"
     "parts": 10,               # in which they come
     "score_scale": 50.0,
+    "train_steps": 60,         # for each part
     "user_support": 200,       # how many are kept
     "lamda_grid": [0.1, 0.3, 1, 5, 20, 50],  # for a memory of real users
 }

@@ -28,7 +28,8 @@ import hyper_params
 import model
 from batches import make_batches
 from eval import evaluate, inverse_propensity, scores_of, search_lamda, summarise
-from job import begin, carry_out, quality, run_job, show
+from job import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
+from runs import START_AGAIN
 from settings import UserError
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "memory", "parts", "user_support", "depth", "normalize", "float64", "num_per_user",
@@ -102,18 +103,33 @@ def remember(settings, dataset, arrived, learnt, params, newest):
     return rows, [lamda], params
 
 
+def restore(settings, run, dataset, learnt):
+    """What is known of the parts a checkpoint has, and the synthetic users' parameters after them; [] and None without one.
+
+    Raises:
+        UserError: it is of other settings, or of something else.
+    """
+    if (saved := run.load_checkpoint()) is None:
+        return [], None
+    arrays, progress = saved
+    try:
+        empty = np.zeros((settings["user_support"], dataset.items), np.float64 if settings["float64"] else np.float32)
+        params = from_arrays("params", learnt.begin(empty), arrays) if settings["memory"] == "distilled" else None
+        parts, run.earlier_seconds = progress["parts"], progress["wall_seconds"]
+        run.say(f"going on after part {len(parts)} of {settings['parts']}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run.folder}/checkpoint.npz does not fit these settings ({error}); {START_AGAIN}") from error
+    return parts, params
+
+
 def train_and_test(settings, run, dataset, mesh):
     """All of a run; its result. `parts` has a dict a part."""
     weights, here = inverse_propensity(dataset.frequency), devices.local(mesh)
     learnt = Learnt(settings, mesh)
     kernel = learnt.kernel
     test_view = dataset.test_view(np.random.default_rng([settings["seed"], 3]))
-    arrivals, parts, params, metrics = arrive(dataset, settings["parts"], settings["seed"]), [], None, None
-    if (saved := run.load_checkpoint()) is not None:
-        arrays, progress = saved
-        parts, run.earlier_seconds = progress["parts"], progress["wall_seconds"]
-        params = model.Params(*(arrays[name] for name in model.Params._fields)) if arrays else None
-        run.say(f"going on after part {len(parts)} of {settings['parts']}")
+    arrivals, metrics = arrive(dataset, settings["parts"], settings["seed"]), None
+    parts, params = restore(settings, run, dataset, learnt)
     # The last part is not in the checkpoint: its metrics are needed user by user.
     for number in range(len(parts), settings["parts"]):
         arrived = arrivals[:number + 1]
@@ -132,8 +148,7 @@ def train_and_test(settings, run, dataset, mesh):
         run.say(f"part {number + 1:2d}, {so_far.users:,} users so far, {len(rows):,} remembered, lamda {lamda:<8.3g}  validation  {show(validation)}")
         run.save_metrics(parts)
         if number + 1 < settings["parts"]:
-            arrays = {name: np.asarray(value) for name, value in (params._asdict() if params else {}).items()}
-            run.save_checkpoint(arrays, {"parts": parts, "wall_seconds": run.wall_seconds()})
+            run.save_checkpoint(to_arrays("params", params), {"parts": parts, "wall_seconds": run.wall_seconds()})
     return {"val": parts[-1]["validation"], "test": metrics, "lamda": parts[-1]["lamda"], "best_step": None, "steps": None, "step_seconds": None,
             "parts": parts}
 

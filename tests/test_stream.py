@@ -53,6 +53,11 @@ def test_a_distilled_memory_that_was_killed_ends_with_the_same_bits(tiny_data, t
     (folder / "result.json").unlink()  # as killed in the last part: the checkpoint is of the one before
     _, again, done = run(run_script, tiny_data, tmp_path)
     assert "going on after part 2 of 3" in done.stdout and again["parts"] == result["parts"]
+    (folder / "result.json").unlink()
+    with np.load(folder / "checkpoint.npz") as arrays:
+        np.savez(folder / "checkpoint.npz", **{**arrays, "params_0": np.zeros((9, 40))})
+    done = run_script("stream.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "does not fit these settings (shapes differ)" in done.stderr
 
 
 @pytest.mark.parametrize("change, words", [({"parts": 200}, "parts is 200, but tiny has 150 users"), ({"user_support": 60}, "the first part"),
