@@ -333,7 +333,7 @@ def finish(settings, run, dataset, mesh, best, progress):
                                      inverse_propensity(dataset.frequency), settings["eval_batch_size"], mesh)
     run.save_arrays("distilled.npz", {
         "data": best.rows.astype(np.float32), "logits": best.logits.astype(np.float32), "item_ids": dataset.item_ids,
-        "lamda": np.float64(chosen["lamda"]), "settings": np.array(json.dumps(settings))})
+        "lamda": np.float64(chosen["lamda"]), "real_length": dataset.lengths[data.TRAIN].mean(), "settings": np.array(json.dumps(settings))})
     run.save("curve.png", pictures.curve(progress.history, progress.best_step,
                                          f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users"))
     return {"val": chosen["validation"], "test": metrics, "lamda": chosen["lamda"], "best_step": progress.best_step,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.optimize import brentq
 
 import data
 from runs import NOT_SHAPING, START_AGAIN, read_finished, read_npz
@@ -22,6 +23,7 @@ class Distilled(NamedTuple):
     logits: np.ndarray    # (S, I) float32: what they are drawn from
     item_ids: np.ndarray  # (I,) the source's own, numbers or text
     lamda: float
+    real_length: float    # train interactions of a real user, in the mean
     digest: str           # sha256 of distilled.npz
 
 
@@ -40,11 +42,11 @@ def open_distilled(folder):
     try:
         rows, logits, item_ids = arrays["data"], arrays["logits"], arrays["item_ids"]
         found = Distilled(folder, config, json.loads(str(arrays["settings"])), result, rows, logits, item_ids, float(arrays["lamda"]),
-                          hashlib.sha256(path.read_bytes()).hexdigest())
+                          float(arrays["real_length"]), hashlib.sha256(path.read_bytes()).hexdigest())
         sound = rows.ndim == 2 and rows.shape == logits.shape == (len(rows), *item_ids.shape) and rows.size and rows.dtype.kind == logits.dtype.kind == "f"
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} does not hold what distill.py writes ({error}); {START_AGAIN}") from error
-    if not sound or not (np.isfinite(rows).all() and np.isfinite(logits).all() and np.isfinite(found.lamda)):
+    if not sound or not (np.isfinite(rows).all() and np.isfinite(logits).all() and np.isfinite(found.lamda) and found.real_length > 0):
         raise UserError(f"{path} does not hold what distill.py writes: shapes that do not fit, or numbers that are not finite; {START_AGAIN}")
     if isinstance(found.settings, dict):
         _check_is_of(found.settings, config["settings"], path)
@@ -80,16 +82,42 @@ def load_dataset(distilled, data_dir=None):
     return data.add_noise(dataset, settings.get("noise", 0), settings["seed"])
 
 
-def draw(logits, draws, seed):
-    """How often each item comes up in `draws` draws from softmax(L_s), (S, I) int64; the same for the same seed and NumPy.
+def draw_temperature(logits, draws, length):
+    """The T at which n draws from softmax(L_s / T) give a synthetic user `length` different items, in the mean; at most 1.
+
+    Distill-CF learns L under draws that its own temperature makes soft, and through sums of all of them. L is nearly flat
+    then: draws from softmax(L) are little more than chance, while those that fall on as many items as a real user has keep
+    much of what has been learnt.
+
+    Args:
+        logits: L, (S, I).
+        draws: n.
+        length: of a real user, 1 or more.
+    """
+    heights = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+
+    def surplus(log_temperature):
+        weights = np.exp(heights / np.exp(log_temperature))
+        share = np.minimum(weights / weights.sum(axis=1, keepdims=True), 1 - 1e-12)
+        return -np.expm1(draws * np.log1p(-share)).sum(axis=1).mean() - length
+
+    coldest, hottest = np.log(1e-3), 0.0
+    if surplus(hottest) <= 0:
+        return 1.0
+    return float(np.exp(coldest if surplus(coldest) >= 0 else brentq(surplus, coldest, hottest, xtol=1e-3)))
+
+
+def draw(logits, draws, temperature, seed):
+    """How often each item comes up in `draws` draws from softmax(L_s / T), (S, I) int64; the same for the same seed and NumPy.
 
     Args:
         logits: L, (S, I).
         draws: n, with replacement.
+        temperature: T.
     """
     rng, counts = np.random.default_rng(seed), np.empty(logits.shape, np.int64)
     for user, row in enumerate(logits.astype(np.float64)):
-        weights = np.exp(row - row.max())
+        weights = np.exp((row - row.max()) / temperature)
         counts[user] = rng.multinomial(draws, weights / weights.sum())
     return counts
 
@@ -98,8 +126,11 @@ def to_matrix(distilled, values, seed):
     """The synthetic users as a matrix for other models, CSR (S, I) float32.
 
     Args:
-        values: "soft", the weights as they are, or "hard", 0 and 1: as many draws from the logits as the run's num_per_user.
+        values: "soft", the weights as they are, or "hard", 0 and 1: as many draws as the run's num_per_user, at `draw_temperature`.
         seed: of the draws.
     """
-    return sp.csr_matrix(distilled.rows if values == "soft"
-                         else (draw(distilled.logits, distilled.settings["num_per_user"], seed) > 0).astype(np.float32))
+    if values == "soft":
+        return sp.csr_matrix(distilled.rows)
+    logits, draws = distilled.logits, distilled.settings["num_per_user"]
+    counts = draw(logits, draws, draw_temperature(logits, draws, distilled.real_length), seed)
+    return sp.csr_matrix((counts > 0).astype(np.float32))

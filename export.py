@@ -6,10 +6,9 @@
     python export.py --run=results/<run> --format=csv --values=hard --seed=1 --out=folder
 
 Soft values are the synthetic users as they are: every weight x_si above 0, without loss. Where the temperature tau is high that
-is nearly every item. Hard values are interactions of weight 1 drawn from the logits L. A synthetic user is a sum of n
-draws softmax((L_s + g) / tau), g standard Gumbel (model.sample); as tau goes to 0 such a draw becomes the item at which L_s + g
-is largest, and that is item i with probability softmax(L_s)_i. So n items are drawn from softmax(L_s), with replacement, as many as
-the run's num_per_user; those drawn more than once count once, as the clip to 1 has it. tau does not enter.
+is nearly every item. Hard values are interactions of weight 1: n items drawn from softmax(L_s / T), with replacement, L the logits and
+n the run's num_per_user; those drawn more than once count once. T is such that a synthetic user gets as many different items as a
+real one has train interactions, in the mean (distilled.draw_temperature).
 
 Synthetic users are numbered from 0, like the rows of distilled.npz.
 """

@@ -10,7 +10,7 @@ the data, whichever way it is asked for.
     svp_cf         the S users whom a small proxy model finds hardest (Sachdeva et al., WSDM 2022)
 
 What a run of distill.py has left is not picked but read: `distilled`, float32 weights from 0 to 1, or `distilled_hard`,
-interactions drawn from its logits.
+interactions drawn from its logits, about as many as a real user has.
 """
 import hashlib
 from pathlib import Path

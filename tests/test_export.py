@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from scipy.stats import chisquare
 
 import export
-from distilled import draw, open_distilled
+from distilled import draw, draw_temperature, open_distilled
 from settings import UserError
 
 
@@ -38,7 +38,7 @@ def read_back(kind, out, distilled):
 def test_read_back_is_the_same_matrix(distilled_run, tmp_path, capsys, kind, values):
     distilled = open_distilled(distilled_run)
     export.main([f"--run={distilled_run}", f"--format={kind}", f"--values={values}", "--seed=3", f"--out={tmp_path}"])
-    expected = distilled.rows if values == "soft" else (draw(distilled.logits, 10, 3) > 0).astype(np.float32)
+    expected = distilled.rows if values == "soft" else (draw(distilled.logits, 10, draw_temperature(distilled.logits, 10, distilled.real_length), 3) > 0).astype(np.float32)
     found = read_back(kind, tmp_path, distilled)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found.toarray(), expected)
@@ -64,8 +64,9 @@ def test_hard_draws_repeat_and_follow_softmax():
     """Chi-square of 40,000 draws a user against softmax(L), and against the argmax of L + Gumbel noise; another seed differs."""
     logits = np.random.default_rng(0).normal(scale=1.5, size=(3, 40)).astype(np.float32)
     draws = 40_000
-    counts = draw(logits, draws, 7)
-    assert (counts == draw(logits, draws, 7)).all() and (counts != draw(logits, draws, 8)).any()
+    counts = draw(logits, draws, 1, 7)
+    assert (counts == draw(logits, draws, 1, 7)).all() and (counts != draw(logits, draws, 1, 8)).any()
+    assert (counts == draw(logits * 0.5, draws, 0.5, 7)).all()
     assert (counts.sum(axis=1) == draws).all()
     expected = np.exp(logits.astype(np.float64))
     expected *= draws / expected.sum(axis=1, keepdims=True)
@@ -76,6 +77,19 @@ def test_hard_draws_repeat_and_follow_softmax():
         noise = np.random.default_rng(user).gumbel(size=(draws, 40))
         maxima = np.bincount(np.argmax(logits[user] + noise, axis=1), minlength=40)
         assert chisquare(maxima, expected[user]).pvalue > 0.01
+
+
+@pytest.mark.parametrize("length", [2, 7, 15])
+def test_the_temperature_gives_as_many_items_as_real_users_have(length):
+    logits = np.random.default_rng(0).normal(scale=1.5, size=(200, 60)).astype(np.float32)
+    temperature = draw_temperature(logits, 50, length)
+    assert temperature < 1 and (draw(logits, 50, temperature, 1) > 0).sum(axis=1).mean() == pytest.approx(length, rel=0.05)
+
+
+def test_the_temperature_has_ends():
+    logits = np.random.default_rng(0).normal(size=(20, 60)).astype(np.float32)
+    assert draw_temperature(logits, 50, 51) == 1, "more than there are draws"
+    assert draw_temperature(logits, 50, 1) == pytest.approx(1e-3)
 
 
 def test_bad_input(run_script, distilled_run, tmp_path):
