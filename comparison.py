@@ -86,7 +86,6 @@ STRATEGIES = (
     System("head users", "infinite_ae", ("--sampler=head", _FEW), seeds=SEEDS[:1]), System("SVP-CF users", "infinite_ae", ("--sampler=svp_cf", _FEW)),
     System("Distill-CF", "distill", ()),
 )
-STEPS = {10: 150, 20: 150, 50: 150, 100: 150, 200: 100, 500: 60, 1000: 60}  # of Distill-CF: few users take more to learn, and each takes less time
 # Fewer users have a smaller X'X, and soft weights a smaller one still; interactions that are mostly chance take a large l2.
 _WIDE = [{"l2": l2} for l2 in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)]
 LEARNERS = (System("EASE", "baselines", ("--model=ease", "--grid=" + json.dumps(_WIDE))),
@@ -135,8 +134,7 @@ def plan(found):
     """
     table = [of_table(system, dataset, seed, found) for dataset in DATASETS for system in TABLE for seed in system.seeds]
     strategies = [Wanted("strategies", system.name, dataset, budget, seed, system.script,
-                         (f"--dataset={dataset}", *system.arguments, f"--user_support={budget}",
-                          *((f"--train_steps={STEPS[budget]}",) if system.script == "distill" else ()), f"--seed={seed}"))
+                         (f"--dataset={dataset}", *system.arguments, f"--user_support={budget}", f"--seed={seed}"))
                   for dataset in DATASETS for budget in BUDGETS for system in STRATEGIES for seed in system.seeds]
     learners = [of_learner(system, dataset, data, seed, found) for dataset in DATASETS for system in LEARNERS for data in LEARNT_FROM
                 for seed in system.seeds]

@@ -42,7 +42,7 @@ hyper_params = {
     # ---- Optimisation ----------------------------------------------------------------------------------
     "learning_rate": 0.08,     # of Adam (the paper: 0.04)
     "cosine_decay": True,      # let it fall to 0 over train_steps, as half a cosine (the paper: False)
-    "train_steps": 60,         # at most
+    "train_steps": -1,         # at most; -1: what `steps_for` has
     "batch_size": 4096,        # B, real users a step; -1 = all
     "accumulate_steps": 1,     # batches whose gradients make one step
     "best_by": "NDCG@10",      # the best step is the one with the best of this on validation (the paper: "HR@100")
@@ -63,6 +63,10 @@ hyper_params = {
     "num_processes": -1,
     "process_id": -1,
 }
+
+# train_steps by user_support: few users take more to learn, and a step of theirs takes less time. Up to how many users, and how
+# many steps; beyond them, the last.
+steps_for = {100: 150, 200: 100, 500: 60}
 
 # What a data set needs otherwise, where Distill-CF is concerned. Magazine has two train interactions a user: what learns
 # fast learns them by heart, and to normalise rows makes a user with one interaction count like one with many.

@@ -55,7 +55,8 @@ RULES = {
     "cardinality_reg": NOT_NEGATIVE, "learn_lamda": SWITCH, "lamda": POSITIVE,
     "lamda_grid": (list, f"a list of one or more numbers from 0 to {LARGEST}, such as [0.1,1]",
                    lambda value: len(value) > 0 and all(_is_a(each, float) and 0 <= each <= LARGEST for each in value)),
-    "learning_rate": POSITIVE, "cosine_decay": SWITCH, "train_steps": AT_LEAST_1, "batch_size": COUNT_OR_ALL,
+    "learning_rate": POSITIVE, "cosine_decay": SWITCH, "batch_size": COUNT_OR_ALL,
+    "train_steps": (int, f"a whole number from 1 to {LARGEST_COUNT}, or -1 for what suits user_support", lambda value: 1 <= value <= LARGEST_COUNT or value == -1),
     "accumulate_steps": AT_LEAST_1, "patience": AT_LEAST_1, "log_freq": AT_LEAST_1,
     "best_by": _choice("HR@10", "HR@100", "NDCG@10", "NDCG@100"), "validation_users": COUNT_OR_ALL, "eval_batch_size": AT_LEAST_1,
     "seed": (int, f"a whole number from 0 to {LARGEST_COUNT}", lambda value: 0 <= value <= LARGEST_COUNT),
@@ -82,7 +83,8 @@ def resolve(arguments, description, keys=None, overrides={}):
         overrides: what it has otherwise than hyper_params.py.
 
     Returns:
-        (settings, changed): the full dict, and the part of it that differs from hyper_params.py.
+        (settings, changed): the full dict, with the number that a train_steps of -1 stands for, and the part of it that
+        differs from hyper_params.py.
 
     Raises:
         UserError: an unknown key, a wrong type or an impossible value, said in one line.
@@ -116,6 +118,9 @@ def resolve(arguments, description, keys=None, overrides={}):
     if useless := given.keys() - settings.keys():
         raise UserError(f"{Path(sys.argv[0]).name} has no use for {min(useless)}; it takes {', '.join(settings)}")
     changed = {key: value for key, value in settings.items() if value != base[key]}
+    if settings.get("train_steps") == -1:
+        fitting = [steps for most, steps in defaults.steps_for.items() if settings["user_support"] <= most]
+        settings["train_steps"] = fitting[0] if fitting else [*defaults.steps_for.values()][-1]
     return settings, changed
 
 

@@ -14,7 +14,7 @@ def values(*arguments):
 
 def test_defaults_are_those_of_the_file_and_all_have_a_rule():
     found, changed = resolve([], "")
-    assert found == hyper_params.hyper_params and changed == {} and settings.RULES.keys() == found.keys() | (
+    assert found == {**hyper_params.hyper_params, "train_steps": 60} and changed == {} and settings.RULES.keys() == found.keys() | (
         hyper_params.infinite_ae.keys() | hyper_params.baselines.keys() | hyper_params.stream.keys())
 
 
@@ -24,6 +24,13 @@ def test_a_data_set_has_its_own_defaults(monkeypatch):
     assert values("--dataset=special", "--learning_rate=0.1")["learning_rate"] == 0.1
     assert values("--dataset=special", "--paper=true")["learning_rate"] == hyper_params.paper["learning_rate"]
     assert resolve(["--dataset=special"], "", ("dataset", "normalize"), {"normalize": True})[0] == {"dataset": "special", "normalize": True}
+
+
+@pytest.mark.parametrize("users, steps", [(1, 150), (100, 150), (101, 100), (500, 60), (6040, 60)])
+def test_train_steps_follow_the_number_of_users(users, steps):
+    assert values(f"--user_support={users}")["train_steps"] == steps
+    assert values(f"--user_support={users}", "--train_steps=7")["train_steps"] == 7
+    assert values(f"--user_support={users}", "--paper=true")["train_steps"] == hyper_params.paper["train_steps"]
 
 
 def test_later_sources_win(tmp_path):
