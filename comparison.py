@@ -89,7 +89,7 @@ STRATEGIES = (
 # Fewer users have a smaller X'X, and soft weights a smaller one still; interactions that are mostly chance take a large l2.
 _WIDE = [{"l2": l2} for l2 in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)]
 LEARNERS = (System("EASE", "baselines", ("--model=ease", "--grid=" + json.dumps(_WIDE))),
-            System("MVAE", "baselines", ("--model=mvae",)))
+            System("MVAE", "baselines", ("--model=mvae",), tuned=True))
 LEARNT_FROM = {f"{SUMMARY} synthetic users": "distilled", f"{SUMMARY} synthetic users, interactions drawn": "distilled_hard",
                f"{SUMMARY} random users": "random"}
 NOISE, NOISY = (0.02, 0.05, 0.1), tuple(system._replace(seeds=SEEDS) for system in (EASE, FULL, DISTILLED))
@@ -105,10 +105,16 @@ def of_table(system, dataset, seed, found):
         found: as `find` returns it.
     """
     arguments = f"--dataset={dataset}", *system.arguments, f"--seed={seed}"
-    if system.tuned and seed != system.seeds[0]:
-        first = found.get(of_table(system, dataset, system.seeds[0], found).identity())
-        arguments = first and (*arguments, "--grid=" + json.dumps([first.result["choice"]]))
-    return Wanted("table", system.name, dataset, None, seed, system.script, arguments)
+    return _as_tuned(Wanted("table", system.name, dataset, None, seed, system.script, arguments), system, found,
+                     lambda: of_table(system, dataset, system.seeds[0], found))
+
+
+def _as_tuned(wanted, system, found, first):
+    """The run, and if another seed has tried the grid for it, with what that one has chosen; `first` gives that seed's Wanted."""
+    if not system.tuned or wanted.seed == system.seeds[0] or wanted.arguments is None:
+        return wanted
+    tried = found.get(first().identity())
+    return wanted._replace(arguments=tried and (*wanted.arguments, "--grid=" + json.dumps([tried.result["choice"]])))
 
 
 def teacher(dataset, seed, found):
@@ -123,7 +129,8 @@ def of_learner(system, dataset, data, seed, found):
     if LEARNT_FROM[data] != "random":
         _, source = teacher(dataset, seed, found)
         arguments = source and (*arguments, f"--distilled={source.folder.name}")
-    return Wanted("learners", system.name, dataset, data, seed, system.script, arguments)
+    return _as_tuned(Wanted("learners", system.name, dataset, data, seed, system.script, arguments), system, found,
+                     lambda: of_learner(system, dataset, data, system.seeds[0], found))
 
 
 def plan(found):
