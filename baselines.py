@@ -301,7 +301,7 @@ def train_and_test(settings, run, dataset, mesh):
 
 def main(arguments):
     settings, mesh, dataset = begin(arguments, __doc__, KEYS, baselines)
-    settings = samplers.name_run({**settings, "grid": settings["grid"] or grids[settings["model"]]}, dataset)
+    settings = samplers.settle({**settings, "grid": settings["grid"] or grids[settings["model"]]}, dataset)
     check(settings, dataset)
     carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, dataset, mesh, settings["model"], None,
               (PAPER_NDCG_AT_10[settings["model"]], settings["model"]))

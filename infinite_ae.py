@@ -74,8 +74,6 @@ def make_solver(mesh, items):
 def check_fits(settings, dataset, mesh):
     """Raises UserError if the kernel of so many users cannot be held; nothing has been allocated yet."""
     m, items = settings["user_support"], dataset.items
-    if m == 0 or m > dataset.users:
-        raise UserError(f"user_support is {m:,}, but {dataset.name} has {dataset.users:,} users; -1 is all of them")
     m = dataset.users if m == -1 or settings["sampler"] == "interactions" else m  # random interactions are of almost all users
     number, free = 8 if settings["float64"] else 4, devices.free_bytes(mesh)
     # The kernel, the regularised kernel and its factor; the rows, their solution, the best one and a copy to solve in.
@@ -158,7 +156,7 @@ def title_of(settings, dataset):
 
 def main(arguments):
     settings, mesh, dataset = begin(arguments, __doc__, KEYS, infinite_ae)
-    settings = samplers.name_run(settings, dataset)
+    settings = samplers.settle(settings, dataset)
     check_fits(settings, dataset, mesh)
     carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, dataset, mesh, "infinite_ae", None,
               (PAPER_NDCG_AT_10, "∞-AE on all users"))

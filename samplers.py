@@ -101,15 +101,17 @@ SAMPLERS = {"random": random_users, "head": head_users, "interactions": random_i
 VALUES = {"distilled": "soft", "distilled_hard": "hard"}  # what distilled.to_matrix calls them
 
 
-def name_run(settings, dataset):
-    """The settings, with the folder and the number of distilled users filled in if it is they who are asked for.
+def settle(settings, dataset):
+    """The settings, once it is sure that there are such users; the folder and the number of distilled ones filled in.
 
     Raises:
-        UserError: the run cannot be used, or is not of these data.
+        UserError: there are not so many users; or the run of the distilled ones cannot be used, or is not of these data.
     """
     if settings["sampler"] not in VALUES:
         if settings["distilled"]:
             raise UserError(f"distilled={settings['distilled']} is of use with sampler=distilled or distilled_hard; it is {settings['sampler']}")
+        if settings["user_support"] != -1 and not 1 <= settings["user_support"] <= dataset.users:
+            raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {dataset.users:,} users; -1 is all of them")
         return settings
     run = _open(settings)
     if run.config["data_fingerprint"] != dataset.fingerprint:
@@ -130,18 +132,13 @@ def sample(settings, dataset):
     """The matrix of users that a model is to be trained on.
 
     Args:
-        settings: `sampler`, a key of SAMPLERS or of VALUES; `user_support`, S, or -1 for everyone; `seed`, of what is
-            random (the head users are not); `distilled` and `results_dir`.
-
-    Raises:
-        UserError: there are not so many users.
+        settings: as `settle` returns them: `sampler`, a key of SAMPLERS or of VALUES; `user_support`, S, or -1 for everyone;
+            `seed`, of what is random (the head users are not); `distilled` and `results_dir`.
     """
     name, budget, seed = (settings[key] for key in ("sampler", "user_support", "seed"))
     if name in VALUES:
         return to_matrix(_open(settings), VALUES[name], seed)
     if budget == -1:
         return dataset.train_rows(np.arange(dataset.users))
-    if not 1 <= budget <= dataset.users:
-        raise UserError(f"user_support is {budget:,}, but {dataset.name} has {dataset.users:,} users; -1 is all of them")
     more = {"results_dir": settings["results_dir"]} if name == "svp_cf" else {}
     return SAMPLERS[name](dataset, budget, seed, **more)

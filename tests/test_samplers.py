@@ -15,7 +15,8 @@ from settings import UserError
 
 def sample(name, dataset, budget, seed):
     with tempfile.TemporaryDirectory() as folder:
-        return samplers.sample({"sampler": name, "user_support": budget, "seed": seed, "results_dir": folder}, dataset)
+        settings = {"sampler": name, "user_support": budget, "seed": seed, "results_dir": folder, "distilled": ""}
+        return samplers.sample(samplers.settle(settings, dataset), dataset)
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
@@ -77,7 +78,7 @@ def test_more_users_than_there_are(tiny):
 def test_distilled_users_are_those_of_the_run(distilled_run, titled_data):
     dataset, distilled = data.load("titled", titled_data), open_distilled(distilled_run)
     given = {"sampler": "distilled", "distilled": distilled_run.name, "results_dir": str(distilled_run.parent), "user_support": -1, "seed": 3}
-    settings = samplers.name_run(given, dataset)
+    settings = samplers.settle(given, dataset)
     assert settings["user_support"] == 6 and shaping(settings)["distilled"] == distilled_run.name
     np.testing.assert_array_equal(samplers.sample(settings, dataset).toarray(), distilled.rows)
     hard = samplers.sample({**settings, "sampler": "distilled_hard"}, dataset)
@@ -91,10 +92,10 @@ def test_distilled_users_that_cannot_be_had(distilled_run, titled_data, change, 
     dataset = data.load("titled", titled_data)
     given = {"sampler": "distilled", "distilled": distilled_run.name, "results_dir": str(distilled_run.parent), "user_support": -1, "seed": 3}
     with pytest.raises(UserError, match=words):
-        samplers.name_run({**given, **change}, dataset)
+        samplers.settle({**given, **change}, dataset)
 
 
 def test_distilled_users_of_other_data(distilled_run, tiny):
     given = {"sampler": "distilled", "distilled": str(distilled_run), "results_dir": "", "user_support": -1, "seed": 3}
     with pytest.raises(UserError, match="not made from this tiny"):
-        samplers.name_run(given, tiny)
+        samplers.settle(given, tiny)
