@@ -137,7 +137,7 @@ grids = {
     "mf": [{"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
            for dimensions in (64, 128) for l2 in (2e-3, 4e-3)],
     "neumf": [{"dimensions": 32, "l2": l2, "dropout": dropout, "negatives": 4, "learning_rate": 0.002, "batch_size": 8192}
-              for l2, dropout in ((1e-4, 0.2), (1e-3, 0.0), (1e-3, 0.2), (1e-2, 0.5))],
+              for l2, dropout in ((1e-4, 0.2), (1e-3, 0.0), (1e-3, 0.2), (3e-3, 0.2))],
     "mvae": [{"hidden": 600, "dimensions": 200, "kl_weight": kl_weight, "dropout": dropout, "learning_rate": 1e-3, "batch_size": 500}
              for kl_weight in (0.2, 0.5) for dropout in (0.5, 0.7)],
     "lightgcn": [{"dimensions": 64, "layers": layers, "l2": l2, "negatives": 4, "learning_rate": 0.02, "batch_size": 65536}
