@@ -22,7 +22,7 @@ from charts import chart
 from distilled import load_dataset, open_distilled
 from eval import METRICS
 from runs import atomic, read_finished
-from settings import Parser, UserError, run_script
+from settings import Parser, UserError, run_script, usual
 
 MOST_RUNS = 20           # in the table of metrics
 MOST_DOTS = 2000         # items in the picture of their popularity
@@ -54,8 +54,8 @@ def runs_on_same_data(distilled):
         if config["data_fingerprint"] != distilled.config["data_fingerprint"]:
             continue
         kind, own = Path(command_of(config)[1]).stem, path.parent == distilled.folder.resolve()
-        usual = {**hyper_params.hyper_params, **hyper_params.for_dataset.get(config["settings"]["dataset"], {}), **getattr(hyper_params, kind, {})}
-        other = {key: value for key, value in config["settings"].items() if key not in NOT_COMPARED and usual.get(key) != value}
+        expected = usual(config["settings"], getattr(hyper_params, kind, {}))
+        other = {key: value for key, value in config["settings"].items() if key not in NOT_COMPARED and expected.get(key) != value}
         note = ", ".join(f"{key}={value}" for key, value in {**other, **result.get("choice", {})}.items())
         found.append({"name": path.parent.name, "kind": config["settings"].get("model", kind), "note": note, "metrics": result["test"], "own": own,
                       "order": (not own, kind == "distill", -(result["val"]["HR@100"] or 0))})
@@ -138,11 +138,11 @@ def render(distilled, dataset, leaks):
     runs, more = runs_on_same_data(distilled)
     table, charts = differences(distilled, dataset)
     curves = [each for each in (curve(distilled.folder, distilled.result),) if each]
-    usual = hyper_params.hyper_params
+    expected = usual(distilled.settings)
     return environment.get_template("report.html.jinja").render(
         run=distilled.folder.resolve().name, dataset=dataset, synthetic=len(distilled.rows), lamda=distilled.lamda, result=distilled.result, config=distilled.config,
         command=shlex.join(command_of(distilled.config)),
-        settings=[(key, value, key in usual and usual[key] != value) for key, value in distilled.settings.items()],
+        settings=[(key, value, key in expected and expected[key] != value) for key, value in distilled.settings.items()],
         metrics=METRICS, runs=runs, more=more, curves=curves, table=table, charts=charts, leaks=leaks,
         best={metric: max((run["metrics"].get(metric) or 0 for run in runs), default=0) for metric in METRICS},
         interactions=[int(part) for part in dataset.lengths.sum(axis=1)], browser=browser(distilled, dataset, leaks),

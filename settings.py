@@ -117,11 +117,25 @@ def resolve(arguments, description, keys=None, overrides={}):
                 if keys is None or key in keys}
     if useless := given.keys() - settings.keys():
         raise UserError(f"{Path(sys.argv[0]).name} has no use for {min(useless)}; it takes {', '.join(settings)}")
-    changed = {key: value for key, value in settings.items() if value != base[key]}
     if settings.get("train_steps") == -1:
-        fitting = [steps for most, steps in defaults.steps_for.items() if settings["user_support"] <= most]
-        settings["train_steps"] = fitting[0] if fitting else [*defaults.steps_for.values()][-1]
-    return settings, changed
+        settings["train_steps"] = _steps_for(settings["user_support"])
+    expected = usual(settings, overrides)
+    return settings, {key: value for key, value in settings.items() if value != expected[key]}
+
+
+def usual(settings, overrides={}):
+    """What all settings of such a run, on this data set and with this user_support, are when nobody says otherwise.
+
+    Args:
+        overrides: what the script has otherwise than hyper_params.py.
+    """
+    run = {**defaults.hyper_params, **overrides, **settings}
+    base = {**defaults.hyper_params, **defaults.for_dataset.get(run["dataset"], {}), **overrides}
+    return {**base, "train_steps": _steps_for(run["user_support"]) if base["train_steps"] == -1 else base["train_steps"]}
+
+
+def _steps_for(user_support):
+    return next((steps for most, steps in defaults.steps_for.items() if user_support <= most), [*defaults.steps_for.values()][-1])
 
 
 def _listing(source, keys, overrides):
