@@ -47,6 +47,12 @@ PAPER_NDCG_AT_10 = {  # its table 1
     "lightgcn": {"magazine": 22.57, "ml-1m": 28.85, "douban": 16.68},
     "ease": {"magazine": 22.84, "ml-1m": 29.88, "douban": 19.48, "netflix": 26.83},
 }
+NUMBER = "a number from 0", lambda value: 0 <= value < math.inf
+COUNT = "a whole number from 1 to 1,000,000", lambda value: isinstance(value, int) and 1 <= value <= 1_000_000
+GRID_RULES = {**dict.fromkeys(("negatives", "hidden", "anneal_steps", "batch_size"), COUNT),
+              "layers": ("a whole number from 0 to 100", lambda value: isinstance(value, int) and 0 <= value <= 100),
+              "dimensions": ("a whole number from 2 to 1,000,000", lambda value: isinstance(value, int) and 2 <= value <= 1_000_000),
+              "dropout": ("a number from 0, below 1", lambda value: 0 <= value < 1)}
 OWN_USERS = ("mf", "neumf", "lightgcn")  # know no users but those they were trained on
 
 
@@ -61,6 +67,9 @@ def ease(rows, l2):
     Args:
         rows: X, CSR (m, I).
         l2: > 0.
+
+    Returns:
+        NaN everywhere if X'X + l2 Id is not positive definite in double precision.
     """
     users, items = rows.shape
     rows = rows.astype(np.float64)
@@ -74,7 +83,7 @@ def ease(rows, l2):
     factor, failed = lapack.dpotrf(gram, overwrite_a=True)
     inverse, singular = lapack.dpotri(factor, overwrite_c=True)
     if failed or singular:
-        raise UserError(f"X'X + l2 Id is not positive definite with l2 = {l2:g}; a larger one helps")
+        return np.full(gram.shape, np.nan, np.float32)
     inverse = np.triu(inverse) + np.triu(inverse, 1).T
     weights = inverse / -np.diag(inverse)
     weights[np.diag_indices(items)] = 0
@@ -109,8 +118,9 @@ def check_grid(name, grid):
         for key, value in setting.items():
             if key not in known:
                 raise UserError(f"grid: {name} has no '{key}'; it has {', '.join(known) or 'nothing to set'}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or not math.isfinite(value):
-                raise UserError(f"grid: {key} must be a number from 0, not {value!r}")
+            words, holds = GRID_RULES.get(key, NUMBER)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
+                raise UserError(f"grid: {key} must be {words}, not {value!r}")
         if missing := [key for key in ("l2", "learning_rate", "batch_size") if key in known and not setting.get(key, key == "l2" and name != "ease")]:
             raise UserError(f"grid: {name} needs a positive {missing[0]} in every setting")
 
@@ -132,6 +142,7 @@ class Tuning:
         """Validates, says so and keeps the line; whether it is the best so far."""
         metrics = summarise(self.measure(scores, self.view))
         if not math.isfinite(metrics["HR@100"]):
+            self.run.say(f"{describe(self.settings['grid'][number])}: left out, its scores are not finite")
             return False
         line = {"setting": number, **about, "validation": metrics}
         self.history.append(line)
@@ -158,7 +169,7 @@ def fit_closed_form(settings, run, dataset, mesh, rows):
         weights = devices.replicate(mesh, fit(rows, **setting))
         best = weights if tuning.validate(scores_with(weights), number) else best
     if best is None:
-        raise UserError(f"{settings['model']}: no setting of the grid gives finite scores")
+        raise UserError(f"{settings['model']}: no setting of the grid gives finite scores; a larger l2 helps")
     return best_of(tuning.history), tuning.test(scores_with(best)), {}
 
 

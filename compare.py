@@ -10,6 +10,7 @@ those that the plan asks for; what is missing is shown as missing. All runs of a
 and the same split.
 """
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ import pictures
 from comparison import (BUDGETS, DATASETS, DOCS, FULL, KEPT, LEARNERS, LEARNT_FROM, NOISE, NOISE_DATASET, NOISY, STRATEGIES, STREAM, STREAM_DATASET,
                         TABLE, find, keep_all, match, missing_of)
 from eval import METRICS
-from runs import atomic
+from runs import IN_USE, atomic
 from settings import UserError, resolve, run_script
 
 OPTIONS = ("data_dir", "results_dir")
@@ -230,11 +231,24 @@ def show_plan(missing, made, options):
     print(f"{len(missing)} runs are missing, {len(made)} are there" + (f"; about {sum(known) / 3600:.1f} hours, by those that have finished" if known else ""))
 
 
+def run_to_the_end(words):
+    """Runs a command; (its exit code, the last line of its stderr). What ends this process ends that one first."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            complaint = process.communicate()[1]
+        except BaseException:
+            process.terminate()  # it writes a checkpoint
+            process.wait()
+            raise
+    return process.returncode, (complaint.strip().splitlines() or ["no reason given"])[-1]
+
+
 def make(options):
     """Makes the missing runs, keeps their small files; the commands that failed.
 
-    Ctrl-C stops the run, which goes on from its checkpoint the next time, and all that would follow.
+    Ctrl-C and SIGTERM stop the run, which goes on from its checkpoint the next time, and all that would follow.
     """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     failed, bar = [], tqdm(unit="run", disable=None)
     while True:
         found = find([Path(options["results_dir"]), KEPT])
@@ -247,14 +261,15 @@ def make(options):
         words = "python " + shlex.join(command(each, options))
         bar.set_postfix_str(f"{each.system}, {each.dataset}")
         began = time.monotonic()
-        done = subprocess.run([sys.executable, Path(__file__).parent / f"{each.script}.py", *command(each, options)[1:]],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if done.returncode < 0 or done.returncode > 128:
+        code, complaint = run_to_the_end([sys.executable, Path(__file__).parent / f"{each.script}.py", *command(each, options)[1:]])
+        if code < 0 or code > 128:
             raise UserError(f"{words} was interrupted; the same command goes on from its checkpoint")
+        if IN_USE in complaint:
+            raise UserError(complaint)
         run = find([Path(options["results_dir"])]).get(each.identity())
-        if done.returncode or run is None:
+        if code or run is None:
             failed.append(words)
-            tqdm.write(f"failed: {words}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+            tqdm.write(f"failed: {words}: {complaint}")
         else:
             tqdm.write(f"{each.part}: {each.system}, {each.dataset}, {'' if each.at is None else f'{each.at}, '}seed {each.seed}: "
                        f"test NDCG@10 {run.result['test']['NDCG@10']:.2f}, {time.monotonic() - began:.0f} s")

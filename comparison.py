@@ -5,6 +5,7 @@ on distilled users; noise in the train interactions; and a stream of users. A ru
 """
 import io
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import hyper_params
 import infinite_ae
 import stream
 from eval import METRICS
+from job import PER_USER
 from runs import atomic, identity, read_npz, shaping
 from settings import UserError, resolve
 
@@ -65,8 +67,19 @@ class Found(NamedTuple):
     result: dict
 
     def users(self):
-        """{metric: (U,)} of the test set."""
-        return read_npz(self.folder / "users.npz", "make the run again")
+        """{metric: (U,)} of the test set.
+
+        Raises:
+            UserError: they cannot be read, or are not those that result.json has the means of.
+        """
+        remedy = f"delete {self.folder}, and make the run again"
+        users = read_npz(self.folder / "users.npz", remedy)
+        for name in PER_USER:
+            values = users.get(name, np.empty(0))
+            sound = values.ndim == 1 and values.dtype.kind == "f" and np.isfinite(values).any()
+            if not sound or abs(np.nanmean(values, dtype=np.float64) - self.result["test"][name]) > 0.01:
+                raise UserError(f"{self.folder}/users.npz does not have the {name} that result.json has the mean of; {remedy}")
+        return users
 
 
 def _baseline(name, model, *more, seeds=SEEDS):
@@ -80,10 +93,11 @@ LIGHTGCN = _baseline("LightGCN", "lightgcn", "--epochs=150")  # on ML-1M it woul
 TABLE = (_baseline("PopRec", "pop", seeds=SEEDS[:1]), _baseline("MF", "mf"), _baseline("NeuMF", "neumf"), MVAE, LIGHTGCN,
          EASE, FULL, DISTILLED)
 
-# Of few users a weaker ridge is the best: a finer grid than that for all. The head users are the same whatever the seed.
-_FEW = "--lamda_grid=[0.03, 0.1, 0.3, 1, 3, 10, 30]"
+# Of few users a weaker ridge is the best, of many users with few interactions each a stronger one: other grids than that for all.
+# The head users are the same whatever the seed.
+_FEW, _SPARSE = "--lamda_grid=[0.03, 0.1, 0.3, 1, 3, 10, 30]", "--lamda_grid=[0.1, 1, 10, 30, 100, 300, 1000]"
 STRATEGIES = (
-    System("random users", "infinite_ae", ("--sampler=random", _FEW)), System("random interactions", "infinite_ae", ("--sampler=interactions", _FEW)),
+    System("random users", "infinite_ae", ("--sampler=random", _FEW)), System("random interactions", "infinite_ae", ("--sampler=interactions", _SPARSE)),
     System("head users", "infinite_ae", ("--sampler=head", _FEW), seeds=SEEDS[:1]), System("SVP-CF users", "infinite_ae", ("--sampler=svp_cf", _FEW)),
     System("Distill-CF", "distill", ()),
 )
@@ -165,12 +179,27 @@ def find(folders):
         try:
             config, result = json.loads((path.parent / "config.json").read_text()), json.loads(path.read_text())
             key = config.get("script"), identity(config["settings"])
-            found.setdefault(key, Found(path.parent, config["data_fingerprint"], {**result, "test": {name: result["test"][name] for name in METRICS}}))
+            found.setdefault(key, Found(path.parent, _checked(config["data_fingerprint"], str), _checked_result(result)))
         except FileNotFoundError:
             continue
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path.parent} holds a damaged config.json or result.json ({error}); delete it, and make the run again") from error
     return found
+
+
+def _checked(value, kind):
+    if not isinstance(value, kind) or isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{json.dumps(value)[:40]} where {kind.__name__} belongs")
+    return value
+
+
+def _checked_result(result):
+    """A result.json with the metrics that are compared, once all that the comparison reads of it is what it should be."""
+    for part in result.get("parts", []):
+        _checked(part["test"]["NDCG@10"], float)
+    _checked(result.get("choice", {}), dict)
+    _checked(result["wall_seconds"], float)
+    return {**result, "test": {name: _checked(result["test"][name], float) for name in METRICS}}
 
 
 def match(found):

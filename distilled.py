@@ -34,10 +34,11 @@ def open_distilled(folder):
         UserError: it is no run, has not finished, is not one of distill.py, is damaged, or its distilled.npz is another's.
     """
     folder = Path(folder)
-    config, result = read_finished(folder)
     path = folder / "distilled.npz"
-    if not path.exists():
-        raise UserError(f"{folder} has no distilled.npz: a run of distill.py is needed, and this one is of `{config['command']}`")
+    if (folder / "result.json").exists() and not path.exists():
+        raise UserError(f"{folder} has no distilled.npz: a run of distill.py is needed that was made here, and this one is another script's, or only its "
+                        "metrics have been kept")
+    config, result = read_finished(folder)
     arrays = read_npz(path, START_AGAIN)
     try:
         rows, logits, item_ids = arrays["data"], arrays["logits"], arrays["item_ids"]

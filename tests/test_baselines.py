@@ -74,8 +74,13 @@ def test_ease_solves_its_problem(density):
         x = rows[:, others]
         assert found[others, item] == pytest.approx(np.linalg.solve(x.T @ x + 7 * np.eye(11), x.T @ rows[:, item]), abs=1e-6)
     assert not found.diagonal().any()
-    with pytest.raises(UserError, match="not positive definite with l2 = 0"):
-        baselines.ease(sp.csr_matrix(np.ones((3, 4))), 0.0)
+    assert np.isnan(baselines.ease(sp.csr_matrix(np.ones((3, 4))), 0.0)).all(), "not positive definite"
+
+
+def test_a_strength_that_ease_cannot_use_is_left_out(planted, tmp_path, run_script):
+    done = run_script("baselines.py", *command(planted, tmp_path, "ease", '--grid=[{"l2": 1e-30}, {"l2": 30}]', "--sampler=head", "--user_support=5"))
+    assert done.returncode == 0 and "l2 1e-30: left out" in done.stdout, done.stderr
+    assert result_of(tmp_path, "ease")["choice"] == {"l2": 30}
 
 
 def test_popularity_counts():
@@ -120,7 +125,9 @@ def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
     ("als", [], "model must be one of pop"), ("mf", ["--user_support=100"], "recommends only to users it was trained on"),
     ("ease", ["--user_support=301"], "301, but planted has 300 users"), ("ease", ['--grid=[{"l2": 0}]'], "needs a positive l2"),
     ("mf", ['--grid=[{"l3": 0}]'], "mf has no 'l3'; it has"), ("mf", ['--grid=[{"dimensions": 8}]'], "needs a positive learning_rate"),
-    ("ease", ['--grid=[{"l2": "many"}]'], "l2 must be a number"), ("ease", ["--grid=5"], "grid must be a list"),
+    ("ease", ['--grid=[{"l2": "many"}]'], "l2 must be a number"), ("mf", ['--grid=[{"dimensions": 2.5}]'], "dimensions must be a whole number from 2"),
+    ("mf", ['--grid=[{"batch_size": 2.5}]'], "batch_size must be a whole number"), ("mf", ['--grid=[{"negatives": 0}]'], "negatives must be a whole number from 1"),
+    ("mvae", ['--grid=[{"dropout": 1}]'], "dropout must be a number from 0, below 1"), ("ease", ['--grid=[{"l2": NaN}]'], "l2 must be a number"), ("ease", ["--grid=5"], "grid must be a list"),
     ("ease", ["--gumbel_tau=1"], "has no use for gumbel_tau")])
 def test_wrong_settings(planted, tmp_path, run_script, model, arguments, words):
     done = run_script("baselines.py", *command(planted, tmp_path, model, *arguments))

@@ -1,5 +1,9 @@
 """compare.py: the tables of fixed results byte for byte, the figure's lines, and comparisons that must be refused."""
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from settings import UserError
 
 
 def finished_run(folder, wanted, ndcg, users, fingerprint="abc", seconds=10.0):
-    """What a run of these settings leaves: every metric is ndcg, and NDCG@10 of its users what is given."""
+    """What a run of these settings leaves: every metric is ndcg, and differs between its users as is given."""
     script, settings = wanted.identity()
     path = folder / f"{wanted.part}-{wanted.dataset}-{wanted.system}-{wanted.at}-{wanted.seed}".replace(" ", "_")
     path.mkdir(parents=True)
@@ -22,6 +26,7 @@ def finished_run(folder, wanted, ndcg, users, fingerprint="abc", seconds=10.0):
     (path / "config.json").write_text(json.dumps(config))
     test = {name: ndcg / 100 if name == "AUC" else ndcg for name in METRICS}
     (path / "result.json").write_text(json.dumps({"dataset": wanted.dataset, "test": test, "wall_seconds": seconds, "choice": {"l2": 0.5}}))
+    users = (users - users.mean(dtype=np.float64) + ndcg).astype(np.float32)
     np.savez(path / "users.npz", **{"HR@10": users, "NDCG@10": users})
     return path
 
@@ -37,7 +42,7 @@ def results(tmp_path):
     ease = rng.random(100).astype(np.float32)
     finished_run(tmp_path, *wanted_of("EASE", tmp_path), 34.0, ease)
     finished_run(tmp_path, *wanted_of("PopRec", tmp_path), 14.0, ease - rng.normal(0.3, 0.1, 100).astype(np.float32))
-    finished_run(tmp_path, *wanted_of("∞-AE, all users", tmp_path), 33.5, ease - rng.normal(0, 0.1, 100).astype(np.float32))
+    finished_run(tmp_path, *wanted_of("∞-AE, all users", tmp_path), 33.5, ease - rng.normal(0, 4, 100).astype(np.float32))
     for seed, ndcg in enumerate((25.0, 27.0)):  # the second takes what the first has chosen
         finished_run(tmp_path, wanted_of("MF", tmp_path)[seed], ndcg, ease - rng.normal(0.2, 0.1, 100).astype(np.float32))
     for budget in (10, 100):
@@ -73,7 +78,7 @@ def test_the_markdown_table_byte_for_byte(results):
 | MVAE | missing | missing | missing | missing | missing | missing | missing | 22.14 | |
 | LightGCN | missing | missing | missing | missing | missing | missing | missing | 28.85 | |
 | EASE | **34.00** | **34.00** | **34.00** | **34.00** | **34.00** | **34.00** | **0.3400** | 29.88 | best |
-| ∞-AE, all users | 33.50 | 33.50 | 33.50 | 33.50 | 33.50 | 33.50 | 0.3350 | 32.82 | 0.237 |
+| ∞-AE, all users | 33.50 | 33.50 | 33.50 | 33.50 | 33.50 | 33.50 | 0.3350 | 32.82 | 0.265 |
 | ∞-AE on Distill-CF, S = 500 | missing | missing | missing | missing | missing | missing | missing | 32.52 | |
 """
 
@@ -82,7 +87,7 @@ def test_the_latex_table_byte_for_byte(results):
     lines = compare.to_latex(compare.summary(made_of(results))).splitlines()
     assert lines[:5] == [r"\begin{tabular}{lrrrrrrrrr}", r"\toprule", r" & HR@10 & HR@100 & NDCG@10 & NDCG@100 & PSP@10 & PSP@100 & AUC & paper, NDCG@10 & $p$ \\",
                          r"\midrule", r"\multicolumn{10}{l}{Amazon Magazine} \\"]
-    assert lines[-4] == r"$\infty$-AE, all users & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 0.3350 & 32.82 & 0.237 \\"
+    assert lines[-4] == r"$\infty$-AE, all users & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 0.3350 & 32.82 & 0.265 \\"
     assert lines[-5].startswith(r"EASE & \textbf{34.00}") and lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
 
 
@@ -138,11 +143,24 @@ def test_runs_of_other_data_are_not_compared(results):
         made_of(results)
 
 
-def test_a_damaged_run_is_named(results):
+@pytest.mark.parametrize("name, change", [
+    ("result.json", "{"), ("config.json", "[1]"), ("config.json", {"settings": [1]}), ("config.json", {"data_fingerprint": ["abc"]}),
+    ("result.json", {"test": {name: "34" for name in METRICS}}), ("result.json", {"test": {name: float("nan") for name in METRICS}}),
+    ("result.json", {"choice": 5}), ("result.json", {"parts": [None]})])
+def test_a_damaged_run_is_named(results, name, change):
     path = next(results.glob("table-ml-1m-EASE*"))
-    (path / "result.json").write_text("{")
+    whole = json.loads((path / name).read_text())
+    (path / name).write_text(change if isinstance(change, str) else json.dumps({**whole, **change}))
     with pytest.raises(UserError, match=f"{path.name} holds a damaged"):
         comparison.find([results])
+
+
+@pytest.mark.parametrize("users", [np.zeros(100, np.float32), np.full(100, np.nan, np.float32), np.full((2, 50), 34, np.float32), np.array(["34"] * 100)])
+def test_users_of_another_run_are_refused(results, users):
+    path = next(results.glob("table-ml-1m-EASE*"))
+    np.savez(path / "users.npz", **{"HR@10": users, "NDCG@10": users})
+    with pytest.raises(UserError, match="does not have the HR@10 .* delete"):
+        compare.summary(made_of(results))
 
 
 def test_what_is_kept_says_nothing_of_the_machine_and_counts_as_the_run(results, tmp_path, monkeypatch):
@@ -162,6 +180,21 @@ def test_synthetic_users_that_are_not_here_are_learnt_again_for_others(results):
     np.savez(folder / "distilled.npz", data=np.zeros(1))
     missing = comparison.missing_of(comparison.find([results]))
     assert teacher not in missing and first in missing
+
+
+def test_sigterm_ends_the_run_that_is_being_made_first(tmp_path):
+    code = f"""import signal, sys, compare
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+compare.run_to_the_end(["sh", "-c", "echo $$ > {tmp_path}/.pid; mv {tmp_path}/.pid {tmp_path}/pid; exec sleep 60"])"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=compare.DOCS.parent)
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert compare.run_to_the_end(["sh", "-c", "echo one >&2; echo two >&2; exit 3"]) == (3, "two")
 
 
 @pytest.mark.parametrize("arguments, words", [(["--plan", "--run"], "do not go together"), (["--dataset=ml-1m"], "has no use for dataset")])
