@@ -20,7 +20,7 @@ import distill
 import model
 import runs
 from hyper_params import hyper_params
-from settings import UserError
+from settings import UserError, resolve
 
 STEPS = 400
 TINY = ["--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=50", "--learning_rate=0.02",
@@ -224,7 +224,7 @@ def test_batches_are_real_users_and_feed_the_share_asked_for(tiny, objective, sh
 def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
     """Two batches in one step, without a random split: the same update as from both at once."""
     def step(batches, **changes):
-        settings = {**hyper_params, "user_support": 8, "num_per_user": 5, "objective": "reconstruct", "history_discount": 0.0, **changes}
+        settings = {**resolve(["--user_support=8", "--num_per_user=5", "--objective=reconstruct", "--history_discount=0"], "")[0], **changes}
         logits = jnp.asarray(distill.initial_logits(settings, tiny))
         optimizer = distill.make_optimizer(settings)
         loss = distill.make_loss(settings, model.make_kernel(1, True), tiny)
