@@ -115,8 +115,13 @@ def read_finished(folder):
         raise UserError(f"{folder}/config.json cannot be read, or is not a run's ({error}); {START_AGAIN}") from error
     if not (folder / "result.json").exists():
         raise UserError(f"{folder} has not finished; the command it was started with goes on: {config['command']}")
+    return config, _read_result(folder / "result.json")
+
+
+def _read_result(path):
+    """A result.json, once it is sure to have what is read of it; UserError if not."""
     try:
-        result = json.loads((folder / "result.json").read_text())
+        result = json.loads(path.read_text())
         for key in ("val", "test"):
             _expect(result, key, dict)
             for metric in {"HR@100", *result[key]}:
@@ -126,8 +131,8 @@ def read_finished(folder):
         for key in ("best_step", "steps"):
             _expect(result, key, int, type(None))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}/result.json is damaged ({error}); {START_AGAIN}") from error
-    return config, result
+        raise UserError(f"{path} is damaged ({error}); {START_AGAIN}") from error
+    return result
 
 
 def _choice(result):
@@ -243,12 +248,12 @@ class Run:
         path = self.folder / "result.json"
         if self._silent or not path.exists():
             return None
+        result = _read_result(path)
         try:
-            result = json.loads(path.read_text())
             return {key: result[key] for key in ("dataset", "val", "test", _choice(result), "best_step", "steps", "wall_seconds",
                                                  "step_seconds", "peak_rss_mb")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged; {START_AGAIN}") from error
+        except KeyError as error:
+            raise UserError(f"{path} is damaged, it has no {error}; {START_AGAIN}") from error
 
     def wall_seconds(self):
         """Seconds the run has taken in all its processes, imports included."""

@@ -61,6 +61,10 @@ def test_each_model_learns_a_planted_pattern_better_than_popularity(planted, pop
 def test_a_finished_run_is_shown_again(planted, tmp_path, run_script):
     first, second = (run_script("baselines.py", *command(planted, tmp_path, "ease")) for _ in range(2))
     assert "finished before" in second.stdout and first.stdout.splitlines()[-2:] == second.stdout.splitlines()[-2:], second.stderr
+    [path] = tmp_path.glob("*/result.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "val": 1}))
+    done = run_script("baselines.py", *command(planted, tmp_path, "ease"))
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "result.json is damaged" in done.stderr
 
 
 @pytest.mark.parametrize("density", [0.3, 0.04])
