@@ -33,7 +33,7 @@ from hyper_params import baselines, grids
 from job import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
 from model import predict
 from runs import START_AGAIN, Stop
-from settings import UserError
+from settings import UserError, fits
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "model", "grid", "sampler", "distilled", "user_support", "epochs", "log_freq", "patience",
         "validation_users", "eval_batch_size", "seed", "resume")
@@ -47,12 +47,13 @@ PAPER_NDCG_AT_10 = {  # its table 1
     "lightgcn": {"magazine": 22.57, "ml-1m": 28.85, "douban": 16.68},
     "ease": {"magazine": 22.84, "ml-1m": 29.88, "douban": 19.48, "netflix": 26.83},
 }
-NUMBER = "a number from 0", lambda value: 0 <= value < math.inf
-COUNT = "a whole number from 1 to 1,000,000", lambda value: isinstance(value, int) and 1 <= value <= 1_000_000
+# As settings.RULES: what a setting of a grid may be, those that are not named any NUMBER.
+NUMBER = float, "a number from 0", lambda value: 0 <= value < math.inf
+COUNT = int, "a whole number from 1 to 1,000,000", lambda value: 1 <= value <= 1_000_000
 GRID_RULES = {**dict.fromkeys(("negatives", "hidden", "anneal_steps", "batch_size"), COUNT),
-              "layers": ("a whole number from 0 to 100", lambda value: isinstance(value, int) and 0 <= value <= 100),
-              "dimensions": ("a whole number from 2 to 1,000,000", lambda value: isinstance(value, int) and 2 <= value <= 1_000_000),
-              "dropout": ("a number from 0, below 1", lambda value: 0 <= value < 1)}
+              "layers": (int, "a whole number from 0 to 100", lambda value: 0 <= value <= 100),
+              "dimensions": (int, "a whole number from 2 to 1,000,000", lambda value: 2 <= value <= 1_000_000),
+              "dropout": (float, "a number from 0, below 1", lambda value: 0 <= value < 1)}
 OWN_USERS = ("mf", "neumf", "lightgcn")  # know no users but those they were trained on
 
 
@@ -118,9 +119,9 @@ def check_grid(name, grid):
         for key, value in setting.items():
             if key not in known:
                 raise UserError(f"grid: {name} has no '{key}'; it has {', '.join(known) or 'nothing to set'}")
-            words, holds = GRID_RULES.get(key, NUMBER)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
-                raise UserError(f"grid: {key} must be {words}, not {value!r}")
+            rule = GRID_RULES.get(key, NUMBER)
+            if not fits(value, rule):
+                raise UserError(f"grid: {key} must be {rule[1]}, not {value!r}")
         if missing := [key for key in ("l2", "learning_rate", "batch_size") if key in known and not setting.get(key, key == "l2" and name != "ease")]:
             raise UserError(f"grid: {name} needs a positive {missing[0]} in every setting")
 

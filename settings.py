@@ -112,7 +112,7 @@ def resolve(arguments, description, keys=None, overrides={}):
     if given.get("paper"):
         layers.reverse()
     dataset = {**defaults.hyper_params, **config, **given}["dataset"]
-    base = {**defaults.hyper_params, **defaults.for_dataset.get(dataset, {}), **overrides}
+    base = _base(dataset, overrides)
     settings = {key: float(value) if RULES[key][0] is float else value for key, value in {**base, **layers[0], **layers[1], **given}.items()
                 if keys is None or key in keys}
     if useless := given.keys() - settings.keys():
@@ -130,8 +130,12 @@ def usual(settings, overrides={}):
         overrides: what the script has otherwise than hyper_params.py.
     """
     run = {**defaults.hyper_params, **overrides, **settings}
-    base = {**defaults.hyper_params, **defaults.for_dataset.get(run["dataset"], {}), **overrides}
+    base = _base(run["dataset"], overrides)
     return {**base, "train_steps": _steps_for(run["user_support"]) if base["train_steps"] == -1 else base["train_steps"]}
+
+
+def _base(dataset, overrides):
+    return {**defaults.hyper_params, **defaults.for_dataset.get(dataset, {}), **overrides}
 
 
 def _steps_for(user_support):
@@ -203,10 +207,15 @@ def _is_a(value, kind):
     return isinstance(value, (int, float) if kind is float else kind)
 
 
+def fits(value, rule):
+    """Whether a value is what a rule such as those of RULES allows: (its type, that in words, a test)."""
+    kind, _, holds = rule
+    return _is_a(value, kind) and holds(value)
+
+
 def _check(key, value):
     if key not in RULES:
         close = difflib.get_close_matches(key, RULES, 1)
         raise UserError(f"there is no setting '{key}'" + (f"; is it {close[0]}?" if close else "; --help lists them"))
-    kind, words, holds = RULES[key]
-    if not _is_a(value, kind) or not holds(value):
-        raise UserError(f"{key} must be {words}, not {json.dumps(value)}")
+    if not fits(value, RULES[key]):
+        raise UserError(f"{key} must be {RULES[key][1]}, not {json.dumps(value)}")
