@@ -128,6 +128,7 @@ def product_seconds(settings):
 
 def bench_step(settings, dataset, mesh):
     """Full-batch steps: ours, ours with independent noise, and the plain one; against the products alone."""
+    settings = {**settings, "loss": "softmax"}  # which the plain one has
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
     optimizer = distill.make_optimizer(settings)
     logits = jnp.asarray(distill.initial_logits(settings, dataset))

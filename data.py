@@ -190,6 +190,17 @@ def add_noise(dataset, share, seed):
     return dataclasses.replace(dataset, train=noisy, lengths=lengths)
 
 
+def item_weights(dataset, discount):
+    """What an item is multiplied by in the kernel, (I,) float32: ((f_i + 1) / the mean of that)^-discount; None for a discount of 0.
+
+    f_i are the item's interactions in train as it is, noise included.
+    """
+    if discount == 0:
+        return None
+    frequency = dataset.gather(np.bincount(dataset.train.indices, minlength=dataset.items)[None]).sum(axis=0) + 1
+    return ((frequency / frequency.mean()) ** -discount).astype(np.float32)
+
+
 def shares(users, processes):
     """Where each process's own users begin, and where the last one's end; (processes + 1,)."""
     return np.arange(processes + 1) * users // processes

@@ -84,14 +84,22 @@ def make_sampler(settings):
 
 
 def score_scale(settings, dataset):
-    """The scale of the loss's softmax: as set, or max(1, min(1000, N / 700) / sqrt(S)) for N train interactions.
+    """The scale of the scores in the loss: as set; or, squared, 12 for up to 200 users, 8 for more; or max(1, min(1000, N / 700) / sqrt(S)) for N train interactions.
 
     A sharp fit is what few synthetic users need, and what many learn little data by heart with. The rule and its numbers
-    are those of the scales that validation preferred on ML-1M with S from 10 to 1,000, on ML-100K and on Magazine.
+    are those of the scales that validation preferred on ML-1M with S from 10 to 1,000, on ML-100K and on Magazine. Those
+    of a squared loss were the best on ML-1M, too.
     """
     if settings["score_scale"] > 0:
         return settings["score_scale"]
+    if settings["loss"] == "squared":
+        return 12.0 if settings["user_support"] <= 200 else 8.0
     return max(1.0, min(1000, dataset.lengths[data.TRAIN].sum() / 700) / math.sqrt(settings["user_support"]))
+
+
+def make_kernel(settings, dataset):
+    """model.make_kernel as the settings, and the data set's train interactions, have it."""
+    return model.make_kernel(settings["depth"], settings["normalize"], data.item_weights(dataset, settings["item_discount"]))
 
 
 def make_loss(settings, kernel, dataset):
@@ -99,12 +107,13 @@ def make_loss(settings, kernel, dataset):
 
     Returns:
         loss(params, lamda, noise_key, batch (B', I)) -> (scalar, the lamda it used): the mean cross
-        entropy of B real users under the ∞-AE trained on sampled synthetic users, plus
+        entropy, or squared error, of B real users under the ∞-AE trained on sampled synthetic users, plus
         cardinality_reg times the mean length of a synthetic user relative to a real one.
     """
     sample = make_sampler(settings)
     users = batch_users(settings, dataset)
     scale = score_scale(settings, dataset)
+    error_of = model.squared_error if settings["loss"] == "squared" else model.cross_entropy
     interactions_per_user = dataset.lengths[data.TRAIN].sum() / dataset.users
 
     def loss(params, lamda, noise_key, batch):
@@ -114,9 +123,9 @@ def make_loss(settings, kernel, dataset):
         fed = batch == FED
         targets, hidden = (batch == HELD_OUT, fed) if settings["objective"] == "held_out" else (fed, None)
         scores = model.predict(kernel(fed.astype(rows.dtype), rows), alpha)
-        entropy = model.cross_entropy(scores, targets, hidden, settings["history_discount"], scale)
+        error = error_of(scores, targets, hidden, settings["history_discount"], scale)
         length = rows.sum() / len(rows) / interactions_per_user
-        return entropy.sum() / users + settings["cardinality_reg"] * length, lamda
+        return error.sum() / users + settings["cardinality_reg"] * length, lamda
 
     return loss
 
@@ -169,7 +178,7 @@ class Distillation:
         self.settings, self.run, self.mesh = settings, run, mesh
         self.weights = inverse_propensity(dataset.frequency)
         self.view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
-        self.kernel = model.make_kernel(settings["depth"], settings["normalize"])
+        self.kernel = make_kernel(settings, dataset)
         self.sample, optimizer = make_sampler(settings), make_optimizer(settings)
         self.update = make_step(settings, make_loss(settings, self.kernel, dataset), optimizer, mesh)
         self.batches = make_batches(settings, dataset, mesh)
@@ -327,11 +336,13 @@ def optimise(settings, run, dataset, mesh):
 def finish(settings, run, dataset, mesh, best, progress):
     """Trains the ∞-AE on the best synthetic users, reads the test set once, writes what remains; the result."""
     chosen = next(line for line in progress.history if line["step"] == progress.best_step)
-    kernel, mesh = model.make_kernel(settings["depth"], settings["normalize"]), devices.local(mesh)
+    kernel, mesh = make_kernel(settings, dataset), devices.local(mesh)
     view = dataset.test_view(np.random.default_rng([settings["seed"], 3]))
     [(_, _, metrics)] = search_lamda(kernel, devices.replicate(mesh, best.rows), [chosen["lamda"]], view,
                                      inverse_propensity(dataset.frequency), settings["eval_batch_size"], mesh)
+    weights = data.item_weights(dataset, settings["item_discount"])
     run.save_arrays("distilled.npz", {
+        "item_weights": np.ones(dataset.items, np.float32) if weights is None else weights,
         "data": best.rows.astype(np.float32), "logits": best.logits.astype(np.float32), "item_ids": dataset.item_ids,
         "lamda": np.float64(chosen["lamda"]), "real_length": dataset.lengths[data.TRAIN].mean(), "settings": np.array(json.dumps(settings))})
     run.save("curve.png", pictures.curve(progress.history, progress.best_step,

@@ -17,6 +17,7 @@ hyper_params = {
     # ---- The ∞-AE --------------------------------------------------------------------------------------
     "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4
     "normalize": True,         # scale every row to the norm sqrt(I) before the kernel (the paper: False)
+    "item_discount": 0.0,      # an item enters the kernel divided by (its train interactions)^this (the paper: 0)
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------
@@ -31,8 +32,10 @@ hyper_params = {
     "keep_prob": 0.5,          # held_out: share of a user's interactions that is fed
     "history_discount": 0.5,   # a user's loss is divided by (number of targets)^this: 0, every interaction
                                # weighs the same (the paper); 1, every user does
-    "score_scale": -1.0,       # the loss's softmax is of the scores times this (the paper: 1). A larger one fits sharper,
-                               # which few users need; -1: by their number, and that of the interactions
+    "loss": "softmax",         # cross entropy of the softmax of the scores (the paper), or their "squared" distance from
+                               # 1 for what is asked for and 0 for the rest; with item_discount=0.25 it is better from 50 users on
+    "score_scale": -1.0,       # the loss is of the scores times this (the paper: 1). A larger one fits sharper, which few
+                               # users need; -1: by the loss, by their number, and that of the interactions
     "cardinality_reg": 1e-3,   # price of a synthetic user's length
     "learn_lamda": True,       # learn the ridge strength with the logits; False: search it again in
                                # lamda_grid at every validation, by best_by (the paper)
@@ -77,6 +80,8 @@ for_dataset = {
 # The paper's own choices. A key given on the command line still wins over them.
 paper = {
     "normalize": False,
+    "item_discount": 0.0,
+    "loss": "softmax",
     "noise_groups": -1,
     "objective": "reconstruct",
     "history_discount": 0.0,

@@ -32,7 +32,7 @@ from hyper_params import infinite_ae
 from job import begin, best_of, carry_out, run_job, show
 from settings import UserError
 
-KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "user_support", "sampler", "distilled", "depth", "normalize", "float64", "lamda_grid",
+KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "user_support", "sampler", "distilled", "depth", "normalize", "item_discount", "float64", "lamda_grid",
         "validation_users", "eval_batch_size", "seed", "resume", "distributed", "coordinator", "num_processes", "process_id")
 NO_RIDGE = "without a ridge the scores of the training users are their own rows"
 PAPER_NDCG_AT_10 = {"magazine": 23.06, "ml-1m": 32.82, "douban": 24.94, "netflix": 30.59}  # its table 1; netflix: 5 % of the users
@@ -128,7 +128,7 @@ def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
 def train_and_test(settings, run, dataset, mesh):
     """All of a run; its result."""
     here = devices.local(mesh)
-    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    kernel = model.make_kernel(settings["depth"], settings["normalize"], data.item_weights(dataset, settings["item_discount"]))
     train = samplers.sample(settings, dataset)
     rows = devices.replicate(mesh, train.toarray().astype(np.float64 if settings["float64"] else np.float32))
     gram = build_gram(kernel, train, rows, mesh)

@@ -40,7 +40,7 @@ def _row_sums(rows):
     return jnp.matmul(rows, jnp.ones(rows.shape[1], rows.dtype), precision=PRECISION)
 
 
-def make_kernel(depth, normalize):
+def make_kernel(depth, normalize, item_weights=None):
     """The neural tangent kernel of the ∞-AE.
 
     The network is `Flatten, (Dense, Relu) x depth, Dense` of infinite width with W_std = sqrt(2),
@@ -50,6 +50,7 @@ def make_kernel(depth, normalize):
         depth: hidden layers, at least 1.
         normalize: scale every row to the norm sqrt(I) first, so that long histories weigh no more
             than short ones; an empty row stays empty. False is the paper's choice.
+        item_weights: (I,), by which every row is multiplied before that; None, the paper's choice, for ones.
 
     Returns:
         kernel(rows (m, I), columns (k, I) or None for the rows again) -> (m, k).
@@ -58,6 +59,7 @@ def make_kernel(depth, normalize):
     _, _, kernel_fn = stax.serial(stax.Flatten(), *(dense, stax.Relu()) * depth, dense)
 
     def scale(rows):
+        rows = rows if item_weights is None else rows * jnp.asarray(item_weights, rows.dtype)
         square = _row_sums(rows ** 2)[:, None]
         return rows * jnp.sqrt(rows.shape[1] / jnp.where(square > 0, square, 1)) if normalize else rows
 
@@ -166,3 +168,19 @@ def cross_entropy(scores, targets, hidden, discount, scale=1.0):
     count, total = _row_sums(targets), _row_sums(exponents)
     log_total = jnp.log(jnp.where(count > 0, total, 1)) + top[:, 0]
     return (count * log_total - _row_sums(targets * scores)) / jnp.maximum(count, 1) ** discount
+
+
+def squared_error(scores, targets, hidden, discount, scale=1.0):
+    """Sum over items of (scale scores - targets)^2, divided by (number of targets)^discount; (B,).
+
+    Where a softmax goes on to tell apart items that nobody would be shown, this asks most of the largest scores.
+
+    Args:
+        scores, targets, hidden, discount: as for `cross_entropy`; hidden items do not count.
+        scale: of the scores. A large one shrinks them all: it holds back what would be learnt by heart.
+    """
+    targets, scores = targets.astype(scores.dtype), scale * scores
+    count = _row_sums(targets)
+    # Not (scores - targets)^2: this form needs no (B, I) of its own but the hidden scores' zeros.
+    error = _row_sums((scores if hidden is None else jnp.where(hidden, 0, scores)) ** 2) - 2 * _row_sums(targets * scores) + count
+    return jnp.where(count > 0, error, 0) / jnp.maximum(count, 1) ** discount

@@ -33,7 +33,7 @@ from runs import START_AGAIN
 from settings import UserError
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "memory", "parts", "user_support", "depth", "normalize", "float64", "num_per_user",
-        "gumbel_tau", "noise_groups", "objective", "keep_prob", "history_discount", "score_scale", "cardinality_reg", "lamda", "lamda_grid",
+        "gumbel_tau", "noise_groups", "objective", "keep_prob", "history_discount", "loss", "score_scale", "cardinality_reg", "lamda", "lamda_grid",
         "learning_rate", "train_steps", "batch_size", "validation_users", "eval_batch_size", "seed", "resume")
 
 

@@ -97,7 +97,7 @@ def distilled_run(titled_data, tmp_path_factory):
     """The folder of a finished run of distill.py on it: 6 synthetic users."""
     results = tmp_path_factory.mktemp("results")
     command = [sys.executable, str(ROOT / "distill.py"), "--dataset=titled", "--user_support=6", "--num_per_user=10", "--train_steps=50",
-               "--gumbel_tau=1", "--noise_groups=-1", f"--data_dir={titled_data}", f"--results_dir={results}"]
+               "--gumbel_tau=1", "--noise_groups=-1", "--loss=squared", "--item_discount=0.25", f"--data_dir={titled_data}", f"--results_dir={results}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return next(path.parent for path in results.glob("*/result.json"))

@@ -1,4 +1,5 @@
 """data.py: the layout, its faults, and the sampling, against plain loops."""
+import dataclasses
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -236,3 +237,18 @@ def test_the_free_items_of_a_row_in_their_order():
     rank = np.random.default_rng(0).integers(10, size=20000)
     items = data._free_items(matrix, np.arange(20000), rank)
     assert (items == np.array([0, 2, 3, 5, 6, 7, 8, 9, 10, 11])[rank]).all()
+
+
+def test_item_weights_are_those_of_train_as_it_is(tiny, tiny_data):
+    noisy = data.add_noise(tiny, 0.3, seed=1)
+    count = noisy.train.toarray().sum(axis=0) + 1.0
+    assert (count != tiny.frequency + 1).any()
+    np.testing.assert_allclose(data.item_weights(noisy, 0.25), (count.mean() / count) ** 0.25, rtol=1e-6)
+    assert data.item_weights(noisy, 0) is None
+
+
+def test_item_weights_of_several_processes_are_those_of_one(tiny, tiny_data):
+    parts = [dataclasses.replace(tiny, train=tiny.train[rows]) for rows in (slice(0, 50), slice(50, None))]
+    counts = np.stack([np.bincount(part.train.indices, minlength=tiny.items) for part in parts])
+    joined = dataclasses.replace(parts[0], gather=lambda own: counts)
+    np.testing.assert_array_equal(data.item_weights(joined, 0.25), data.item_weights(tiny, 0.25))

@@ -64,10 +64,11 @@ def test_what_a_run_says_and_leaves(finished, tiny):
     assert config["settings"]["user_support"] == 8 and config["versions"]["jax"] and config["devices"] == "1 x cpu"
 
 
-def test_the_scale_of_the_softmax(tiny):
-    scale = lambda users, interactions, given=-1: distill.score_scale(
-        {"score_scale": given, "user_support": users}, dataclasses.replace(tiny, lengths=np.full((3, 1), interactions)))
+def test_the_scale_of_the_scores(tiny):
+    scale = lambda users, interactions, given=-1, loss="softmax": distill.score_scale(
+        {"score_scale": given, "loss": loss, "user_support": users}, dataclasses.replace(tiny, lengths=np.full((3, 1), interactions)))
     assert scale(100, 10 ** 6) == scale(100, 10 ** 9) == 100 and scale(25, 70_000) == 20 and scale(500, 5_000) == 1 and scale(500, 5_000, 3.0) == 3
+    assert scale(500, 5_000, loss="squared") == 8 and scale(200, 10 ** 6, loss="squared") == 12 and scale(500, 5_000, 3.0, "squared") == 3
 
 
 def test_it_learns(finished):

@@ -173,6 +173,27 @@ def test_cross_entropy_against_a_loop(discount):
     np.testing.assert_allclose(model.cross_entropy(scores / 3, targets, hidden, discount, 3.0), expected)
 
 
+def test_squared_error_against_a_loop():
+    rng = np.random.default_rng(14)
+    scores, hidden = rng.standard_normal((6, 10)), rng.random((6, 10)) < 0.3
+    targets = (rng.random((6, 10)) < 0.3) & ~hidden
+    targets[2] = False
+    for mask in (hidden, None):
+        ranked = lambda user: (item for item in range(10) if mask is None or not mask[user, item])
+        expected = [sum((3 * scores[user, item] - targets[user, item]) ** 2 for item in ranked(user)) / max(targets[user].sum(), 1) ** 0.5
+                    if targets[user].any() else 0 for user in range(6)]
+        np.testing.assert_allclose(model.squared_error(scores, targets, mask, 0.5, 3.0), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_items_are_weighted_before_all_else(normalize):
+    rng = np.random.default_rng(15)
+    x, y, weights = rng.random((4, 9)), rng.random((3, 9)), rng.random(9) + 0.5
+    plain, weighted = model.make_kernel(1, normalize), model.make_kernel(1, normalize, weights)
+    np.testing.assert_allclose(weighted(x, y), plain(x * weights, y * weights), rtol=1e-6)
+    np.testing.assert_allclose(weighted(x), plain(x * weights), rtol=1e-6)
+
+
 def test_cross_entropy_of_a_user_whose_every_item_is_hidden_is_zero_with_a_finite_gradient():
     hidden = jnp.ones((1, 4), bool)
     value, gradient = jax.value_and_grad(lambda scores: model.cross_entropy(scores, ~hidden, hidden, 0.5).sum())(jnp.ones((1, 4)))

@@ -30,7 +30,7 @@ def test_lists_are_those_of_evals_ranking(opened):
     distilled, dataset, recommender = opened
     view = dataset.test_view(np.random.default_rng([distilled.settings["seed"], 3]))
     columns, scores = recommender.rank(view.context, 10)
-    kernel = model.make_kernel(1, distilled.settings["normalize"])
+    kernel = model.make_kernel(1, distilled.settings["normalize"], data.item_weights(dataset, distilled.settings["item_discount"]))
     [(_, _, expected)] = evaluation.search_lamda(kernel, distilled.rows, [distilled.lamda], view, evaluation.inverse_propensity(dataset.frequency),
                                                  32, devices.start(False))
     for user in range(dataset.users):
