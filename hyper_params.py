@@ -17,7 +17,8 @@ hyper_params = {
     # ---- The ∞-AE --------------------------------------------------------------------------------------
     "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4
     "normalize": True,         # scale every row to the norm sqrt(I) before the kernel (the paper: False)
-    "item_discount": 0.0,      # an item enters the kernel divided by (its train interactions)^this (the paper: 0)
+    "item_discount": -1.0,     # an item enters the kernel divided by (its train interactions)^this (the paper: 0); -1: 0.25
+                               # with a squared loss, 0 with the other
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------
@@ -32,8 +33,8 @@ hyper_params = {
     "keep_prob": 0.5,          # held_out: share of a user's interactions that is fed
     "history_discount": 0.5,   # a user's loss is divided by (number of targets)^this: 0, every interaction
                                # weighs the same (the paper); 1, every user does
-    "loss": "softmax",         # cross entropy of the softmax of the scores (the paper), or their "squared" distance from
-                               # 1 for what is asked for and 0 for the rest; with item_discount=0.25 it is better from 50 users on
+    "loss": "auto",            # "softmax", its cross entropy of the scores (the paper), or "squared", their distance from
+                               # 1 for what is asked for and 0 for the rest; "auto": what `squared_from` has
     "score_scale": -1.0,       # the loss is of the scores times this (the paper: 1). A larger one fits sharper, which few
                                # users need; -1: by the loss, by their number, and that of the interactions
     "cardinality_reg": 1e-3,   # price of a synthetic user's length
@@ -70,6 +71,10 @@ hyper_params = {
 # train_steps by user_support: few users take more to learn, and a step of theirs takes less time. Up to how many users, and how
 # many steps; beyond them, the last.
 steps_for = {100: 150, 200: 100, 500: 60}
+
+# From how many synthetic users on the loss is squared, by data set; elsewhere it is the softmax. With fewer than 50, what is popular is
+# most of what can be said, and there the softmax is better. Only where validation has shown the gain; yours may be one: try --loss=squared.
+squared_from = {"ml-1m": 50}
 
 # What a data set needs otherwise, where Distill-CF is concerned. Magazine has two train interactions a user: what learns
 # fast learns them by heart, and to normalise rows makes a user with one interaction count like one with many.
@@ -110,6 +115,7 @@ infinite_ae = {
                                # distill.py: "distilled", or "distilled_hard", drawn from their logits (samplers.py)
     "distilled": "",           # that run: its folder, or its name in results_dir
     "normalize": False,
+    "item_discount": 0.0,
     "lamda_grid": [0, 1, 5, 20, 50, 100],
 }
 
@@ -117,6 +123,7 @@ infinite_ae = {
 stream = {
     "memory": "distilled",     # what is kept of users who have come: synthetic users, "random" ones, or "all"
     "parts": 10,               # in which they come
+    "loss": "softmax",
     "score_scale": 50.0,
     "train_steps": 60,         # for each part
     "user_support": 200,       # how many are kept

@@ -5,6 +5,7 @@ Also the one place that turns a UserError into a line on stderr and an exit code
 import argparse
 import difflib
 import json
+import math
 import os
 import re
 import sys
@@ -51,7 +52,8 @@ RULES = {
     "objective": _choice("held_out", "reconstruct"),
     "history_discount": (float, "a number between 0 and 1, both included", lambda value: 0 <= value <= 1),
     "keep_prob": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
-    "item_discount": (float, "a number between 0 and 1, both included", lambda value: 0 <= value <= 1), "loss": _choice("softmax", "squared"),
+    "item_discount": (float, "a number between 0 and 1, both included, or -1 for what suits the loss", lambda value: 0 <= value <= 1 or value == -1),
+    "loss": _choice("auto", "softmax", "squared"),
     "score_scale": (float, f"a number above 0, up to {LARGEST}, or -1 for one that suits the loss and user_support", lambda value: 0 < value <= LARGEST or value == -1),
     "cardinality_reg": NOT_NEGATIVE, "learn_lamda": SWITCH, "lamda": POSITIVE,
     "lamda_grid": (list, f"a list of one or more numbers from 0 to {LARGEST}, such as [0.1,1]",
@@ -84,7 +86,7 @@ def resolve(arguments, description, keys=None, overrides={}):
         overrides: what it has otherwise than hyper_params.py.
 
     Returns:
-        (settings, changed): the full dict, with the number that a train_steps of -1 stands for, and the part of it that
+        (settings, changed): the full dict, with what train_steps, loss and item_discount stand for where they are left open, and the part of it that
         differs from hyper_params.py.
 
     Raises:
@@ -118,8 +120,7 @@ def resolve(arguments, description, keys=None, overrides={}):
                 if keys is None or key in keys}
     if useless := given.keys() - settings.keys():
         raise UserError(f"{Path(sys.argv[0]).name} has no use for {min(useless)}; it takes {', '.join(settings)}")
-    if settings.get("train_steps") == -1:
-        settings["train_steps"] = _steps_for(settings["user_support"])
+    settings.update(_what_suits(settings))
     expected = usual(settings, overrides)
     return settings, {key: value for key, value in settings.items() if value != expected[key]}
 
@@ -132,11 +133,23 @@ def usual(settings, overrides={}):
     """
     run = {**defaults.hyper_params, **overrides, **settings}
     base = _base(run["dataset"], overrides)
-    return {**base, "train_steps": _steps_for(run["user_support"]) if base["train_steps"] == -1 else base["train_steps"]}
+    return {**base, **_what_suits({**base, "dataset": run["dataset"], "user_support": run["user_support"]})}
 
 
 def _base(dataset, overrides):
     return {**defaults.hyper_params, **defaults.for_dataset.get(dataset, {}), **overrides}
+
+
+def _what_suits(settings):
+    """Of the settings that follow from the data set, the number of users and each other, those that are left open."""
+    found = {}
+    if settings.get("train_steps") == -1:
+        found["train_steps"] = _steps_for(settings["user_support"])
+    if settings.get("loss") == "auto":
+        found["loss"] = "squared" if settings["user_support"] >= defaults.squared_from.get(settings["dataset"], math.inf) else "softmax"
+    if settings.get("item_discount") == -1:
+        found["item_discount"] = 0.25 if {**settings, **found}.get("loss") == "squared" else 0.0
+    return found
 
 
 def _steps_for(user_support):

@@ -14,7 +14,7 @@ def values(*arguments):
 
 def test_defaults_are_those_of_the_file_and_all_have_a_rule():
     found, changed = resolve([], "")
-    assert found == {**hyper_params.hyper_params, "train_steps": 60} and changed == {} and settings.RULES.keys() == found.keys() | (
+    assert found == {**hyper_params.hyper_params, "train_steps": 60, "loss": "squared", "item_discount": 0.25} and changed == {} and settings.RULES.keys() == found.keys() | (
         hyper_params.infinite_ae.keys() | hyper_params.baselines.keys() | hyper_params.stream.keys())
 
 
@@ -24,6 +24,15 @@ def test_a_data_set_has_its_own_defaults(monkeypatch):
     assert values("--dataset=special", "--learning_rate=0.1")["learning_rate"] == 0.1
     assert values("--dataset=special", "--paper=true")["learning_rate"] == hyper_params.paper["learning_rate"]
     assert resolve(["--dataset=special"], "", ("dataset", "normalize"), {"normalize": True})[0] == {"dataset": "special", "normalize": True}
+
+
+def test_the_loss_follows_the_data_set_and_the_number_of_users(monkeypatch):
+    monkeypatch.setattr(hyper_params, "squared_from", {"special": 50})
+    chosen = lambda *arguments: tuple(values(*arguments)[key] for key in ("loss", "item_discount"))
+    assert chosen("--dataset=special", "--user_support=50") == chosen("--dataset=other", "--loss=squared") == ("squared", 0.25)
+    assert chosen("--dataset=special", "--user_support=49") == chosen("--dataset=other") == chosen("--dataset=special", "--loss=softmax") == ("softmax", 0)
+    assert chosen("--dataset=special", "--item_discount=0") == ("squared", 0) and chosen("--dataset=special", "--paper=true") == ("softmax", 0)
+    assert resolve(["--dataset=special"], "")[1] == {"dataset": "special"} and settings.usual(values("--dataset=special"))["loss"] == "squared"
 
 
 @pytest.mark.parametrize("users, steps", [(1, 150), (100, 150), (101, 100), (500, 60), (6040, 60)])
