@@ -70,7 +70,8 @@ def test_contributions_add_up_to_the_scores(opened):
     given = recommender.contributions(histories, columns)
     assert given.shape == (7, len(recommender.rows))
     np.testing.assert_allclose(given.sum(axis=1), scores.sum(axis=1), rtol=1e-3, atol=1e-4)
-    kernel, alpha = model.make_kernel(1, True), np.asarray(recommender._alpha)
+    kernel = model.make_kernel(1, True, data.item_weights(dataset, 0.25))
+    alpha = np.asarray(recommender._alpha)
     cross = np.asarray(kernel(histories.toarray().astype(np.float32), recommender.rows))
     for user in range(7):
         for number in range(len(recommender.rows)):
