@@ -206,8 +206,8 @@ def test_a_full_disk_stops_the_search_and_fails_no_run(tiny_data, tmp_path):
         patch.setattr(signal, "signal", lambda *_: None)
         with pytest.raises(search.DiskFull, match="No space left"):
             search.work(job)
-    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING", "WAITING"] and search.settled(study) == {"2", search.identity({
-        **search.resolve([], "")[0], "dataset": "tiny", "seed": 1})}
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING", "WAITING"] and search.settled(study) == {"2", search.identity(
+        search.resolve(["--dataset=tiny", "--seed=1"], "")[0])}
     assert all(search.failure(trial) is None for trial in study.get_trials())
 
 
