@@ -29,7 +29,7 @@ import model
 import pictures
 from batches import FED, HELD_OUT, batch_users, make_batches
 from eval import inverse_propensity, search_lamda, summarise
-from job import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
+from job import begin, carry_out, from_arrays, make_kernel, quality, run_job, show, to_arrays
 from runs import START_AGAIN, Stop
 from settings import UserError
 
@@ -84,7 +84,8 @@ def make_sampler(settings):
 
 
 def score_scale(settings, dataset):
-    """The scale of the scores in the loss: as set; or, squared, 12 for up to 200 users, 8 for more; or max(1, min(1000, N / 700) / sqrt(S)) for N train interactions.
+    """The scale of the scores in the loss: as set; or, squared, 12 for up to 200 users and 8 for more; or of N train interactions,
+    max(1, min(1000, N / 700) / sqrt(S)).
 
     A sharp fit is what few synthetic users need, and what many learn little data by heart with. The rule and its numbers
     are those of the scales that validation preferred on ML-1M with S from 10 to 1,000, on ML-100K and on Magazine. Those
@@ -95,11 +96,6 @@ def score_scale(settings, dataset):
     if settings["loss"] == "squared":
         return 12.0 if settings["user_support"] <= 200 else 8.0
     return max(1.0, min(1000, dataset.lengths[data.TRAIN].sum() / 700) / math.sqrt(settings["user_support"]))
-
-
-def make_kernel(settings, dataset):
-    """model.make_kernel as the settings, and the data set's train interactions, have it."""
-    return model.make_kernel(settings["depth"], settings["normalize"], data.item_weights(dataset, settings["item_discount"]))
 
 
 def make_loss(settings, kernel, dataset):

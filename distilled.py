@@ -43,12 +43,14 @@ def open_distilled(folder):
     arrays = read_npz(path, START_AGAIN)
     try:
         rows, logits, item_ids = arrays["data"], arrays["logits"], arrays["item_ids"]
-        found = Distilled(folder, config, json.loads(str(arrays["settings"])), result, rows, logits, item_ids, arrays["item_weights"], float(arrays["lamda"]),
+        weights = arrays["item_weights"]
+        found = Distilled(folder, config, json.loads(str(arrays["settings"])), result, rows, logits, item_ids, weights, float(arrays["lamda"]),
                           float(arrays["real_length"]), hashlib.sha256(path.read_bytes()).hexdigest())
-        sound = rows.ndim == 2 and rows.shape == logits.shape == (len(rows), *item_ids.shape) and rows.size and found.item_weights.shape == item_ids.shape and rows.dtype.kind == logits.dtype.kind == "f"
+        sound = (rows.ndim == 2 and rows.shape == logits.shape == (len(rows), *item_ids.shape) and rows.size and weights.shape == item_ids.shape
+                 and rows.dtype.kind == logits.dtype.kind == "f")
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} does not hold what distill.py writes ({error}); {START_AGAIN}") from error
-    if not sound or not (np.isfinite(rows).all() and np.isfinite(logits).all() and np.isfinite(found.item_weights).all() and np.isfinite(found.lamda) and found.real_length > 0):
+    if not sound or not (all(np.isfinite(each).all() for each in (rows, logits, weights, found.lamda)) and found.real_length > 0):
         raise UserError(f"{path} does not hold what distill.py writes: shapes that do not fit, or numbers that are not finite; {START_AGAIN}")
     if isinstance(found.settings, dict):
         _check_is_of(found.settings, config["settings"], path)

@@ -29,7 +29,7 @@ import pictures
 import samplers
 from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, summarise
 from hyper_params import infinite_ae
-from job import begin, best_of, carry_out, run_job, show
+from job import begin, best_of, carry_out, make_kernel, run_job, show
 from settings import UserError
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "user_support", "sampler", "distilled", "depth", "normalize", "item_discount", "float64", "lamda_grid",
@@ -128,7 +128,7 @@ def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
 def train_and_test(settings, run, dataset, mesh):
     """All of a run; its result."""
     here = devices.local(mesh)
-    kernel = model.make_kernel(settings["depth"], settings["normalize"], data.item_weights(dataset, settings["item_discount"]))
+    kernel = make_kernel(settings, dataset)
     train = samplers.sample(settings, dataset)
     rows = devices.replicate(mesh, train.toarray().astype(np.float64 if settings["float64"] else np.float32))
     gram = build_gram(kernel, train, rows, mesh)

@@ -8,6 +8,7 @@ import numpy as np
 
 import data
 import devices
+import model
 from eval import METRICS, summarise
 from runs import START_AGAIN, describe, open_run, peak_rss_mb, read_npz
 from settings import UserError, resolve, run_script
@@ -59,6 +60,11 @@ def begin(arguments, description, keys=None, overrides={}):
         if count == 0:
             raise UserError(f"{dataset.name} has no {part} interactions: there is nothing to measure by")
     return settings, mesh, dataset
+
+
+def make_kernel(settings, dataset):
+    """model.make_kernel as the settings, and the data set's train interactions, have it."""
+    return model.make_kernel(settings["depth"], settings["normalize"], data.item_weights(dataset, settings["item_discount"]))
 
 
 def carry_out(work, settings, dataset, mesh, kind, product, paper_ndcg):

@@ -65,7 +65,7 @@ class Recommender:
         settings = distilled.settings
         devices.start(settings["float64"])
         self.item_ids, self.rows = distilled.item_ids, distilled.rows
-        self._kernel = model.make_kernel(settings["depth"], settings["normalize"], distilled.item_weights if settings["item_discount"] else None)
+        self._kernel = model.make_kernel(settings["depth"], settings["normalize"], distilled.item_weights)
         self._rows = jnp.asarray(self.rows, float if settings["float64"] else np.float32)
         fits = lambda alpha: alpha.shape == self._rows.shape and alpha.dtype == self._rows.dtype and np.isfinite(alpha).all()
         kept = keep_arrays(distilled.folder / "alpha.npz", distilled.digest,

@@ -239,7 +239,7 @@ def test_the_free_items_of_a_row_in_their_order():
     assert (items == np.array([0, 2, 3, 5, 6, 7, 8, 9, 10, 11])[rank]).all()
 
 
-def test_item_weights_are_those_of_train_as_it_is(tiny, tiny_data):
+def test_item_weights_are_those_of_train_as_it_is(tiny):
     noisy = data.add_noise(tiny, 0.3, seed=1)
     count = noisy.train.toarray().sum(axis=0) + 1.0
     assert (count != tiny.frequency + 1).any()
@@ -247,7 +247,7 @@ def test_item_weights_are_those_of_train_as_it_is(tiny, tiny_data):
     assert data.item_weights(noisy, 0) is None
 
 
-def test_item_weights_of_several_processes_are_those_of_one(tiny, tiny_data):
+def test_item_weights_of_several_processes_are_those_of_one(tiny):
     parts = [dataclasses.replace(tiny, train=tiny.train[rows]) for rows in (slice(0, 50), slice(50, None))]
     counts = np.stack([np.bincount(part.train.indices, minlength=tiny.items) for part in parts])
     joined = dataclasses.replace(parts[0], gather=lambda own: counts)
