@@ -35,6 +35,7 @@ from settings import UserError
 
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
 PAPER_NDCG_AT_10 = {"magazine": 23.81, "ml-1m": 32.52, "douban": 24.20, "netflix": 30.54}  # its table 1, S = 500
+LOSSES = {"softmax": model.cross_entropy, "generalized": model.generalized_cross_entropy, "squared": model.squared_error}
 
 
 class State(NamedTuple):
@@ -85,7 +86,7 @@ def make_sampler(settings):
 
 def score_scale(settings, dataset):
     """The scale of the scores in the loss: as set; or, squared, 12 for up to 200 users and 8 for more; or of N train interactions,
-    max(1, min(1000, N / 700) / sqrt(S)).
+    max(1, min(1000, N / 700) / sqrt(S)), or half of that for the generalized cross entropy.
 
     A sharp fit is what few synthetic users need, and what many learn little data by heart with. The rule and its numbers
     are those of the scales that validation preferred on ML-1M with S from 10 to 1,000, on ML-100K and on Magazine. Those
@@ -95,7 +96,8 @@ def score_scale(settings, dataset):
         return settings["score_scale"]
     if settings["loss"] == "squared":
         return 12.0 if settings["user_support"] <= 200 else 8.0
-    return max(1.0, min(1000, dataset.lengths[data.TRAIN].sum() / 700) / math.sqrt(settings["user_support"]))
+    sharpest = 500 if settings["loss"] == "generalized" else 1000
+    return max(1.0, sharpest * min(1, dataset.lengths[data.TRAIN].sum() / 700_000) / math.sqrt(settings["user_support"]))
 
 
 def make_loss(settings, kernel, dataset):
@@ -109,7 +111,7 @@ def make_loss(settings, kernel, dataset):
     sample = make_sampler(settings)
     users = batch_users(settings, dataset)
     scale = score_scale(settings, dataset)
-    error_of = model.squared_error if settings["loss"] == "squared" else model.cross_entropy
+    error_of = LOSSES[settings["loss"]]
     interactions_per_user = dataset.lengths[data.TRAIN].sum() / dataset.users
 
     def loss(params, lamda, noise_key, batch):

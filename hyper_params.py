@@ -3,6 +3,7 @@
 Edit this file, or override a key for one run: `python distill.py --gumbel_tau=5 --seed=7`. What a key may
 be is checked in settings.py. Defaults were chosen on validation; what was tried stands in the README.
 """
+import math
 
 hyper_params = {
     # ---- Data ------------------------------------------------------------------------------------------
@@ -15,10 +16,10 @@ hyper_params = {
     "noise": 0.0,              # share of the train interactions that are replaced by random items
 
     # ---- The ∞-AE --------------------------------------------------------------------------------------
-    "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4
+    "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4; or 0, which makes it linear
     "normalize": True,         # scale every row to the norm sqrt(I) before the kernel (the paper: False)
-    "item_discount": -1.0,     # an item enters the kernel divided by (its train interactions)^this (the paper: 0); -1: 0.25
-                               # with a squared loss, 0 with the other
+    "item_discount": 0.0,      # an item enters the kernel divided by (its train interactions)^this, -1 to 1 (the paper: 0);
+                               # below 0, what is popular counts more
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------
@@ -33,8 +34,9 @@ hyper_params = {
     "keep_prob": 0.5,          # held_out: share of a user's interactions that is fed
     "history_discount": 0.5,   # a user's loss is divided by (number of targets)^this: 0, every interaction
                                # weighs the same (the paper); 1, every user does
-    "loss": "auto",            # "softmax", its cross entropy of the scores (the paper), or "squared", their distance from
-                               # 1 for what is asked for and 0 for the rest; "auto": what `squared_from` has
+    "loss": "auto",            # "softmax", its cross entropy of the scores (the paper); "generalized", which does without
+                               # the items that are hardest to predict; or "squared", the scores' distance from 1 for what
+                               # is asked for and 0 for the rest. "auto": what `recipes` has, or the first
     "score_scale": -1.0,       # the loss is of the scores times this (the paper: 1). A larger one fits sharper, which few
                                # users need; -1: by the loss, by their number, and that of the interactions
     "cardinality_reg": 1e-3,   # price of a synthetic user's length
@@ -68,13 +70,19 @@ hyper_params = {
     "process_id": -1,
 }
 
-# train_steps by user_support: few users take more to learn, and a step of theirs takes less time. Up to how many users, and how
-# many steps; beyond them, the last.
-steps_for = {100: 150, 200: 100, 500: 60}
+# train_steps by user_support, up to how many users: few take more to learn, and a step of theirs takes less time.
+steps_for = {100: 150, 200: 100, math.inf: 60}
 
-# From how many synthetic users on the loss is squared, by data set; elsewhere it is the softmax. With fewer than 50, what is popular is
-# most of what can be said, and there the softmax is better. Only where validation has shown the gain; yours may be one: try --loss=squared.
-squared_from = {"ml-1m": 50}
+# How synthetic users are best learnt, by data set, and up to how many of them; it holds unless another loss is asked for. A squared loss
+# needs unpopular items to count more in the kernel. With few users what is popular is most of what can be said; there the loss that is sharpest
+# about it is the best, with popular items counting more and a linear kernel. Only where validation has shown a gain: yours may be a data set that has one.
+recipes = {
+    "ml-1m": {
+        20: {"loss": "generalized", "item_discount": -0.2, "depth": 0, "keep_prob": 0.6, "learning_rate": 0.5},
+        50: {"loss": "squared", "item_discount": 0.25, "score_scale": 8.0, "learning_rate": 0.3},
+        math.inf: {"loss": "squared", "item_discount": 0.25},
+    },
+}
 
 # What a data set needs otherwise, where Distill-CF is concerned. Magazine has two train interactions a user: what learns
 # fast learns them by heart, and to normalise rows makes a user with one interaction count like one with many.

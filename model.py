@@ -170,6 +170,27 @@ def cross_entropy(scores, targets, hidden, discount, scale=1.0):
     return (count * log_total - _row_sums(targets * scores)) / jnp.maximum(count, 1) ** discount
 
 
+def generalized_cross_entropy(scores, targets, hidden, discount, scale=1.0, power=0.5):
+    """- sum over targets of p^power / power, p = softmax(scale scores), divided by (number of targets)^discount; (B,).
+
+    Zhang and Sabuncu, "Generalized cross entropy loss for training deep neural networks with noisy labels", NeurIPS 2018, but for a
+    constant. A target pulls by p^power of what it pulls in `cross_entropy`, so those that nothing speaks for are let go.
+
+    Args:
+        scores, targets, hidden, discount, scale: as for `cross_entropy`.
+        power: q, in (0, 1]; towards 0, the cross entropy.
+    """
+    targets, scores = targets.astype(scores.dtype), scale * scores
+    ranked = scores if hidden is None else jnp.where(hidden, -jnp.inf, scores)
+    # Where all is hidden, the largest is no number to subtract.
+    top = jax.lax.stop_gradient(jnp.maximum(ranked.max(axis=1, keepdims=True), jnp.finfo(scores.dtype).min))
+    exponents = jnp.exp(power * (ranked - top))
+    total = _row_sums(jnp.exp(ranked - top))
+    count = _row_sums(targets)
+    gain = _row_sums(targets * exponents) / jnp.where(count > 0, total, 1) ** power
+    return -gain / power / jnp.maximum(count, 1) ** discount
+
+
 def squared_error(scores, targets, hidden, discount, scale=1.0):
     """Sum over items of (scale scores - targets)^2, divided by (number of targets)^discount; (B,).
 

@@ -47,13 +47,13 @@ RULES = {
     "dataset": (str, "the name of a folder under data_dir", lambda value: value not in ("", ".", "..") and "/" not in value),
     "data_dir": TEXT, "results_dir": TEXT, "repeats": _choice("keep", "drop"),
     "noise": (float, "a number from 0, below 1", lambda value: 0 <= value < 1),
-    "depth": (int, "a whole number from 1 to 4", lambda value: 1 <= value <= 4), "normalize": SWITCH, "float64": SWITCH,
+    "depth": (int, "a whole number from 0 to 4", lambda value: 0 <= value <= 4), "normalize": SWITCH, "float64": SWITCH,
     "user_support": COUNT_OR_ALL, "num_per_user": AT_LEAST_1, "gumbel_tau": POSITIVE, "noise_groups": COUNT_OR_ALL,
     "objective": _choice("held_out", "reconstruct"),
     "history_discount": (float, "a number between 0 and 1, both included", lambda value: 0 <= value <= 1),
     "keep_prob": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
-    "item_discount": (float, "a number between 0 and 1, both included, or -1 for what suits the loss", lambda value: 0 <= value <= 1 or value == -1),
-    "loss": _choice("auto", "softmax", "squared"),
+    "item_discount": (float, "a number between -1 and 1, both included", lambda value: -1 <= value <= 1),
+    "loss": _choice("auto", "softmax", "generalized", "squared"),
     "score_scale": (float, f"a number above 0, up to {LARGEST}, or -1 for one that suits the loss and user_support", lambda value: 0 < value <= LARGEST or value == -1),
     "cardinality_reg": NOT_NEGATIVE, "learn_lamda": SWITCH, "lamda": POSITIVE,
     "lamda_grid": (list, f"a list of one or more numbers from 0 to {LARGEST}, such as [0.1,1]",
@@ -77,8 +77,8 @@ RULES = {
 def resolve(arguments, description, keys=None, overrides={}):
     """The settings of one run; with --help, prints the description and every key, and ends the process.
 
-    Later ones win: hyper_params.py, what it has for the data set, its `paper` dict where paper is true, --config=file.json, --key=value;
-    --paper=true on the command line wins over the file, too.
+    Later ones win: hyper_params.py, what it has for the data set, and there for as many synthetic users, its `paper` dict where paper is true,
+    --config=file.json, --key=value; --paper=true on the command line wins over the file, too.
 
     Args:
         arguments: the words after the script's name.
@@ -86,8 +86,8 @@ def resolve(arguments, description, keys=None, overrides={}):
         overrides: what it has otherwise than hyper_params.py.
 
     Returns:
-        (settings, changed): the full dict, with what train_steps, loss and item_discount stand for where they are left open, and the part of it that
-        differs from hyper_params.py.
+        (settings, changed): the full dict, with what train_steps and loss stand for where they are left open, and the part of it that differs from
+        hyper_params.py.
 
     Raises:
         UserError: an unknown key, a wrong type or an impossible value, said in one line.
@@ -102,7 +102,8 @@ def resolve(arguments, description, keys=None, overrides={}):
             config.update(_read_config(value))
         else:
             given[key] = _parse(key, value)
-    for source in (defaults.hyper_params, *defaults.for_dataset.values(), defaults.paper, overrides, config, given):
+    recipes = [recipe for by_users in defaults.recipes.values() for recipe in by_users.values()]
+    for source in (defaults.hyper_params, *defaults.for_dataset.values(), *recipes, defaults.paper, overrides, config, given):
         for key, value in source.items():
             _check(key, value)
     missing = RULES.keys() - defaults.hyper_params.keys() - defaults.infinite_ae.keys() - defaults.baselines.keys() - defaults.stream.keys()
@@ -114,13 +115,12 @@ def resolve(arguments, description, keys=None, overrides={}):
     layers = [defaults.paper if paper else {}, config]
     if given.get("paper"):
         layers.reverse()
-    dataset = {**defaults.hyper_params, **config, **given}["dataset"]
-    base = _base(dataset, overrides)
-    settings = {key: float(value) if RULES[key][0] is float else value for key, value in {**base, **layers[0], **layers[1], **given}.items()
+    asked = {**overrides, **layers[0], **layers[1], **given}
+    settings = {key: float(value) if RULES[key][0] is float else value for key, value in {**_base(asked, keys is None or "loss" in keys), **asked}.items()
                 if keys is None or key in keys}
     if useless := given.keys() - settings.keys():
         raise UserError(f"{Path(sys.argv[0]).name} has no use for {min(useless)}; it takes {', '.join(settings)}")
-    settings.update(_what_suits(settings))
+    settings.update(_left_open(settings))
     expected = usual(settings, overrides)
     return settings, {key: value for key, value in settings.items() if value != expected[key]}
 
@@ -131,29 +131,38 @@ def usual(settings, overrides={}):
     Args:
         overrides: what the script has otherwise than hyper_params.py.
     """
-    run = {**defaults.hyper_params, **overrides, **settings}
-    base = _base(run["dataset"], overrides)
-    return {**base, **_what_suits({**base, "dataset": run["dataset"], "user_support": run["user_support"]})}
+    run = {key: settings[key] for key in ("dataset", "user_support") if key in settings}
+    base = {**_base({**overrides, **run}, "loss" in settings), **overrides}
+    return {**base, **_left_open({**base, **run})}
 
 
-def _base(dataset, overrides):
-    return {**defaults.hyper_params, **defaults.for_dataset.get(dataset, {}), **overrides}
+def _base(asked, distils):
+    """What hyper_params.py has for the data set and the number of users, before what is asked for.
+
+    Args:
+        asked: settings.
+        distils: whether synthetic users are learned; a recipe is for that, and holds unless another loss than its own is asked for.
+    """
+    run = {**defaults.hyper_params, **asked}
+    recipe = _up_to(run["user_support"], defaults.recipes.get(run["dataset"], {})) if distils else None
+    if recipe is None or run["loss"] not in ("auto", recipe["loss"]):
+        recipe = {}
+    return {**defaults.hyper_params, **defaults.for_dataset.get(run["dataset"], {}), **recipe}
 
 
-def _what_suits(settings):
-    """Of the settings that follow from the data set, the number of users and each other, those that are left open."""
+def _left_open(settings):
+    """What train_steps and loss stand for where they are left open."""
     found = {}
     if settings.get("train_steps") == -1:
-        found["train_steps"] = _steps_for(settings["user_support"])
+        found["train_steps"] = _up_to(settings["user_support"], defaults.steps_for)
     if settings.get("loss") == "auto":
-        found["loss"] = "squared" if settings["user_support"] >= defaults.squared_from.get(settings["dataset"], math.inf) else "softmax"
-    if settings.get("item_discount") == -1:
-        found["item_discount"] = 0.25 if {**settings, **found}.get("loss") == "squared" else 0.0
+        found["loss"] = "softmax"
     return found
 
 
-def _steps_for(user_support):
-    return next((steps for most, steps in defaults.steps_for.items() if user_support <= most), [*defaults.steps_for.values()][-1])
+def _up_to(user_support, table):
+    """What a table, whose keys are how many users a value is for at most, has for as many; None if they are more than all its keys."""
+    return next((value for most, value in table.items() if user_support <= most), None)
 
 
 def _listing(source, keys, overrides):

@@ -129,7 +129,7 @@ def test_users_picked_otherwise(tiny, tiny_data, tmp_path, run_script, sampler, 
 
 
 @pytest.mark.parametrize("argument, words", [("--user_support=151", "150 users"), ("--gumbel_tau=1", "has no use for gumbel_tau"),
-                                             ("--lamda_grid=[]", "lamda_grid must be"), ("--depth=0", "depth must be")])
+                                             ("--lamda_grid=[]", "lamda_grid must be"), ("--depth=5", "depth must be")])
 def test_wrong_settings(tiny_data, tmp_path, run_script, argument, words):
     done = run_script("infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", argument)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr

@@ -33,7 +33,7 @@ def hand_derived_ntk(x, y, depth, w=2.0, b=0.01):
     return kernel
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("depth", [0, 1, 2, 4])
 def test_kernel_is_the_ntk_of_the_paper_s_network(depth):
     rng = np.random.default_rng(depth)
     x, y = ((rng.random((m, 30)) < 0.3).astype(float) for m in (5, 4))
@@ -173,6 +173,29 @@ def test_cross_entropy_against_a_loop(discount):
     np.testing.assert_allclose(model.cross_entropy(scores / 3, targets, hidden, discount, 3.0), expected)
 
 
+@pytest.mark.parametrize("power", [0.5, 0.9])
+def test_generalized_cross_entropy_against_a_loop(power):
+    rng = np.random.default_rng(16)
+    scores, hidden = rng.standard_normal((6, 10)), rng.random((6, 10)) < 0.3
+    targets = (rng.random((6, 10)) < 0.3) & ~hidden
+    targets[2] = False
+    for mask in (hidden, None):
+        expected = []
+        for user in range(6):
+            total = sum(np.exp(3 * scores[user, item]) for item in range(10) if mask is None or not mask[user, item])
+            gained = sum((np.exp(3 * scores[user, item]) / total) ** power for item in range(10) if targets[user, item])
+            expected.append(-gained / power / max(targets[user].sum(), 1) ** 0.5)
+        np.testing.assert_allclose(model.generalized_cross_entropy(scores, targets, mask, 0.5, 3.0, power), expected)
+
+
+def test_generalized_cross_entropy_pulls_as_the_cross_entropy_does_where_the_power_is_small():
+    rng = np.random.default_rng(17)
+    scores, targets = rng.standard_normal((3, 8)), rng.random((3, 8)) < 0.4
+    slope = lambda loss: jax.grad(lambda scores: loss(scores).sum())(scores)
+    np.testing.assert_allclose(slope(lambda scores: model.generalized_cross_entropy(scores, targets, None, 1.0, 2.0, 1e-6)),
+                               slope(lambda scores: model.cross_entropy(scores, targets, None, 1.0, 2.0)), rtol=1e-4)
+
+
 def test_squared_error_against_a_loop():
     rng = np.random.default_rng(14)
     scores, hidden = rng.standard_normal((6, 10)), rng.random((6, 10)) < 0.3
@@ -194,7 +217,8 @@ def test_items_are_weighted_before_all_else(normalize):
     np.testing.assert_allclose(weighted(x), plain(x * weights), rtol=1e-6)
 
 
-def test_cross_entropy_of_a_user_whose_every_item_is_hidden_is_zero_with_a_finite_gradient():
+@pytest.mark.parametrize("loss", [model.cross_entropy, model.generalized_cross_entropy, model.squared_error])
+def test_the_loss_of_a_user_whose_every_item_is_hidden_is_zero_with_a_finite_gradient(loss):
     hidden = jnp.ones((1, 4), bool)
-    value, gradient = jax.value_and_grad(lambda scores: model.cross_entropy(scores, ~hidden, hidden, 0.5).sum())(jnp.ones((1, 4)))
+    value, gradient = jax.value_and_grad(lambda scores: loss(scores, ~hidden, hidden, 0.5).sum())(jnp.ones((1, 4)))
     assert value == 0 and np.isfinite(gradient).all()

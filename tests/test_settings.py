@@ -1,5 +1,6 @@
 """settings.py: which value wins, and what is said about a bad one."""
 import json
+import math
 
 import pytest
 
@@ -14,7 +15,7 @@ def values(*arguments):
 
 def test_defaults_are_those_of_the_file_and_all_have_a_rule():
     found, changed = resolve([], "")
-    assert found == {**hyper_params.hyper_params, "train_steps": 60, "loss": "squared", "item_discount": 0.25} and changed == {} and settings.RULES.keys() == found.keys() | (
+    assert found == {**hyper_params.hyper_params, "train_steps": 60, **hyper_params.recipes["ml-1m"][math.inf]} and changed == {} and settings.RULES.keys() == found.keys() | (
         hyper_params.infinite_ae.keys() | hyper_params.baselines.keys() | hyper_params.stream.keys())
 
 
@@ -26,13 +27,31 @@ def test_a_data_set_has_its_own_defaults(monkeypatch):
     assert resolve(["--dataset=special"], "", ("dataset", "normalize"), {"normalize": True})[0] == {"dataset": "special", "normalize": True}
 
 
-def test_the_loss_follows_the_data_set_and_the_number_of_users(monkeypatch):
-    monkeypatch.setattr(hyper_params, "squared_from", {"special": 50})
-    chosen = lambda *arguments: tuple(values(*arguments)[key] for key in ("loss", "item_discount"))
-    assert chosen("--dataset=special", "--user_support=50") == chosen("--dataset=other", "--loss=squared") == ("squared", 0.25)
-    assert chosen("--dataset=special", "--user_support=49") == chosen("--dataset=other") == chosen("--dataset=special", "--loss=softmax") == ("softmax", 0)
-    assert chosen("--dataset=special", "--item_discount=0") == ("squared", 0) and chosen("--dataset=special", "--paper=true") == ("softmax", 0)
-    assert resolve(["--dataset=special"], "")[1] == {"dataset": "special"} and settings.usual(values("--dataset=special"))["loss"] == "squared"
+def test_a_recipe_follows_the_data_set_and_the_number_of_users(monkeypatch):
+    few, many = {"loss": "generalized", "depth": 0}, {"loss": "squared", "item_discount": 0.5}
+    monkeypatch.setattr(hyper_params, "recipes", {"special": {20: few, math.inf: many}})
+    chosen = lambda *arguments: {key: values(*arguments)[key] for key in ("loss", "depth", "item_discount")}
+    usual = {"loss": "softmax", "depth": 1, "item_discount": 0}
+    assert chosen("--dataset=special", "--user_support=20") == {**usual, **few} and chosen("--dataset=special", "--user_support=21") == {**usual, **many}
+    assert chosen("--dataset=other") == chosen("--dataset=special", "--paper=true") == usual
+    assert chosen("--dataset=special", "--loss=softmax") == usual, "not what goes with another loss"
+    assert chosen("--dataset=special", "--loss=squared", "--item_discount=0") == {**usual, "loss": "squared"}
+    monkeypatch.setitem(hyper_params.hyper_params, "loss", "softmax")
+    assert chosen("--dataset=special") == usual, "the file may ask for another, too"
+
+
+def test_what_is_usual_is_so_for_the_number_of_users(monkeypatch):
+    monkeypatch.setattr(hyper_params, "recipes", {"special": {20: {"loss": "generalized", "depth": 0}}})
+    assert resolve(["--dataset=special", "--user_support=10"], "")[1] == {"dataset": "special", "user_support": 10}
+    assert resolve(["--dataset=special", "--user_support=10", "--loss=softmax"], "")[1] == {
+        "dataset": "special", "user_support": 10, "loss": "softmax", "depth": 1}
+
+
+@pytest.mark.parametrize("overrides", [hyper_params.infinite_ae, hyper_params.stream])
+def test_no_recipe_where_no_such_users_are_learned(monkeypatch, overrides):
+    monkeypatch.setattr(hyper_params, "recipes", {"special": {math.inf: {"loss": "generalized", "depth": 0}}})
+    keys = ("dataset", "user_support", "depth", *{"loss"} & overrides.keys())
+    assert resolve(["--dataset=special", "--user_support=10"], "", keys, overrides)[0]["depth"] == 1
 
 
 @pytest.mark.parametrize("users, steps", [(1, 150), (100, 150), (101, 100), (500, 60), (6040, 60)])
@@ -73,7 +92,7 @@ def test_values_are_read_by_their_kind():
     ("--seed=1.5", "not 1.5"), ("--seed=-1", "not -1"), ("--seed=true", "not true"),
     ("--gumbel_tau=0", "gumbel_tau must be a number above 0, from 1e-30 to 1e+30, not 0"), ("--gumbel_tau=NaN", "not NaN"),
     ("--gumbel_tau=1e999", "not Infinity"),
-    ("--depth=5", "depth must be a whole number from 1 to 4, not 5"), ("--depth=0", "not 0"),
+    ("--depth=5", "depth must be a whole number from 0 to 4, not 5"), ("--depth=-1", "not -1"),
     ("--num_per_user=0", "num_per_user must be a whole number from 1 to"), ("--user_support=0", "not 0"),
     ("--learning_rate=1" + 400 * "0", "learning_rate must be a number above 0"), ("--accumulate_steps=100000000000000000000", "from 1 to 2147483647"),
     ("--lamda=1e-300", "lamda must be a number above 0"), ("--lamda_grid=[1e300]", "a list of one or more numbers"),
@@ -108,7 +127,7 @@ def test_help_of_a_script_with_its_own_keys_and_defaults(capsys):
         resolve(["--help"], "About.", ("data_dir", "depth", "user_support", "normalize", "lamda_grid", "seed"), hyper_params.infinite_ae)
     assert capsys.readouterr().out.partition("hyper_params.py:\n\n")[2] == """\
     "data_dir": "data",
-    "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4
+    "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4; or 0, which makes it linear
     "normalize": False,        # scale every row to the norm sqrt(I) before the kernel (the paper: False)
     "user_support": -1,        # the users it is trained on: all, or as many, picked by the sampler
     "lamda_grid": [0, 1, 5, 20, 50, 100],
