@@ -65,17 +65,41 @@ def make_kernel(depth, normalize, item_weights=None):
 
     def kernel(rows, columns=None):
         with jax.default_matmul_precision(PRECISION):
-            rows = scale(rows)
-            values = kernel_fn(rows, None if columns is None else scale(columns), get="ntk")
-        if columns is not None:
-            return values
-        # Of a row with itself the closed form takes sqrt(1 - cos^2), at 0, where rounding of 1e-7 becomes 3e-4, and its
-        # derivative has no limit. There every layer adds its own covariance, q + b_std^2 for each layer before, to the sum.
-        covariance = 2 * _row_sums(rows ** 2) / rows.shape[1] + BIAS ** 2
-        own = (depth + 1) * covariance + BIAS ** 2 * depth * (depth + 1) / 2
-        return jnp.where(jnp.eye(len(rows), dtype=bool), own[:, None], values)
+            return _gram(scale(rows), depth) if columns is None else kernel_fn(scale(rows), scale(columns), get="ntk")
 
     return kernel
+
+
+def _gram(rows, depth):
+    """The same kernel of rows (m, I) with themselves, (m, m), to single precision even where they point nearly the same way.
+
+    The closed form takes sqrt(1 - cos^2) of two rows: where synthetic users start, that is 1e-3 to 1e-2, and rounding of cos^2, 1e-7 and more,
+    may leave no positive definite kernel. Here the angle comes from the distance of the rows' directions, measured from their mean.
+    """
+    variance = 2 * _row_sums(rows ** 2) / rows.shape[1] + BIAS ** 2
+    length, own = jnp.sqrt(variance), jnp.eye(len(rows), dtype=bool)
+    # The bias is one more coordinate, the same for all rows.
+    directions, bias = rows * (jnp.sqrt(2 / rows.shape[1]) / length)[:, None], BIAS / length
+    directions, bias = directions - directions.mean(axis=0), bias - bias.mean()
+    square = _row_sums(directions ** 2) + bias ** 2
+    products = directions @ directions.T + bias[:, None] * bias
+    distance = jnp.where(own, 0, jnp.maximum(square[:, None] + square - 2 * products, 0))  # squared, of the directions
+
+    lengths = length[:, None] * length
+    covariance = lengths * (1 - distance / 2)
+    apart = (length[:, None] - length) ** 2 + lengths * distance  # squared distance of the rows, q_a + q_b - 2 k
+    determinant = lengths ** 2 * distance * (1 - distance / 4)    # q_a q_b - k^2
+    tangent = covariance
+    for _ in range(depth):
+        # The arc-cosine recursion (Cho and Saul 2009). A layer's q is q + b_std^2, its k what is below; the rest follows from these.
+        parallel = determinant <= 0  # there the root has no derivative, and what it stands in none by it
+        sine = jnp.where(parallel, 0, jnp.sqrt(jnp.where(parallel, 1, determinant)))
+        angle = jnp.arctan2(sine, covariance)
+        excess = (sine - angle * covariance) / jnp.pi
+        determinant += BIAS ** 2 * apart - 2 * excess * (covariance + BIAS ** 2) - excess ** 2
+        covariance, apart = covariance + excess + BIAS ** 2, apart - 2 * excess
+        tangent = covariance + (1 - angle / jnp.pi) * tangent
+    return tangent
 
 
 def ridge(gram, labels, lamda):

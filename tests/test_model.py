@@ -42,6 +42,20 @@ def test_kernel_is_the_ntk_of_the_paper_s_network(depth):
     np.testing.assert_allclose(kernel(x), hand_derived_ntk(x, x, depth), rtol=1e-6)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_kernel_of_rows_that_are_nearly_the_same_in_single_precision(depth, normalize):
+    """As where synthetic users start, with a few of them twice; and their kernel can be solved with a small ridge, and differentiated."""
+    rng = np.random.default_rng(3)
+    rows = 0.06 * (1 + 0.1 * (rng.random((40, 3000)) < 0.001))
+    rows[3] = rows[4] = rows[5]
+    scaled = rows * (np.sqrt(3000) / np.linalg.norm(rows, axis=1, keepdims=True) if normalize else 1)
+    kernel, single = model.make_kernel(depth, normalize), jnp.asarray(rows, jnp.float32)
+    np.testing.assert_allclose(kernel(single), hand_derived_ntk(scaled, scaled, depth), rtol=1e-5)
+    solved = lambda rows: model.ridge(kernel(rows), rows, 1e-4)
+    assert np.isfinite(solved(single)).all() and np.isfinite(jax.grad(lambda rows: (solved(rows) ** 2).sum())(single)).all()
+
+
 def test_kernel_is_the_limit_of_a_wide_network():
     """The tangent kernel of a finite network with one hidden layer, its parameters' derivatives multiplied out."""
     rng = np.random.default_rng(0)
