@@ -79,7 +79,7 @@ def _gram(rows, depth):
     variance = 2 * _row_sums(rows ** 2) / rows.shape[1] + BIAS ** 2
     length, own = jnp.sqrt(variance), jnp.eye(len(rows), dtype=bool)
     # The bias is one more coordinate, the same for all rows.
-    directions, bias = rows * (jnp.sqrt(2 / rows.shape[1]) / length)[:, None], BIAS / length
+    directions, bias = rows * ((2 / rows.shape[1]) ** 0.5 / length)[:, None], BIAS / length
     directions, bias = directions - directions.mean(axis=0), bias - bias.mean()
     square = _row_sums(directions ** 2) + bias ** 2
     products = directions @ directions.T + bias[:, None] * bias
