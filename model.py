@@ -47,7 +47,7 @@ def make_kernel(depth, normalize, item_weights=None):
     b_std = 0.1 (section 3 of the paper).
 
     Args:
-        depth: hidden layers, at least 1.
+        depth: hidden layers; with 0 the network, and its kernel, is linear.
         normalize: scale every row to the norm sqrt(I) first, so that long histories weigh no more
             than short ones; an empty row stays empty. False is the paper's choice.
         item_weights: (I,), by which every row is multiplied before that; None, the paper's choice, for ones.
