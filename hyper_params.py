@@ -1,7 +1,8 @@
 """Every setting, with the value it has when nobody says otherwise.
 
 Edit this file, or override a key for one run: `python distill.py --gumbel_tau=5 --seed=7`. What a key may
-be is checked in settings.py. Defaults were chosen on validation; what was tried stands in the README.
+be is checked in settings.py. What a data set, or a number of users on it, has in `for_dataset` and `recipes` wins over the
+dict: for those, edit it there. Defaults were chosen on validation; what was tried stands in docs/experiments.md.
 """
 import math
 
@@ -18,8 +19,8 @@ hyper_params = {
     # ---- The ∞-AE --------------------------------------------------------------------------------------
     "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4; or 0, which makes it linear
     "normalize": True,         # scale every row to the norm sqrt(I) before the kernel (the paper: False)
-    "item_discount": 0.0,      # an item enters the kernel divided by (its train interactions)^this, -1 to 1 (the paper: 0);
-                               # below 0, what is popular counts more
+    "item_discount": 0.0,      # an item enters the kernel divided by (its train interactions + 1, over their mean)^this,
+                               # -1 to 1 (the paper: 0); below 0, what is popular counts more
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------

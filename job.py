@@ -52,7 +52,7 @@ def begin(arguments, description, keys=None, overrides={}):
     if jax.process_index() == 0:
         print(f"{dataset.name}: {dataset.users:,} users, {dataset.items:,} items, {train:,} train / {validation:,} validation / "
               f"{test:,} test interactions")
-        print("settings that differ from hyper_params.py:", ", ".join(f"{key}={value}" for key, value in changed.items()) or "none")
+        print(f"settings that differ from the usual ones for {dataset.name}:", ", ".join(f"{key}={value}" for key, value in changed.items()) or "none")
         asked, able = settings["validation_users"], int((dataset.lengths[data.VALIDATION] > 0).sum())
         if 0 < asked < able:
             print(f"validating on {asked:,} of the {able:,} users with validation interactions, always the same; testing on all")

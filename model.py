@@ -71,10 +71,11 @@ def make_kernel(depth, normalize, item_weights=None):
 
 
 def _gram(rows, depth):
-    """The same kernel of rows (m, I) with themselves, (m, m), to single precision even where they point nearly the same way.
+    """The same kernel of rows (m, I) with themselves, (m, m), for rows that all point nearly the same way.
 
     The closed form takes sqrt(1 - cos^2) of two rows: where synthetic users start, that is 1e-3 to 1e-2, and rounding of cos^2, 1e-7 and more,
-    may leave no positive definite kernel. Here the angle comes from the distance of the rows' directions, measured from their mean.
+    may leave no positive definite kernel. Here the angle comes from the distance of the rows' directions, measured from their mean: it is as
+    exact as they are near that. Of rows that coincide far from it, the angle may be 3e-4 of their distance to it instead of 0.
     """
     variance = 2 * _row_sums(rows ** 2) / rows.shape[1] + BIAS ** 2
     length, own = jnp.sqrt(variance), jnp.eye(len(rows), dtype=bool)

@@ -5,7 +5,6 @@ Also the one place that turns a UserError into a line on stderr and an exit code
 import argparse
 import difflib
 import json
-import math
 import os
 import re
 import sys
@@ -102,7 +101,7 @@ def resolve(arguments, description, keys=None, overrides={}):
             config.update(_read_config(value))
         else:
             given[key] = _parse(key, value)
-    recipes = [recipe for by_users in defaults.recipes.values() for recipe in by_users.values()]
+    recipes = [recipe for by_users in _checked_recipes().values() for recipe in by_users.values()]
     for source in (defaults.hyper_params, *defaults.for_dataset.values(), *recipes, defaults.paper, overrides, config, given):
         for key, value in source.items():
             _check(key, value)
@@ -116,7 +115,7 @@ def resolve(arguments, description, keys=None, overrides={}):
     if given.get("paper"):
         layers.reverse()
     asked = {**overrides, **layers[0], **layers[1], **given}
-    settings = {key: float(value) if RULES[key][0] is float else value for key, value in {**_base(asked, keys is None or "loss" in keys), **asked}.items()
+    settings = {key: float(value) if RULES[key][0] is float else value for key, value in _put(_base(asked, not overrides), asked).items()
                 if keys is None or key in keys}
     if useless := given.keys() - settings.keys():
         raise UserError(f"{Path(sys.argv[0]).name} has no use for {min(useless)}; it takes {', '.join(settings)}")
@@ -132,7 +131,7 @@ def usual(settings, overrides={}):
         overrides: what the script has otherwise than hyper_params.py.
     """
     run = {key: settings[key] for key in ("dataset", "user_support") if key in settings}
-    base = {**_base({**overrides, **run}, "loss" in settings), **overrides}
+    base = {**_base({**overrides, **run}, not overrides), **overrides}
     return {**base, **_left_open({**base, **run})}
 
 
@@ -141,13 +140,31 @@ def _base(asked, distils):
 
     Args:
         asked: settings.
-        distils: whether synthetic users are learned; a recipe is for that, and holds unless another loss than its own is asked for.
+        distils: whether it is for distill.py; a recipe is for that alone, and holds unless another loss than its own is asked for.
     """
     run = {**defaults.hyper_params, **asked}
     recipe = _up_to(run["user_support"], defaults.recipes.get(run["dataset"], {})) if distils else None
-    if recipe is None or run["loss"] not in ("auto", recipe["loss"]):
+    if recipe is None or run["loss"] not in ("auto", recipe.get("loss", "softmax")):
         recipe = {}
     return {**defaults.hyper_params, **defaults.for_dataset.get(run["dataset"], {}), **recipe}
+
+
+def _put(base, asked):
+    """What is asked for over what holds otherwise; a loss of "auto" asks for nothing."""
+    return {**base, **{key: value for key, value in asked.items() if (key, value) != ("loss", "auto")}}
+
+
+def _checked_recipes():
+    """The recipes of hyper_params.py.
+
+    Raises:
+        UserError: they are not dicts by data set and by rising numbers of users.
+    """
+    for dataset, by_users in defaults.recipes.items():
+        if not isinstance(by_users, dict) or not all(_is_a(most, float) and isinstance(recipe, dict) for most, recipe in by_users.items()) \
+                or list(by_users) != sorted(by_users):
+            raise UserError(f"recipes of {dataset}, in hyper_params.py, must be {{up to how many users: {{setting: value}}}}, the numbers rising")
+    return defaults.recipes
 
 
 def _left_open(settings):

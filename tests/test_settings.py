@@ -36,6 +36,7 @@ def test_a_recipe_follows_the_data_set_and_the_number_of_users(monkeypatch):
     assert chosen("--dataset=other") == chosen("--dataset=special", "--paper=true") == usual
     assert chosen("--dataset=special", "--loss=softmax") == usual, "not what goes with another loss"
     assert chosen("--dataset=special", "--loss=squared", "--item_discount=0") == {**usual, "loss": "squared"}
+    assert chosen("--dataset=special", "--loss=auto") == {**usual, **many}, "asks for nothing"
     monkeypatch.setitem(hyper_params.hyper_params, "loss", "softmax")
     assert chosen("--dataset=special") == usual, "the file may ask for another, too"
 
@@ -45,6 +46,19 @@ def test_what_is_usual_is_so_for_the_number_of_users(monkeypatch):
     assert resolve(["--dataset=special", "--user_support=10"], "")[1] == {"dataset": "special", "user_support": 10}
     assert resolve(["--dataset=special", "--user_support=10", "--loss=softmax"], "")[1] == {
         "dataset": "special", "user_support": 10, "loss": "softmax", "depth": 1}
+
+
+def test_a_recipe_may_keep_the_softmax(monkeypatch):
+    monkeypatch.setattr(hyper_params, "recipes", {"special": {20: {"depth": 2}}})
+    chosen = lambda *arguments: tuple(values("--dataset=special", "--user_support=9", *arguments)[key] for key in ("loss", "depth"))
+    assert chosen() == chosen("--loss=softmax") == ("softmax", 2) and chosen("--loss=squared") == ("squared", 1)
+
+
+@pytest.mark.parametrize("recipes", [{"depth": 2}, {"20": {"depth": 2}}, {math.inf: {"depth": 2}, 20: {"depth": 0}}])
+def test_wrong_recipes(monkeypatch, recipes):
+    monkeypatch.setattr(hyper_params, "recipes", {"special": recipes})
+    with pytest.raises(UserError, match="recipes of special, in hyper_params.py, must be"):
+        values()
 
 
 @pytest.mark.parametrize("overrides", [hyper_params.infinite_ae, hyper_params.stream])
