@@ -104,8 +104,8 @@ def make_loss(settings, kernel, dataset):
     """The outer objective of Distill-CF (equation 4 of the paper).
 
     Returns:
-        loss(params, lamda, noise_key, batch (B', I)) -> (scalar, the lamda it used): the mean cross
-        entropy, or squared error, of B real users under the ∞-AE trained on sampled synthetic users, plus
+        loss(params, lamda, noise_key, batch (B', I)) -> (scalar, the lamda it used): the mean loss (one of
+        LOSSES) of B real users under the ∞-AE trained on sampled synthetic users, plus
         cardinality_reg times the mean length of a synthetic user relative to a real one.
     """
     sample = make_sampler(settings)

@@ -69,6 +69,7 @@ def test_the_scale_of_the_scores(tiny):
         {"score_scale": given, "loss": loss, "user_support": users}, dataclasses.replace(tiny, lengths=np.full((3, 1), interactions)))
     assert scale(100, 10 ** 6) == scale(100, 10 ** 9) == 100 and scale(25, 70_000) == 20 and scale(500, 5_000) == 1 and scale(500, 5_000, 3.0) == 3
     assert scale(500, 5_000, loss="squared") == 8 and scale(200, 10 ** 6, loss="squared") == 12 and scale(500, 5_000, 3.0, "squared") == 3
+    assert scale(25, 10 ** 6, loss="generalized") == 100 and scale(500, 5_000, loss="generalized") == 1
 
 
 def test_it_learns(finished):
