@@ -7,19 +7,20 @@
 # ARGS reach the script: make distill ARGS="--user_support=100 --seed=7"
 # PYTHON chooses the interpreter of .venv: make setup PYTHON=python3.12
 
-PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
-	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null \
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo $$python && break; done)
 VENV = .venv/bin/python
-PIP_INSTALL = $(VENV) -m pip install --quiet --disable-pip-version-check
+# Without what neural-tangents names beside what it needs: TensorFlow, of 2 GB. requirements.txt has everything that is needed.
+PIP_INSTALL = $(VENV) -m pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: setup distill test bench results
 
 setup: .venv/core.done
 
 .venv/core.done: requirements.txt
-	@if [ -z "$(PYTHON)" ]; then echo "make: Python 3.10 to 3.13 with its venv module is needed, and none was found" >&2; exit 1; fi
-	@echo "making .venv with $(PYTHON) and requirements.txt (about 3 GB, a few minutes)"
+	@if [ -z "$(PYTHON)" ]; then echo "make: Python 3.11 to 3.14 with its venv module is needed, and none was found" >&2; exit 1; fi
+	@echo "making .venv with $(PYTHON) and requirements.txt (about 1 GB, a minute or two)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP_INSTALL) -r requirements.txt
 	@touch $@

@@ -6,19 +6,20 @@ gradients. With one device, and in one process, the same code does nothing speci
 With several processes, each sees its own devices and holds its own users. What all of them take part in
 must be called by all, in the same order: a step, `gather`, `share`. Everything else is a process's own.
 """
+import os
 import pickle
+import sys
 
 import jax
 import numpy as np
 import psutil
-from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from settings import UserError
 
 JOIN_SECONDS = 120      # for which a process waits for the others to begin
-MISSING_HEARTBEATS = 4  # of 10 seconds each, after which a process counts as dead
+HEARTBEAT_SECONDS = 40  # of silence, after which a process counts as dead
 
 
 def join(coordinator, process_id, num_processes):
@@ -32,15 +33,20 @@ def join(coordinator, process_id, num_processes):
         UserError: the others don't answer, or nothing tells who they are.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _keep_standard_output()
     try:
-        # What jax.distributed.initialize calls; that one does not let a dead process be noticed within a minute.
-        distributed.global_state.initialize(
-            coordinator or None, num_processes if num_processes > 0 else None, process_id if process_id >= 0 else None,
-            initialization_timeout=JOIN_SECONDS, service_max_missing_heartbeats=MISSING_HEARTBEATS,
-            client_max_missing_heartbeats=MISSING_HEARTBEATS)
+        jax.distributed.initialize(coordinator or None, num_processes if num_processes > 0 else None, process_id if process_id >= 0 else None,
+                                   initialization_timeout=JOIN_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the processes cannot be joined ({str(error).splitlines()[0][:200]}); SLURM and Open MPI are found by themselves, "
                         "elsewhere give --coordinator=HOST:PORT, --num_processes and --process_id") from error
+
+
+def _keep_standard_output():
+    """Leaves standard output to Python alone: Gloo, in C++, greets every process there."""
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def start(float64):

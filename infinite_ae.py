@@ -18,7 +18,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.shard_map import shard_map
 from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
@@ -62,7 +61,7 @@ def make_solver(mesh, items):
     if mesh.size == 1:
         return jax.jit(model.ridge)
     everything, share = PartitionSpec(), PartitionSpec(None, "users")
-    on_devices = shard_map(model.ridge, mesh, in_specs=(everything, share, everything), out_specs=share, check_rep=False)
+    on_devices = jax.shard_map(model.ridge, mesh=mesh, in_specs=(everything, share, everything), out_specs=share, check_vma=False)
 
     @partial(jax.jit, out_shardings=devices.replicated(mesh))
     def solve(gram, rows, lamda):

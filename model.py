@@ -8,19 +8,13 @@ NeurIPS 2022, https://arxiv.org/abs/2206.02626. Letters in the docstrings:
 
 Everything here can be jitted and differentiated, and reads no setting that it is not given.
 """
-import sys
-from types import ModuleType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve
 
-# neural_tangents.experimental is not used here, and imports all of TensorFlow: seconds, memory and noise on
-# stderr. An empty module takes its place while neural_tangents is imported.
-sys.modules["neural_tangents.experimental"] = ModuleType("neural_tangents.experimental")
-from neural_tangents import stax
-del sys.modules["neural_tangents.experimental"]
+from neural_tangents_import import stax
 
 # A GPU's default (TF32) rounds products to 10 bits, after which a kernel is no longer positive definite.
 PRECISION = "highest"

@@ -10,7 +10,7 @@ import model
 
 @pytest.fixture(autouse=True)
 def float64():
-    with jax.experimental.enable_x64():
+    with jax.enable_x64():
         yield
 
 
@@ -50,7 +50,7 @@ def test_kernel_of_rows_that_are_nearly_the_same_in_single_precision(depth, norm
     rows = 0.06 * (1 + 0.1 * (rng.random((40, 3000)) < 0.001))
     rows[3] = rows[4] = rows[5]
     scaled = rows * (np.sqrt(3000) / np.linalg.norm(rows, axis=1, keepdims=True) if normalize else 1)
-    with jax.experimental.enable_x64(False):
+    with jax.enable_x64(False):
         kernel, single = model.make_kernel(depth, normalize), jnp.asarray(rows, jnp.float32)
         np.testing.assert_allclose(kernel(single), hand_derived_ntk(scaled, scaled, depth), rtol=1e-5)
         solved = lambda rows: model.ridge(kernel(rows), rows, 1e-4)
@@ -165,7 +165,7 @@ def test_a_row_with_itself_is_exact_and_has_a_sound_gradient(depth, normalize):
     """In float32 the closed form is off by 1e-4 there; in float64 it tells what is right."""
     rows = np.random.default_rng(12).random((20, 300)) * (np.random.default_rng(13).random((20, 300)) < 0.1)
     kernel = model.make_kernel(depth, normalize)
-    with jax.experimental.enable_x64():
+    with jax.enable_x64():
         expected = np.diag(kernel(jnp.asarray(rows), jnp.asarray(rows)))
     np.testing.assert_allclose(np.diag(kernel(jnp.asarray(rows, jnp.float32))), expected, rtol=1e-6)
     gradient = jax.grad(lambda rows: jnp.trace(kernel(rows)))(jnp.asarray(rows, jnp.float32))
