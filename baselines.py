@@ -1,4 +1,4 @@
-"""The models that ∞-AE is compared with: each is tuned on validation, by HR@100, and tested once.
+"""The models that ∞-AE is compared with: each is tuned on validation, by best_by, and tested once.
 
     python baselines.py --model=ease                       EASE, its strength from a grid
     python baselines.py --model=mvae --dataset=magazine    MF, NeuMF, MVAE, LightGCN: see learners.py
@@ -7,7 +7,7 @@
     python baselines.py --model=ease --sampler=distilled --distilled=results/<run>
 
 What is tried stands in hyper_params.py. The models trained by gradient descent stop early: every log_freq epochs
-they are validated, and after `patience` epochs without a better HR@100 the next setting begins. The same
+they are validated, and after `patience` epochs without a better one the next setting begins. The same
 command goes on after the last checkpoint. What a run leaves is described in runs.py.
 """
 import inspect
@@ -29,37 +29,16 @@ import devices
 import learners
 import samplers
 from eval import evaluate, inverse_propensity, summarise
-from hyper_params import baselines, grids
+from hyper_params import grid_kinds, grids
 from job import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
 from model import predict
 from runs import START_AGAIN, Stop
-from settings import UserError, fits
+from settings import UserError, checked
+from yardsticks import popularity, rank_by_popularity
 
-KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "model", "grid", "sampler", "distilled", "user_support", "epochs", "log_freq", "patience",
-        "validation_users", "eval_batch_size", "seed", "resume")
 CHECKPOINT_SECONDS = 60
 DENSE = 0.05  # share of entries from which a product of dense matrices is the faster one; synthetic users have nearly all
-PAPER_NDCG_AT_10 = {  # its table 1
-    "pop": {"magazine": 8.42, "ml-1m": 13.84, "douban": 11.63, "netflix": 12.34},
-    "mf": {"magazine": 13.1, "ml-1m": 25.65, "douban": 13.21, "netflix": 12.04},
-    "neumf": {"magazine": 13.6, "ml-1m": 24.44, "douban": 13.33, "netflix": 11.48},
-    "mvae": {"magazine": 12.18, "ml-1m": 22.14, "douban": 16.17, "netflix": 20.85},
-    "lightgcn": {"magazine": 22.57, "ml-1m": 28.85, "douban": 16.68},
-    "ease": {"magazine": 22.84, "ml-1m": 29.88, "douban": 19.48, "netflix": 26.83},
-}
-# As settings.RULES: what a setting of a grid may be, those that are not named any NUMBER.
-NUMBER = float, "a number from 0", lambda value: 0 <= value < math.inf
-COUNT = int, "a whole number from 1 to 1,000,000", lambda value: 1 <= value <= 1_000_000
-GRID_RULES = {**dict.fromkeys(("negatives", "hidden", "anneal_steps", "batch_size"), COUNT),
-              "layers": (int, "a whole number from 0 to 100", lambda value: 0 <= value <= 100),
-              "dimensions": (int, "a whole number from 2 to 1,000,000", lambda value: 2 <= value <= 1_000_000),
-              "dropout": (float, "a number from 0, below 1", lambda value: 0 <= value < 1)}
 OWN_USERS = ("mf", "neumf", "lightgcn")  # know no users but those they were trained on
-
-
-def popularity(rows):
-    """Every item's weight in all rows, (1, I)."""
-    return np.asarray(rows.sum(axis=0), np.float32)
 
 
 def ease(rows, l2):
@@ -92,16 +71,11 @@ def ease(rows, l2):
 
 
 @jax.jit
-def _rank_by_popularity(weights, context):
-    return jnp.broadcast_to(weights, context.shape)
-
-
-@jax.jit
 def _rank_by_items(weights, context):
     return predict(context.astype(weights.dtype), weights)
 
 
-CLOSED_FORMS = {"pop": (popularity, _rank_by_popularity), "ease": (ease, _rank_by_items)}
+CLOSED_FORMS = {"pop": (popularity, rank_by_popularity), "ease": (ease, _rank_by_items)}
 
 
 def make_learner(name, rows, setting):
@@ -119,9 +93,7 @@ def check_grid(name, grid):
         for key, value in setting.items():
             if key not in known:
                 raise UserError(f"grid: {name} has no '{key}'; it has {', '.join(known) or 'nothing to set'}")
-            rule = GRID_RULES.get(key, NUMBER)
-            if not fits(value, rule):
-                raise UserError(f"grid: {key} must be {rule[1]}, not {value!r}")
+            checked(f"grid: {key}", value, grid_kinds.get(key, grid_kinds["others"]))
         if missing := [key for key in ("l2", "learning_rate", "batch_size") if key in known and not setting.get(key, key == "l2" and name != "ease")]:
             raise UserError(f"grid: {name} needs a positive {missing[0]} in every setting")
 
@@ -150,7 +122,7 @@ class Tuning:
         self.run.save_metrics(self.history)
         self.run.say(f"{describe(self.settings['grid'][number]):<40}  " + "".join(f"{key} {value:<5g} " for key, value in about.items())
                      + f" validation  {show(metrics)}")
-        return best_of(self.history) is line
+        return best_of(self.history, self.settings["best_by"]) is line
 
     def test(self, scores):
         return self.measure(scores, self.dataset.test_view(np.random.default_rng([self.settings["seed"], 3])))
@@ -171,7 +143,7 @@ def fit_closed_form(settings, run, dataset, mesh, rows):
         best = weights if tuning.validate(scores_with(weights), number) else best
     if best is None:
         raise UserError(f"{settings['model']}: no setting of the grid gives finite scores; a larger l2 helps")
-    return best_of(tuning.history), tuning.test(scores_with(best)), {}
+    return best_of(tuning.history, settings["best_by"]), tuning.test(scores_with(best)), {}
 
 
 class Descent:
@@ -199,7 +171,8 @@ class Descent:
 
     def over(self):
         """Whether this setting has been trained as long as it is to be."""
-        settings, best = self.tuning.settings, best_of([line for line in self.tuning.history if line["setting"] == self.number])
+        settings, best = self.tuning.settings, best_of([line for line in self.tuning.history if line["setting"] == self.number],
+                                                         self.tuning.settings["best_by"])
         return self.diverged or self.done >= settings["epochs"] or self.done - (best["epoch"] if best else 0) >= settings["patience"]
 
     def advance(self):
@@ -224,7 +197,7 @@ class Descent:
 
     def test(self):
         """Tests the best parameters of the best setting."""
-        line = best_of(self.tuning.history)
+        line = best_of(self.tuning.history, self.tuning.settings["best_by"])
         self.begin(line["setting"])
         return line, self.tuning.test(self.scores(jax.tree.unflatten(jax.tree.structure(self.params), jax.tree.leaves(self.best))))
 
@@ -312,11 +285,10 @@ def train_and_test(settings, run, dataset, mesh):
 
 
 def main(arguments):
-    settings, mesh, dataset = begin(arguments, __doc__, KEYS, baselines)
+    settings, reasons, mesh, dataset = begin(arguments, __doc__, "baselines")
     settings = samplers.settle({**settings, "grid": settings["grid"] or grids[settings["model"]]}, dataset)
     check(settings, dataset)
-    carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, dataset, mesh, settings["model"], None,
-              (PAPER_NDCG_AT_10[settings["model"]], settings["model"]))
+    carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, reasons, dataset, mesh, settings["model"], None, settings["model"])
 
 
 if __name__ == "__main__":

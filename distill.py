@@ -34,7 +34,6 @@ from runs import START_AGAIN, Stop
 from settings import UserError
 
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
-PAPER_NDCG_AT_10 = {"magazine": 23.81, "ml-1m": 32.52, "douban": 24.20, "netflix": 30.54}  # its table 1, S = 500
 LOSSES = {"softmax": model.cross_entropy, "generalized": model.generalized_cross_entropy, "squared": model.squared_error}
 
 
@@ -84,22 +83,6 @@ def make_sampler(settings):
     return jax.jit(lambda key, logits: model.sample(key, logits, settings["gumbel_tau"], settings["num_per_user"], groups))
 
 
-def score_scale(settings, dataset):
-    """The scale of the scores in the loss: as set; or, squared, 12 for up to 200 users and 8 for more; or of N train interactions,
-    max(1, min(1000, N / 700) / sqrt(S)), or half of that for the generalized cross entropy.
-
-    A sharp fit is what few synthetic users need, and what many learn little data by heart with. The rule and its numbers
-    are those of the scales that validation preferred on ML-1M with S from 10 to 1,000, on ML-100K and on Magazine. Those
-    of a squared loss were the best on ML-1M, too.
-    """
-    if settings["score_scale"] > 0:
-        return settings["score_scale"]
-    if settings["loss"] == "squared":
-        return 12.0 if settings["user_support"] <= 200 else 8.0
-    sharpest = 500 if settings["loss"] == "generalized" else 1000
-    return max(1.0, sharpest * min(1, dataset.lengths[data.TRAIN].sum() / 700_000) / math.sqrt(settings["user_support"]))
-
-
 def make_loss(settings, kernel, dataset):
     """The outer objective of Distill-CF (equation 4 of the paper).
 
@@ -110,7 +93,6 @@ def make_loss(settings, kernel, dataset):
     """
     sample = make_sampler(settings)
     users = batch_users(settings, dataset)
-    scale = score_scale(settings, dataset)
     error_of = LOSSES[settings["loss"]]
     interactions_per_user = dataset.lengths[data.TRAIN].sum() / dataset.users
 
@@ -121,7 +103,7 @@ def make_loss(settings, kernel, dataset):
         fed = batch == FED
         targets, hidden = (batch == HELD_OUT, fed) if settings["objective"] == "held_out" else (fed, None)
         scores = model.predict(kernel(fed.astype(rows.dtype), rows), alpha)
-        error = error_of(scores, targets, hidden, settings["history_discount"], scale)
+        error = error_of(scores, targets, hidden, settings["history_discount"], settings["score_scale"])
         length = rows.sum() / len(rows) / interactions_per_user
         return error.sum() / users + settings["cardinality_reg"] * length, lamda
 
@@ -368,7 +350,7 @@ def check_fits(settings, dataset, mesh):
 
 
 def main(arguments):
-    settings, mesh, dataset = begin(arguments, __doc__)
+    settings, reasons, mesh, dataset = begin(arguments, __doc__, "distill")
     check_fits(settings, dataset, mesh)
 
     def work(run):
@@ -377,7 +359,7 @@ def main(arguments):
         with threadpool_limits(limits=1, user_api="blas"):
             return finish(settings, run, dataset, mesh, *optimise(settings, run, dataset, mesh))
 
-    carry_out(work, settings, dataset, mesh, settings["objective"], "distilled.npz", (PAPER_NDCG_AT_10, "500 synthetic users"))
+    carry_out(work, settings, reasons, dataset, mesh, "distill", "distilled.npz", "distill")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A finished run of distill.py, opened to be used: where recommend.py, export.py and report.py begin."""
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from scipy.optimize import brentq
 
 import data
 from runs import NOT_SHAPING, START_AGAIN, read_finished, read_npz
-from settings import UserError
+from settings import UserError, defaults
 
 
 class Distilled(NamedTuple):
@@ -26,6 +27,19 @@ class Distilled(NamedTuple):
     lamda: float
     real_length: float    # train interactions of a real user, in the mean
     digest: str           # sha256 of distilled.npz
+
+
+def folder_of(run, results_dir=None):
+    """The folder of a run that is given as a path or by its name in results_dir, by default that of hyper_params.py."""
+    named = Path(results_dir or defaults("distill")["results_dir"]) / run
+    return named if not Path(run).is_dir() and named.is_dir() else Path(run)
+
+
+def warn_if_not_learnt(distilled):
+    """Says on stderr, of a run whose best step is its start, that its rows are real users' histories."""
+    if distilled.result["best_step"] == 0:
+        print(f"warning: no step of {distilled.folder} was better than its start: its {len(distilled.rows):,} synthetic users are real users' histories",
+              file=sys.stderr)
 
 
 def open_distilled(folder):

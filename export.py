@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from distilled import open_distilled, to_matrix
+from distilled import folder_of, open_distilled, to_matrix, warn_if_not_learnt
 from runs import atomic
 from settings import Parser, UserError, run_script
 
@@ -86,7 +86,7 @@ def write(matrix, item_ids, kind, out, name):
 def parse(arguments):
     parser = Parser(__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--run", required=True, help="the folder of a finished run of distill.py")
+    add("--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir")
     add("--format", required=True, choices=FORMATS)
     add("--values", choices=("soft", "hard"), default="soft", help="the weights as they are (default), or interactions drawn from the logits")
     add("--seed", type=int, default=0, help="of the hard draws (default 0)")
@@ -101,7 +101,8 @@ def parse(arguments):
 
 def main(arguments):
     given = parse(arguments)
-    distilled = open_distilled(given.run)
+    distilled = open_distilled(folder_of(given.run))
+    warn_if_not_learnt(distilled)
     matrix = to_matrix(distilled, given.values, given.seed)
     values = given.values if given.values == "soft" else f"hard-seed{given.seed}"
     out = Path(given.out or distilled.folder / f"export-{given.format}-{values}")

@@ -1,10 +1,21 @@
 """Every setting, with the value it has when nobody says otherwise.
 
-Edit this file, or override a key for one run: `python distill.py --gumbel_tau=5 --seed=7`. What a key may
-be is checked in settings.py. What a data set, or a number of users on it, has in `for_dataset` and `recipes` wins over the
-dict: for those, edit it there. Defaults were chosen on validation; what was tried stands in docs/experiments.md.
+Edit this file, or override a key for one run: `python distill.py --gumbel_tau=5 --seed=7`. From the strongest to the weakest:
+
+    1. --key=value on the command line
+    2. `paper` below, where --paper=true stands on the command line
+    3. --config=FILE.json, such as another run's config.json
+    4. `paper` below, where "paper" is True here or in that file
+    5. `infinite_ae`, `stream` or `baselines` below, for the script of that name
+    6. the dict `hyper_params`
+    7. for a key that is still "auto": a rule from the data and from user_support, in recipes.py
+
+What an "auto" became, and why, is said by the run and kept in its config.json. Defaults were chosen on validation; what was tried
+stands in docs/experiments.md.
 """
-import math
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 hyper_params = {
     # ---- Data ------------------------------------------------------------------------------------------
@@ -17,29 +28,29 @@ hyper_params = {
     "noise": 0.0,              # share of the train interactions that are replaced by random items
 
     # ---- The ∞-AE --------------------------------------------------------------------------------------
-    "depth": 1,                # hidden layers of the infinitely wide network, 1 to 4; or 0, which makes it linear
-    "normalize": True,         # scale every row to the norm sqrt(I) before the kernel (the paper: False)
-    "item_discount": 0.0,      # an item enters the kernel divided by (its train interactions + 1, over their mean)^this,
-                               # -1 to 1 (the paper: 0); below 0, what is popular counts more
+    "depth": "auto",           # hidden layers of the infinitely wide network, 1 to 4 (the paper: 1); 0 makes it linear
+    "normalize": "auto",       # scale every row to the norm sqrt(I) before the kernel: True, or False (the paper)
+    "item_discount": "auto",   # an item enters the kernel divided by (its train interactions + 1, over their mean)^this,
+                               # -1 to 1 (the paper: 0); below 0, popular items count more
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------
-    "user_support": 500,       # S, how many to learn; they start at as many real users
+    "user_support": 500,       # S, how many to learn; each starts as a real user
     "num_per_user": 200,       # n, Gumbel draws summed into one of them
     "gumbel_tau": 10.0,        # temperature of a draw
-    "noise_groups": 1,         # groups that share their noise: from 1, cheapest, to S; -1 = S (the paper).
-                               # A gumbel_tau below about 1 needs more than a few
+    "noise_groups": "auto",    # groups that share their noise: from 1, cheapest, to S; -1 = S (the paper). "auto" follows
+                               # gumbel_tau: users that share their noise learn little at a low temperature
 
     # ---- What they are asked for -----------------------------------------------------------------------
     "objective": "held_out",   # predict what was not fed, or "reconstruct" what was (the paper)
-    "keep_prob": 0.5,          # held_out: share of a user's interactions that is fed
+    "keep_prob": "auto",       # held_out: share of a user's interactions that is fed
     "history_discount": 0.5,   # a user's loss is divided by (number of targets)^this: 0, every interaction
                                # weighs the same (the paper); 1, every user does
-    "loss": "auto",            # "softmax", its cross entropy of the scores (the paper); "generalized", which does without
-                               # the items that are hardest to predict; or "squared", the scores' distance from 1 for what
-                               # is asked for and 0 for the rest. "auto": what `recipes` has, or the first
-    "score_scale": -1.0,       # the loss is of the scores times this (the paper: 1). A larger one fits sharper, which few
-                               # users need; -1: by the loss, by their number, and that of the interactions
+    "loss": "auto",            # "softmax", the cross entropy of the scores (the paper); "generalized", which lets go of the
+                               # items that are hardest to predict; or "squared", the scores' distance from 1 for targets
+                               # and from 0 for other items
+    "score_scale": "auto",     # the loss is of the scores times this (the paper: 1). A larger one fits sharper, which few
+                               # synthetic users need
     "cardinality_reg": 1e-3,   # price of a synthetic user's length
     "learn_lamda": True,       # learn the ridge strength with the logits; False: search it again in
                                # lamda_grid at every validation, by best_by (the paper)
@@ -47,15 +58,16 @@ hyper_params = {
     "lamda_grid": [1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0],
 
     # ---- Optimisation ----------------------------------------------------------------------------------
-    "learning_rate": 0.08,     # of Adam (the paper: 0.04)
+    "learning_rate": "auto",   # of Adam (the paper: 0.04)
     "cosine_decay": True,      # let it fall to 0 over train_steps, as half a cosine (the paper: False)
-    "train_steps": -1,         # at most; -1: what `steps_for` has
+    "train_steps": "auto",     # at most (the paper: 500)
     "batch_size": 4096,        # B, real users a step; -1 = all
     "accumulate_steps": 1,     # batches whose gradients make one step
-    "best_by": "NDCG@10",      # the best step is the one with the best of this on validation (the paper: "HR@100")
-    "patience": 150,           # stop after as many steps without a better one
+    "best_by": "NDCG@10",      # what is best has the best of this on validation: step, lamda, a baseline's setting (the
+                               # paper: "HR@100")
+    "patience": 150,           # stop after this many steps without a better one
     "log_freq": 40,            # validate at 0, 25, 50, ..., 200, then every log_freq steps, and at the end
-    "validation_users": 10000, # validate on as many users, always the same, if there are more; -1 = all
+    "validation_users": 10000, # validate on at most this many users, always the same ones; -1 = all
     "eval_batch_size": 2048,   # users scored at once; changes memory and speed, not the metrics
 
     # ---- The run ---------------------------------------------------------------------------------------
@@ -69,26 +81,6 @@ hyper_params = {
     "coordinator": "",         # host:port of process 0
     "num_processes": -1,
     "process_id": -1,
-}
-
-# train_steps by user_support, up to how many users: few take more to learn, and a step of theirs takes less time.
-steps_for = {100: 150, 200: 100, math.inf: 60}
-
-# How synthetic users are best learnt, by data set, and up to how many of them; it holds unless another loss is asked for. A squared loss
-# needs unpopular items to count more in the kernel. With few users what is popular is most of what can be said; there the loss that is sharpest
-# about it is the best, with popular items counting more and a linear kernel. Only where validation has shown a gain: yours may be a data set that has one.
-recipes = {
-    "ml-1m": {
-        20: {"loss": "generalized", "item_discount": -0.2, "depth": 0, "keep_prob": 0.6, "learning_rate": 0.5},
-        50: {"loss": "squared", "item_discount": 0.25, "score_scale": 8.0, "learning_rate": 0.3},
-        math.inf: {"loss": "squared", "item_discount": 0.25},
-    },
-}
-
-# What a data set needs otherwise, where Distill-CF is concerned. Magazine has two train interactions a user: what learns
-# fast learns them by heart, and to normalise rows makes a user with one interaction count like one with many.
-for_dataset = {
-    "magazine": {"normalize": False, "learning_rate": 0.02},
 }
 
 # The paper's own choices. A key given on the command line still wins over them.
@@ -117,15 +109,16 @@ paper = {
     "depth": 1,
 }
 
-# What infinite_ae.py has otherwise.
+# What infinite_ae.py has otherwise, or alone. An "auto" is the paper's choice, or with a distilled sampler that of its run.
 infinite_ae = {
-    "user_support": -1,        # the users it is trained on: all, or as many, picked by the sampler
-    "sampler": "random",       # random users, or "head", "interactions", "svp_cf", or those of a run of
-                               # distill.py: "distilled", or "distilled_hard", drawn from their logits (samplers.py)
+    "user_support": -1,        # the users it is trained on: all, or this many, picked by the sampler
+    "sampler": "random",       # "random" users, "head", "interactions", "svp_cf", or those of a run of distill.py:
+                               # "distilled", or "distilled_hard", drawn from their logits (samplers.py)
     "distilled": "",           # that run: its folder, or its name in results_dir
-    "normalize": False,
-    "item_discount": 0.0,
-    "lamda_grid": [0, 1, 5, 20, 50, 100],
+    "depth": "auto",
+    "normalize": "auto",
+    "item_discount": "auto",
+    "lamda_grid": "auto",
 }
 
 # What stream.py has otherwise, or alone.
@@ -148,8 +141,86 @@ baselines = {
     "distilled": "",
     "epochs": 300,             # at most, for each setting
     "log_freq": 5,             # validate every so many epochs
-    "patience": 20,            # go on to the next setting after as many epochs without a better HR@100
+    "patience": 20,            # go on to the next setting after this many epochs without a better one
 }
+
+# Which settings a script takes; distill.py takes all of `hyper_params`.
+_data = ("dataset", "data_dir", "results_dir", "repeats", "noise")
+_kernel = ("depth", "normalize", "item_discount", "float64")
+_evaluation = ("best_by", "validation_users", "eval_batch_size", "seed", "resume")
+_many_machines = ("distributed", "coordinator", "num_processes", "process_id")
+takes = {
+    "distill": tuple(hyper_params),
+    "infinite_ae": (*_data, *_kernel, *infinite_ae, *_evaluation, *_many_machines),
+    "stream": (*_data, *stream, "depth", "normalize", "float64", "num_per_user", "gumbel_tau", "noise_groups", "objective", "keep_prob",
+               "history_discount", "cardinality_reg", "lamda", "learning_rate", "batch_size", *_evaluation),
+    "baselines": (*_data, *baselines, *_evaluation),
+    "compare": ("data_dir", "results_dir"),
+}
+
+# What a key may be. A key that is added above and not here may be what its default is: a switch, text, a whole number from 1,
+# or a number above 0.
+most = 2 ** 31 - 1
+count = Annotated[int, Field(ge=1, le=most)]
+number = Annotated[float, Field(ge=1e-30, le=1e30)]  # single precision has nothing to calculate with beyond these
+text = Annotated[str, Field(min_length=1)]
+all_of_them, auto = Literal[-1], Literal["auto"]
+kinds = {
+    **dict.fromkeys(("float64", "learn_lamda", "cosine_decay", "resume", "paper", "distributed"), bool),
+    **dict.fromkeys(("num_per_user", "accumulate_steps", "patience", "log_freq", "eval_batch_size", "epochs", "parts"), count),
+    **dict.fromkeys(("gumbel_tau", "lamda"), number),
+    **dict.fromkeys(("data_dir", "results_dir"), text),
+    "distilled": str,
+    "dataset": Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$", description="the name of a folder under data_dir")],
+    "repeats": Literal["keep", "drop"],
+    "noise": Annotated[float, Field(ge=0, lt=1)],
+    "depth": Annotated[int, Field(ge=0, le=4)] | auto,
+    "normalize": bool | auto,
+    "item_discount": Annotated[float, Field(ge=-1, le=1)] | auto,
+    "user_support": count | all_of_them,
+    "noise_groups": count | all_of_them | auto,
+    "objective": Literal["held_out", "reconstruct"],
+    "keep_prob": Annotated[float, Field(gt=0, lt=1)] | auto,
+    "history_discount": Annotated[float, Field(ge=0, le=1)],
+    "loss": Literal["softmax", "generalized", "squared", "auto"],
+    "score_scale": number | auto,
+    "cardinality_reg": Annotated[float, Field(ge=0, le=1e30)],
+    "lamda_grid": Annotated[list[Annotated[float, Field(ge=0, le=1e30)]], Field(min_length=1)] | auto,
+    "learning_rate": number | auto,
+    "train_steps": count | auto,
+    "batch_size": count | all_of_them,
+    "best_by": Literal["HR@10", "HR@100", "NDCG@10", "NDCG@100"],
+    "validation_users": count | all_of_them,
+    "seed": Annotated[int, Field(ge=0, le=most)],
+    "coordinator": Annotated[str, Field(pattern=r"^(.*:\d+)?$", description="host:port, or nothing where the launcher tells")],
+    "num_processes": count | all_of_them,
+    "process_id": Annotated[int, Field(ge=-1, le=most)],
+    "sampler": Literal["random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"],
+    "memory": Literal["distilled", "random", "all"],
+    "model": Literal["pop", "mf", "neumf", "mvae", "lightgcn", "ease"],
+    "grid": list[dict],
+}
+
+# What a setting of `grids` may be.
+_size = Annotated[int, Field(ge=1, le=1_000_000)]
+grid_kinds = {
+    **dict.fromkeys(("negatives", "hidden", "anneal_steps", "batch_size"), _size),
+    "dimensions": Annotated[int, Field(ge=2, le=1_000_000)],
+    "layers": Annotated[int, Field(ge=0, le=100)],
+    "dropout": Annotated[float, Field(ge=0, lt=1)],
+    "others": Annotated[float, Field(ge=0)],
+}
+
+# (key, other key, value): the key has no effect while the other one has this value.
+no_effect = [
+    ("lamda_grid", "learn_lamda", True), ("lamda", "learn_lamda", False), ("keep_prob", "objective", "reconstruct"),
+    *((key, "distributed", False) for key in ("coordinator", "num_processes", "process_id")),
+    *((key, "model", name) for key in ("epochs", "log_freq", "patience") for name in ("pop", "ease")), ("grid", "model", "pop"),
+    ("lamda_grid", "memory", "distilled"), ("user_support", "memory", "all"),
+    *((key, "memory", name) for key in ("num_per_user", "gumbel_tau", "noise_groups", "objective", "keep_prob", "history_discount", "loss",
+                                        "score_scale", "cardinality_reg", "lamda", "learning_rate", "train_steps", "batch_size")
+      for name in ("random", "all")),
+]
 
 # What baselines.py tries. Batches are large because a step's cost on a CPU hardly depends on them.
 grids = {

@@ -6,7 +6,7 @@
     python infinite_ae.py --sampler=distilled --distilled=results/<run>    on what distill.py has learnt
     python infinite_ae.py --dataset=magazine --lamda_grid=[5]
 
-lamda is chosen by HR@100 on validation. The kernel of m users is built once; each lamda costs one
+lamda is chosen on validation, by best_by. The kernel of m users is built once; each lamda costs one
 factorisation and one solve, and where the users it is trained on are those it is validated on, not even a
 product, since K(X,X) alpha = X - lamda tr(K)/m alpha. With all users lamda = 0 is left out, therefore: their
 scores are X, which ranks nothing. The same command goes on after the last lamda that was validated. What a
@@ -27,14 +27,10 @@ import model
 import pictures
 import samplers
 from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, summarise
-from hyper_params import infinite_ae
 from job import begin, best_of, carry_out, make_kernel, run_job, show
 from settings import UserError
 
-KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "user_support", "sampler", "distilled", "depth", "normalize", "item_discount", "float64", "lamda_grid",
-        "validation_users", "eval_batch_size", "seed", "resume", "distributed", "coordinator", "num_processes", "process_id")
 NO_RIDGE = "without a ridge the scores of the training users are their own rows"
-PAPER_NDCG_AT_10 = {"magazine": 23.06, "ml-1m": 32.82, "douban": 24.94, "netflix": 30.59}  # its table 1; netflix: 5 % of the users
 
 
 def build_gram(kernel, train, rows, mesh):
@@ -115,10 +111,10 @@ def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
                 metrics, words = None, f"left out: with it the kernel is not positive definite in {rows.dtype}; --float64=true may help"
         history.append({"lamda": lamda, "validation": metrics})
         run.say(f"lamda {lamda:<6g}  {words}")
-        alpha = solution if metrics and best_of(history) is history[-1] else alpha
+        alpha = solution if metrics and best_of(history, settings["best_by"]) is history[-1] else alpha
         run.save_metrics(history)
         run.save_checkpoint({}, {"history": history, "wall_seconds": run.wall_seconds()})
-    best = best_of(history)
+    best = best_of(history, settings["best_by"])
     if best is None:
         raise UserError(f"no lamda of {settings['lamda_grid']} can be used: " + (NO_RIDGE if alike and not any(settings["lamda_grid"]) else
                         f"the kernel is not positive definite in {rows.dtype} with any of them; --float64=true may help") + "; a larger one helps")
@@ -136,7 +132,7 @@ def train_and_test(settings, run, dataset, mesh):
     solver = make_solver(mesh, dataset.items)
     history, alpha = search(settings, run, dataset, mesh, kernel, lambda lamda: solver(gram, rows, lamda),
                             lambda lamda: lamda * mean_diagonal, devices.localise(here, rows))
-    best = best_of(history)
+    best = best_of(history, settings["best_by"])
     [metrics] = evaluate(scores_of(kernel, devices.localise(here, rows), [alpha]), 1, dataset.test_view(np.random.default_rng([settings["seed"], 3])),
                          inverse_propensity(dataset.frequency), settings["eval_batch_size"], here)
     title = f"∞-AE on {dataset.name}: " + title_of(settings, dataset)
@@ -155,11 +151,10 @@ def title_of(settings, dataset):
 
 
 def main(arguments):
-    settings, mesh, dataset = begin(arguments, __doc__, KEYS, infinite_ae)
+    settings, reasons, mesh, dataset = begin(arguments, __doc__, "infinite_ae", samplers.kernel_of_run)
     settings = samplers.settle(settings, dataset)
     check_fits(settings, dataset, mesh)
-    carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, dataset, mesh, "infinite_ae", None,
-              (PAPER_NDCG_AT_10, "∞-AE on all users"))
+    carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, reasons, dataset, mesh, "infinite_ae", None, "infinite_ae")
 
 
 if __name__ == "__main__":

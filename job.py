@@ -9,9 +9,12 @@ import numpy as np
 import data
 import devices
 import model
+import paper
+import recipes
+import yardsticks
 from eval import METRICS, summarise
 from runs import START_AGAIN, describe, open_run, peak_rss_mb, read_npz
-from settings import UserError, resolve, run_script
+from settings import UserError, resolve, run_script, without_effect
 
 PER_USER = ("HR@10", "NDCG@10")  # what is kept of every user, to compare models by
 
@@ -30,36 +33,42 @@ def run_job(main):
         os._exit(1)  # a common end, which is JAX's way, would wait for them in vain
 
 
-def begin(arguments, description, keys=None, overrides={}):
-    """Reads the settings, joins the other processes if there are any, and loads the data.
+def begin(arguments, description, script, of_run=lambda settings: None):
+    """Reads the settings, joins the other processes if there are any, loads the data, and makes every "auto" concrete.
 
     Args:
-        arguments, description, keys, overrides: see settings.resolve.
+        arguments, description, script: see settings.resolve.
+        of_run: settings -> what the run has whose synthetic users are to be trained on, for recipes.settle; None without one.
 
     Returns:
-        (settings, mesh of devices.start, data.Dataset).
+        (Settings, {key that was "auto": why it is what it is}, mesh of devices.start, data.Dataset).
 
     Raises:
         UserError: anything about them is not as it should be.
     """
-    settings, changed = resolve(arguments, description, keys, overrides)
+    settings, changed = resolve(arguments, description, script)
     if settings.get("distributed"):
         devices.join(settings["coordinator"], settings["process_id"], settings["num_processes"])
     mesh = devices.start(settings.get("float64", False))
     dataset = data.load(settings["dataset"], settings["data_dir"], settings["repeats"], jax.process_index(), jax.process_count(), devices.gather)
+    settings, reasons = recipes.settle(settings, recipes.statistics_of(dataset), of_run(settings))
     dataset = data.add_noise(dataset, settings["noise"], settings["seed"])
     train, validation, test = dataset.lengths.sum(axis=1)
     if jax.process_index() == 0:
         print(f"{dataset.name}: {dataset.users:,} users, {dataset.items:,} items, {train:,} train / {validation:,} validation / "
               f"{test:,} test interactions")
-        print(f"settings that differ from the usual ones for {dataset.name}:", ", ".join(f"{key}={value}" for key, value in changed.items()) or "none")
+        print("settings other than in hyper_params.py:", ", ".join(f"{key}={value}" for key, value in changed.items() if key != "dataset") or "none")
+        if reasons:
+            print(recipes.say(settings, reasons))
+        for note in without_effect(settings, changed):
+            print(note)
         asked, able = settings["validation_users"], int((dataset.lengths[data.VALIDATION] > 0).sum())
         if 0 < asked < able:
             print(f"validating on {asked:,} of the {able:,} users with validation interactions, always the same; testing on all")
     for part, count in (("validation", validation), ("test", test)):
         if count == 0:
             raise UserError(f"{dataset.name} has no {part} interactions: there is nothing to measure by")
-    return settings, mesh, dataset
+    return settings, reasons, mesh, dataset
 
 
 def make_kernel(settings, dataset):
@@ -67,25 +76,29 @@ def make_kernel(settings, dataset):
     return model.make_kernel(settings["depth"], settings["normalize"], data.item_weights(dataset, settings["item_discount"]))
 
 
-def carry_out(work, settings, dataset, mesh, kind, product, paper_ndcg):
+def carry_out(work, settings, reasons, dataset, mesh, kind, product, system):
     """Runs the work in the folder of these settings, unless it has been finished, and shows the result.
 
     Args:
         work: run -> result, as it is to stand in result.json but for the time and the memory; "test" as from
             eval.evaluate, of which the means stand there and every user's HR@10 and NDCG@10 in users.npz.
+        reasons: see begin.
         kind: see runs.open_run.
         product: the file, a .npz, that a finished run must have; None if only its metrics.
-        paper_ndcg: what the paper's table has, {dataset: NDCG@10}, and what that is, in words.
+        system: whose figure of the paper is shown, a key of paper.NDCG_AT_10; None without one.
     """
     with open_run(settings, dataset.fingerprint, kind, silent=jax.process_index() > 0) as run:
         result, say = devices.share(run.result()), print
-        about = describe(settings, dataset.fingerprint, devices.describe(mesh))
+        about = describe(settings, reasons, dataset.fingerprint, recipes.statistics_of(dataset)._asdict(), devices.describe(mesh))
         if result is None:
             say = run.say
             run.keep_config(about)
             run.say(f"run: {run.folder} on {devices.describe(mesh)}, {dataset.name}")
             try:
                 result = work(run)
+                views = (dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"]),
+                         dataset.test_view(np.random.default_rng([settings["seed"], 3])))
+                result["yardsticks"] = yardsticks.measure(settings, dataset, views, devices.local(mesh))
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) and "ut of memory" not in str(error):
                     raise
@@ -100,17 +113,31 @@ def carry_out(work, settings, dataset, mesh, kind, product, paper_ndcg):
                 read_npz(run.folder / product, START_AGAIN)
             print(f"run: {run.folder} was finished before; --resume=false runs it again", flush=True)
             run.warn_of_differences(about, print)
-        if jax.process_index() > 0:
-            return
-        best = "" if result["best_step"] is None else f"best step {result['best_step']} of {result['steps']}, "
-        speed = f", {result['step_seconds']:.2f} s a step" if result["step_seconds"] else ""
-        choice = result["choice"] if "choice" in result else {"lamda": result["lamda"]}
-        say(f"{dataset.name}: {best}" + "".join(f"{key} {value:.3g}, " for key, value in choice.items())
-            + f"{result['wall_seconds']:.0f} s{speed}, {result['peak_rss_mb']:,.0f} MiB")
-        figures, words = paper_ndcg
-        if dataset.name in figures:
-            say(f"paper, {words}, its split of {dataset.name}: NDCG@10 {figures[dataset.name]}")
-        say(f"test  {show(result['test'])}")
+        if jax.process_index() == 0:
+            for line in last_lines(settings, dataset, result, system):
+                say(line)
+
+
+def last_lines(settings, dataset, result, system):
+    """What a run ends with: how it went, what it is to be compared with, and its test metrics."""
+    best = "" if result["best_step"] is None else f"best step {result['best_step']} of {result['steps']}, "
+    speed = f", {result['step_seconds']:.2f} s a step" if result["step_seconds"] else ""
+    choice = result["choice"] if "choice" in result else {"lamda": result["lamda"]}
+    yield (f"{dataset.name}: {best}" + "".join(f"{key} {value:.3g}, " for key, value in choice.items())
+           + f"{result['wall_seconds']:.0f} s{speed}, {result['peak_rss_mb']:,.0f} MiB")
+    if result["best_step"] == 0:
+        yield (f"NOTHING WAS LEARNT: no step was better than the start on validation, so the {settings['user_support']:,} synthetic users are "
+               "the real users they began as. Try another learning_rate, a gumbel_tau of 2 or more, or --noise_groups=-1.")
+    by = settings["best_by"]
+    for name, metrics in result["yardsticks"].items():
+        yield f"for comparison, {name}: validation {by} {metrics['val'][by]:.2f}, test {show(metrics['test'])}"
+    if result["test"][by] < result["yardsticks"]["popularity"]["test"][by]:
+        yield (f"WORSE THAN RECOMMENDING WHAT IS POPULAR, by {by}. Try infinite_ae.py, which trains on all users; with distill.py, "
+               "--normalize=false, a smaller learning_rate, or another user_support.")
+    figure = paper.figure(dataset.fingerprint, system, settings)
+    if figure is not None:
+        yield f"the paper's {system} on this split of {dataset.name}: NDCG@10 {figure}"
+    yield f"test  {show(result['test'])}"
 
 
 def to_arrays(name, tree):
@@ -137,11 +164,11 @@ def show(metrics):
     return "  ".join(f"{name} {number(name)}" for name in METRICS)
 
 
-def quality(metrics, by="HR@100"):
+def quality(metrics, by):
     """What the best model is chosen by, on validation: one metric, and nDCG@10 where that is the same."""
     return metrics[by], metrics["NDCG@10"]
 
 
-def best_of(history):
+def best_of(history, by):
     """The first of the best validations of a history, those left out passed over; None if there is none."""
-    return max((line for line in history if line["validation"]), key=lambda line: quality(line["validation"]), default=None)
+    return max((line for line in history if line["validation"]), key=lambda line: quality(line["validation"], by), default=None)

@@ -26,7 +26,7 @@ import pooch
 from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION
 from download import Unreachable, fetch
 from runs import atomic, lock
-from settings import RULES, Parser, UserError, run_script
+from settings import Parser, UserError, adapter, checked, run_script
 from sources import MOVIELENS, SOURCES, read_own
 
 FEWEST_INTERACTIONS = 3        # of a user; those with fewer cannot be split
@@ -293,8 +293,7 @@ def parse(arguments):
     if given.name is not None:
         if given.names or given.file is None or given.url is not None:
             raise UserError("--name goes with --file, and with no name of a known data set")
-        if not RULES["dataset"][2](given.name) or given.name.startswith("."):
-            raise UserError(f"--name must be a plain name for a folder, not '{given.name}'")
+        checked("--name", given.name, adapter("dataset"))
         if given.name in SOURCES:
             raise UserError(f"{given.name} is the name of a known data set; give yours another")
     elif chosen := [key for key in COLUMNS if getattr(given, key) is not None]:

@@ -30,7 +30,7 @@ import scipy.sparse as sp
 
 import devices
 import model
-from distilled import load_dataset, open_distilled
+from distilled import folder_of, load_dataset, open_distilled, warn_if_not_learnt
 from eval import scores_of
 from runs import atomic, keep_arrays
 from settings import Parser, UserError, run_script
@@ -291,7 +291,7 @@ def write(file, kind, asked, columns, scores, dataset, reasons):
 def parse(arguments):
     parser = Parser(__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--run", required=True, help="the folder of a finished run of distill.py")
+    add("--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir")
     add("--user", action="append", help="ids of the data set's users, with commas between; may be given again")
     add("--all", action="store_true", help="all users of the data set")
     add("--items", help="ids of the items that somebody new has liked, with commas between")
@@ -321,7 +321,8 @@ def parse(arguments):
 
 def main(arguments):
     given = parse(arguments)
-    distilled = open_distilled(given.run)
+    distilled = open_distilled(folder_of(given.run))
+    warn_if_not_learnt(distilled)
     dataset = load_dataset(distilled, given.data_dir)
     if given.user or given.all:
         asked = known_users(dataset, None if given.all else list(dict.fromkeys(each for text in given.user for each in split_ids(text))))

@@ -18,11 +18,12 @@ from scipy.stats import spearmanr
 
 import hyper_params
 import leak
+import recipes
 from charts import chart
-from distilled import load_dataset, open_distilled
+from distilled import folder_of, load_dataset, open_distilled
 from eval import METRICS
 from runs import atomic, read_finished
-from settings import Parser, UserError, run_script, usual
+from settings import Parser, UserError, run_script
 
 MOST_RUNS = 20           # in the table of metrics
 MOST_DOTS = 2000         # items in the picture of their popularity
@@ -39,7 +40,7 @@ def command_of(config):
         return ["?", "?"]
 
 
-def runs_on_same_data(distilled):
+def runs_on_same_data(distilled, statistics):
     """The runs to compare: this one first, then the others of its folder on the same data, best first by validation.
 
     Returns:
@@ -54,7 +55,7 @@ def runs_on_same_data(distilled):
         if config["data_fingerprint"] != distilled.config["data_fingerprint"]:
             continue
         kind, own = Path(command_of(config)[1]).stem, path.parent == distilled.folder.resolve()
-        expected = usual(config["settings"], getattr(hyper_params, kind, {}))
+        expected = recipes.usual(config["settings"], statistics, kind if kind in hyper_params.takes else "distill")
         other = {key: value for key, value in config["settings"].items() if key not in NOT_COMPARED and expected.get(key) != value}
         note = ", ".join(f"{key}={value}" for key, value in {**other, **result.get("choice", {})}.items())
         found.append({"name": path.parent.name, "kind": config["settings"].get("model", kind), "note": note, "metrics": result["test"], "own": own,
@@ -135,10 +136,11 @@ def render(distilled, dataset, leaks):
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # and beyond ASCII as \u, so that no text ends the script
-    runs, more = runs_on_same_data(distilled)
+    statistics = recipes.statistics_of(dataset)
+    runs, more = runs_on_same_data(distilled, statistics)
     table, charts = differences(distilled, dataset)
     curves = [each for each in (curve(distilled.folder, distilled.result),) if each]
-    expected = usual(distilled.settings)
+    expected = recipes.usual(distilled.settings, statistics, "distill")
     return environment.get_template("report.html.jinja").render(
         run=distilled.folder.resolve().name, dataset=dataset, synthetic=len(distilled.rows), lamda=distilled.lamda, result=distilled.result, config=distilled.config,
         command=shlex.join(command_of(distilled.config)),
@@ -151,10 +153,10 @@ def render(distilled, dataset, leaks):
 
 def main(arguments):
     parser = Parser(__doc__, allow_abbrev=False)
-    parser.add_argument("--run", required=True, help="the folder of a finished run of distill.py")
+    parser.add_argument("--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir")
     parser.add_argument("--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it")
     given = parser.parse_args(arguments)
-    distilled = open_distilled(given.run)
+    distilled = open_distilled(folder_of(given.run))
     dataset = load_dataset(distilled, given.data_dir)
     leaks = leak.check(distilled, dataset)
     page = render(distilled, dataset, leaks).encode()

@@ -251,7 +251,7 @@ class Run:
         result = _read_result(path)
         try:
             return {key: result[key] for key in ("dataset", "val", "test", _choice(result), "best_step", "steps", "wall_seconds",
-                                                 "step_seconds", "peak_rss_mb")}
+                                                 "step_seconds", "peak_rss_mb", "yardsticks")}
         except KeyError as error:
             raise UserError(f"{path} is damaged, it has no {error}; {START_AGAIN}") from error
 
@@ -292,7 +292,7 @@ def run_name(settings, fingerprint, kind):
     """A readable name with a hash of the data and of every setting that shapes the result."""
     digest = hashlib.sha256(json.dumps([kind, shaping(settings), fingerprint]).encode()).hexdigest()[:8]
     size = "all" if settings["user_support"] == -1 else str(settings["user_support"])
-    return "-".join([settings["dataset"], size, kind, f"seed{settings['seed']}", digest])
+    return "-".join([kind, settings["dataset"], size, f"seed{settings['seed']}", digest])
 
 
 @contextmanager
@@ -325,9 +325,14 @@ def open_run(settings, fingerprint, kind, silent=False):
         yield Run(folder, _process_start(), silent)
 
 
-def describe(settings, fingerprint, devices):
-    """What config.json holds: enough to repeat the run and to tell why another differs."""
-    return {"script": Path(sys.argv[0]).stem, "settings": settings, "data_fingerprint": fingerprint, "command": shlex.join([sys.executable, *sys.argv]),
+def describe(settings, reasons, fingerprint, statistics, devices):
+    """What config.json holds: enough to repeat the run and to tell why another differs.
+
+    Args:
+        reasons: {key that was "auto": why it is what it is}.
+        statistics: users, items and train interactions, which the rules for "auto" know.
+    """
+    return {"script": Path(sys.argv[0]).stem, "settings": settings, "auto": reasons, "data_fingerprint": fingerprint, "data": statistics, "command": shlex.join([sys.executable, *sys.argv]),
             "python": platform.python_version(), "platform": platform.platform(), "devices": devices,
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "git_revision": _git_revision(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

@@ -22,7 +22,7 @@ import scipy.sparse as sp
 
 import learners
 from data import TRAIN
-from distilled import open_distilled, to_matrix
+from distilled import folder_of, open_distilled, to_matrix
 from runs import keep_arrays
 from settings import UserError
 
@@ -121,11 +121,18 @@ def settle(settings, dataset):
     return {**settings, "distilled": str(run.folder), "user_support": len(run.rows)}
 
 
+def kernel_of_run(settings):
+    """What the run of distilled users has for the keys of recipes.FULL_DATA; None for a sampler of real users."""
+    if settings["sampler"] not in VALUES:
+        return None
+    run = _open(settings)
+    return {**{key: run.settings[key] for key in ("depth", "normalize", "item_discount")}, "lamda_grid": [run.lamda]}
+
+
 def _open(settings):
     if not settings["distilled"]:
         raise UserError(f"sampler={settings['sampler']} needs --distilled=RUN, a run of distill.py: its folder, or its name in {settings['results_dir']}")
-    folder = Path(settings["distilled"])
-    return open_distilled(folder if folder.is_dir() else Path(settings["results_dir"]) / folder)
+    return open_distilled(folder_of(settings["distilled"], settings["results_dir"]))
 
 
 def sample(settings, dataset):

@@ -9,7 +9,7 @@ After each part the ∞-AE is trained on the memory, validated on the users who 
 come included: so all parts are measured by the same targets. The distilled memory begins as real users of the first part.
 Each part improves it by train_steps of Distill-CF on that part's users alone, which are forgotten then; the learning rate
 falls as 1 / the number of the part, so that what a part brings weighs as much as each before it. lamda is learned with
-them. For real users it is chosen from lamda_grid by HR@100 on validation.
+them. For real users it is chosen from lamda_grid on validation, by best_by.
 
 The same command goes on after the last part that was finished. What a run leaves is described in runs.py.
 """
@@ -24,7 +24,6 @@ from tqdm import tqdm
 import data
 import devices
 import distill
-import hyper_params
 import model
 from batches import make_batches
 from eval import evaluate, inverse_propensity, scores_of, search_lamda, summarise
@@ -32,9 +31,6 @@ from job import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
 from runs import START_AGAIN
 from settings import UserError
 
-KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "memory", "parts", "user_support", "depth", "normalize", "float64", "num_per_user",
-        "gumbel_tau", "noise_groups", "objective", "keep_prob", "history_discount", "loss", "score_scale", "cardinality_reg", "lamda", "lamda_grid",
-        "learning_rate", "train_steps", "batch_size", "validation_users", "eval_batch_size", "seed", "resume")
 
 
 def take(dataset, users):
@@ -142,7 +138,7 @@ def train_and_test(settings, run, dataset, mesh):
         found = [each for each in found if math.isfinite(each[2]["HR@100"])]
         if not found:
             raise UserError(f"part {number + 1}: no lamda of {lamdas} can be used; a larger one helps")
-        lamda, alpha, validation = max(found, key=lambda each: quality(each[2]))
+        lamda, alpha, validation = max(found, key=lambda each: quality(each[2], settings["best_by"]))
         [metrics] = evaluate(scores_of(kernel, rows, [alpha]), 1, test_view, weights, settings["eval_batch_size"], here)
         parts.append({"part": number + 1, "users": so_far.users, "remembered": len(rows), "lamda": lamda, "validation": validation, "test": summarise(metrics)})
         run.say(f"part {number + 1:2d}, {so_far.users:,} users so far, {len(rows):,} remembered, lamda {lamda:<8.3g}  validation  {show(validation)}")
@@ -165,11 +161,11 @@ def check(settings, dataset):
 
 
 def main(arguments):
-    settings, mesh, dataset = begin(arguments, __doc__, KEYS, hyper_params.stream)
+    settings, reasons, mesh, dataset = begin(arguments, __doc__, "stream")
     check(settings, dataset)
     work = {**settings, "learn_lamda": True, "cosine_decay": True, "accumulate_steps": 1}
     with threadpool_limits(limits=1 if settings["memory"] == "distilled" else None, user_api="blas"):  # as in distill.py
-        carry_out(lambda run: train_and_test(work, run, dataset, mesh), settings, dataset, mesh, f"stream-{settings['memory']}", None, ({}, ""))
+        carry_out(lambda run: train_and_test(work, run, dataset, mesh), settings, reasons, dataset, mesh, f"stream-{settings['memory']}", None, None)
 
 
 if __name__ == "__main__":
