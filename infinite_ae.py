@@ -116,7 +116,7 @@ def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
         run.save_checkpoint({}, {"history": history, "wall_seconds": run.wall_seconds()})
     best = best_of(history, settings["best_by"])
     if best is None:
-        raise UserError(f"no lamda of {settings['lamda_grid']} can be used: " + (NO_RIDGE if alike and not any(settings["lamda_grid"]) else
+        raise UserError(f"no lamda of {', '.join(f'{lamda:g}' for lamda in settings['lamda_grid'])} can be used: " + (NO_RIDGE if alike and not any(settings["lamda_grid"]) else
                         f"the kernel is not positive definite in {rows.dtype} with any of them; --float64=true may help") + "; a larger one helps")
     return history, devices.localise(here, solve(best["lamda"])) if alpha is None else alpha
 

@@ -60,26 +60,30 @@ def settle(settings, data, run=None):
     Returns:
         (Settings, {key that was "auto": why it is what it is}).
     """
-    users = settings["user_support"]
-    if "sampler" in settings:  # of infinite_ae.py and baselines.py
-        found, why = (FULL_DATA, "the paper's, on real users") if run is None else (run, "as in the run of the synthetic users")
-        values, reasons = dict(found), dict.fromkeys(found, why)
+    if "sampler" in settings:  # infinite_ae.py and baselines.py
+        values, why = (FULL_DATA, "the paper's, on real users") if run is None else (run, "as in the run of the synthetic users")
+        reasons = dict.fromkeys(values, why)
     else:
-        name, because = choose(data, users)
-        if settings["loss"] not in ("auto", RECIPES[name].get("loss", PLAIN["loss"])):
-            name, because = "plain", f"loss={settings['loss']} is asked for, which '{name}' does not have"
-        values = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
-        reasons = dict.fromkeys(values, f"recipe '{name}': {because}")
-    loss = settings.get("loss", "auto") if settings.get("loss", "auto") != "auto" else values.get("loss")
-    if "score_scale" not in values:
-        values["score_scale"], reasons["score_scale"] = score_scale(loss, users, data.interactions), f"{loss} loss, {users} synthetic users"
-    values["train_steps"] = 150 if users <= 100 else 100 if users <= 200 else 60
-    reasons["train_steps"] = f"{users} synthetic users"
-    if "gumbel_tau" in settings:
-        values["noise_groups"] = 1 if settings["gumbel_tau"] >= LOW_TAU else -1
-        reasons["noise_groups"] = f"gumbel_tau {settings['gumbel_tau']:g}, " + ("at least" if settings["gumbel_tau"] >= LOW_TAU else "below") + f" {LOW_TAU}"
+        values, reasons = _for_synthetic_users(settings, data)
     open_keys = [key for key, value in settings.items() if value == "auto"]
     return Settings({**settings, **{key: values[key] for key in open_keys}}), {key: reasons[key] for key in open_keys}
+
+
+def _for_synthetic_users(settings, data):
+    """(values, reasons) of distill.py and stream.py."""
+    users, tau = settings["user_support"], settings["gumbel_tau"]
+    name, because = choose(data, users)
+    if settings["loss"] not in ("auto", RECIPES[name].get("loss", PLAIN["loss"])):
+        name, because = "plain", f"loss={settings['loss']} is asked for, which '{name}' does not have"
+    values = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
+    reasons = dict.fromkeys(values, f"recipe '{name}': {because}")
+    loss = values["loss"] if settings["loss"] == "auto" else settings["loss"]
+    if "score_scale" not in values:
+        values["score_scale"], reasons["score_scale"] = score_scale(loss, users, data.interactions), f"{loss} loss, {users} synthetic users"
+    values["train_steps"], reasons["train_steps"] = 150 if users <= 100 else 100 if users <= 200 else 60, f"{users} synthetic users"
+    values["noise_groups"] = 1 if tau >= LOW_TAU else -1
+    reasons["noise_groups"] = f"gumbel_tau {tau:g}, {'at least' if tau >= LOW_TAU else 'below'} {LOW_TAU}"
+    return values, reasons
 
 
 def usual(settings, data, script):

@@ -65,8 +65,9 @@ def resolve(arguments, description="", script="distill"):
             config.update(_read_config(text))
         else:
             given[key] = parse(key, text)
-    if useless := given.keys() - base.keys():
-        raise UserError(f"{script}.py has no use for {min(useless)}; it takes {', '.join(base)}")
+    for source, where in ((given, ""), (config, ", which the config file has")):
+        if useless := source.keys() - base.keys():
+            raise UserError(f"{script}.py has no use for {min(useless)}{where}; it takes {', '.join(base)}")
     if config.get("paper") and given.get("paper") is False:
         raise UserError("--paper=false does not undo the paper's choices that the config file holds: change them there")
     paper = file.paper if {**base, **config, **given}.get("paper") else {}
@@ -135,8 +136,8 @@ def describe(schema):
         return ("one of " if len(values) > 1 else "") + ", ".join(map(str, values))
     if schema["type"] == "array":
         return "a list of " + ("one or more " if schema.get("minItems") else "") + describe(schema["items"]).replace("a number", "numbers")
-    bounds = [f"{word} {schema[key]:.10g}" for key, word in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"),
-                                                             ("exclusiveMaximum", "below")) if key in schema]
+    ends = (("minimum", "from"), ("exclusiveMinimum", "above")), (("maximum", "to"), ("exclusiveMaximum", "below"))
+    bounds = [f"{word} {schema[key]:.10g}" for end in ends for key, word in end if key in schema]
     name = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "text", "object": "objects"}[schema["type"]]
     return " ".join([name, *bounds])
 

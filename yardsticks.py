@@ -40,7 +40,7 @@ def measure(settings, dataset, views, mesh):
     if 0 < settings["user_support"] < dataset.users:
         kernel = model.make_kernel(FULL_DATA["depth"], FULL_DATA["normalize"])
         sample = dataset.train_rows(dataset.sample_users(settings["user_support"], settings["seed"]))
-        rows = devices.replicate(mesh, sample.toarray().astype(np.float64 if settings["float64"] else np.float32))
+        rows = devices.replicate(mesh, sample.toarray().astype(np.float64 if settings.get("float64") else np.float32))
         tried = search_lamda(kernel, rows, LAMDAS, views[0], weights, size, mesh)
         by = lambda line: -math.inf if math.isnan(value := summarise(line[2])[settings["best_by"]]) else value
         _, alpha, validation = max(tried, key=by)

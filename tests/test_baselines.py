@@ -131,7 +131,7 @@ def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
     ("mf", ['--grid=[{"l3": 0}]'], "mf has no 'l3'; it has"), ("mf", ['--grid=[{"dimensions": 8}]'], "needs a positive learning_rate"),
     ("ease", ['--grid=[{"l2": "many"}]'], "l2 must be a number"), ("mf", ['--grid=[{"dimensions": 2.5}]'], "dimensions must be a whole number from 2"),
     ("mf", ['--grid=[{"batch_size": 2.5}]'], "batch_size must be a whole number"), ("mf", ['--grid=[{"negatives": 0}]'], "negatives must be a whole number from 1"),
-    ("mvae", ['--grid=[{"dropout": 1}]'], "dropout must be a number from 0, below 1"), ("ease", ['--grid=[{"l2": NaN}]'], "l2 must be a number"), ("ease", ["--grid=5"], "grid must be a list"),
+    ("mvae", ['--grid=[{"dropout": 1}]'], "dropout must be a number from 0 below 1"), ("ease", ['--grid=[{"l2": NaN}]'], "l2 must be a number"), ("ease", ["--grid=5"], "grid must be a list"),
     ("ease", ["--gumbel_tau=1"], "has no use for gumbel_tau")])
 def test_wrong_settings(planted, tmp_path, run_script, model, arguments, words):
     done = run_script("baselines.py", *command(planted, tmp_path, model, *arguments))

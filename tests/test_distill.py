@@ -1,5 +1,4 @@
 """distill.py through its command line: what it leaves, what it says, and that no accident changes a bit of it."""
-import dataclasses
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import batches
 import devices
 import distill
 import model
+import recipes
 import runs
 from hyper_params import hyper_params
 from settings import UserError, resolve
@@ -62,14 +62,6 @@ def test_what_a_run_says_and_leaves(finished, tiny):
         assert distilled["data"].min() >= 0 and distilled["data"].max() <= 1 and (distilled["item_ids"] == tiny.item_ids).all()
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["user_support"] == 8 and config["versions"]["jax"] and config["devices"] == "1 x cpu"
-
-
-def test_the_scale_of_the_scores(tiny):
-    scale = lambda users, interactions, given=-1, loss="softmax": distill.score_scale(
-        {"score_scale": given, "loss": loss, "user_support": users}, dataclasses.replace(tiny, lengths=np.full((3, 1), interactions)))
-    assert scale(100, 10 ** 6) == scale(100, 10 ** 9) == 100 and scale(25, 70_000) == 20 and scale(500, 5_000) == 1 and scale(500, 5_000, 3.0) == 3
-    assert scale(500, 5_000, loss="squared") == 8 and scale(200, 10 ** 6, loss="squared") == 12 and scale(500, 5_000, 3.0, "squared") == 3
-    assert scale(25, 10 ** 6, loss="generalized") == 100 and scale(500, 5_000, loss="generalized") == 1
 
 
 def test_it_learns(finished):
@@ -142,7 +134,7 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
     here = [f"--data_dir={tiny_data}", f"--results_dir={tmp_path / 'results'}"]
     fails(run_script("distill.py", *here, "--dataset=tiny"), "user_support is 500, but tiny has 150 users")
     fails(run_script("distill.py", *here, *TINY, "--noise_groups=9"), "noise_groups is 9")
-    fails(run_script("distill.py", *here, *TINY, "--gumbel_tau=-1"), "gumbel_tau must be a number above 0")
+    fails(run_script("distill.py", *here, *TINY, "--gumbel_tau=-1"), "gumbel_tau must be a number from")
     fails(run_script("distill.py", *here, "--dataset=nothing"), "there is no data set", "./prep.sh nothing")
     user, item = np.repeat(np.arange(20), 4), np.tile(np.arange(4), 20)
     write_layout(tmp_path / "data" / "tiny", user, item, np.tile([0, 0, 0, 2], 20))
@@ -226,7 +218,8 @@ def test_batches_are_real_users_and_feed_the_share_asked_for(tiny, objective, sh
 def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
     """Two batches in one step, without a random split: the same update as from both at once."""
     def step(batches, **changes):
-        settings = {**resolve(["--user_support=8", "--num_per_user=5", "--objective=reconstruct", "--history_discount=0"], "")[0], **changes}
+        asked = ["--user_support=8", "--num_per_user=5", "--objective=reconstruct", "--history_discount=0", "--loss=softmax"]
+        settings = {**recipes.settle(resolve(asked)[0], recipes.statistics_of(tiny))[0], **changes}
         logits = jnp.asarray(distill.initial_logits(settings, tiny))
         optimizer = distill.make_optimizer(settings)
         loss = distill.make_loss(settings, model.make_kernel(1, True), tiny)

@@ -1,0 +1,91 @@
+"""recipes.py: what an "auto" becomes, by the data and the number of users alone."""
+import dataclasses
+
+import pytest
+
+import hyper_params
+import recipes
+from recipes import Statistics, choose, score_scale, settle
+from settings import resolve
+
+ML_1M, MAGAZINE, ML_100K = Statistics(6040, 3706, 791_718), Statistics(3092, 1305, 5934), Statistics(943, 1682, 80_000)
+
+
+def chosen(data, *arguments, script="distill", run=None):
+    return settle(resolve(arguments, "", script)[0], data, run)
+
+
+@pytest.mark.parametrize("data, users, name", [
+    (ML_1M, 500, "well-known items"), (ML_1M, 51, "well-known items"), (ML_1M, 50, "well-known items, up to 50 users"),
+    (ML_1M, 20, "well-known items, up to 20 users"), (MAGAZINE, 500, "sparse"), (MAGAZINE, 10, "sparse"), (ML_100K, 500, "plain")])
+def test_which_recipe(data, users, name):
+    found, why = choose(data, users)
+    assert found == name
+    settings, reasons = chosen(data, f"--user_support={users}")
+    assert {**recipes.PLAIN, **recipes.RECIPES[name]}.items() <= settings.items()
+    assert reasons["loss"] == f"recipe '{name}': {why}" and "auto" not in settings.values()
+
+
+def test_everything_that_was_auto_has_a_reason_and_nothing_else():
+    settings, reasons = chosen(ML_1M, "--learning_rate=0.5", "--depth=2")
+    assert reasons.keys() == {key for key, value in hyper_params.hyper_params.items() if value == "auto"} - {"learning_rate", "depth"}
+    assert settings["learning_rate"] == 0.5 and settings["depth"] == 2
+    said = recipes.say(settings, reasons)
+    assert "\n" not in said and all(f"{key}=" in said for key in reasons)
+
+
+def test_the_name_of_the_data_set_decides_nothing(tiny):
+    renamed = dataclasses.replace(tiny, name="ml-1m")
+    assert recipes.statistics_of(renamed) == recipes.statistics_of(tiny)
+    one, other = (chosen(ML_1M, f"--dataset={name}")[0] for name in ("ml-1m", "mine"))
+    assert {key for key in one if one[key] != other[key]} == {"dataset"}
+
+
+def test_another_loss_than_the_recipe_s_takes_nothing_else_of_it():
+    settings, reasons = chosen(ML_1M, "--loss=softmax")
+    assert settings["item_discount"] == 0 and settings["learning_rate"] == 0.08 and "loss=softmax is asked for" in reasons["item_discount"]
+    assert chosen(ML_1M, "--loss=squared")[0]["item_discount"] == 0.25, "the recipe's own"
+    assert chosen(MAGAZINE, "--loss=softmax")[0]["normalize"] is False
+
+
+@pytest.mark.parametrize("users, steps", [(1, 150), (100, 150), (101, 100), (200, 100), (201, 60), (6040, 60)])
+def test_train_steps_follow_the_number_of_users(users, steps):
+    assert chosen(ML_1M, f"--user_support={users}")[0]["train_steps"] == steps
+    assert chosen(ML_1M, f"--user_support={users}", "--train_steps=7")[0]["train_steps"] == 7
+
+
+@pytest.mark.parametrize("tau, groups", [(0.3, -1), (1, -1), (2, 1), (10, 1)])
+def test_noise_groups_follow_the_temperature(tau, groups):
+    assert chosen(ML_1M, f"--gumbel_tau={tau}")[0]["noise_groups"] == groups
+    assert chosen(ML_1M, f"--gumbel_tau={tau}", "--noise_groups=3")[0]["noise_groups"] == 3
+
+
+def test_the_scale_of_the_scores():
+    assert score_scale("softmax", 100, 10 ** 6) == score_scale("softmax", 100, 10 ** 9) == 100
+    assert score_scale("softmax", 25, 70_000) == 20 and score_scale("softmax", 500, 5_000) == 1
+    assert score_scale("squared", 500, 5_000) == 8 and score_scale("squared", 200, 10 ** 6) == 12
+    assert score_scale("generalized", 25, 10 ** 6) == 100 and score_scale("generalized", 500, 5_000) == 1
+    assert chosen(ML_1M)[0]["score_scale"] == 8 and chosen(ML_1M, "--score_scale=3")[0]["score_scale"] == 3
+
+
+def test_the_infinite_ae_takes_the_paper_s_kernel_on_real_users_and_the_run_s_on_its_synthetic_ones():
+    settings, reasons = chosen(ML_1M, script="infinite_ae")
+    assert recipes.FULL_DATA.items() <= settings.items() and reasons["depth"] == "the paper's, on real users"
+    run = {"depth": 0, "normalize": True, "item_discount": 0.25, "lamda_grid": [0.002]}
+    arguments = "--sampler=distilled", "--distilled=x"
+    assert run.items() <= chosen(ML_1M, *arguments, script="infinite_ae", run=run)[0].items()
+    assert chosen(ML_1M, *arguments, "--depth=2", script="infinite_ae", run=run)[0]["depth"] == 2
+
+
+@pytest.mark.parametrize("script", ["distill", "infinite_ae", "stream", "baselines"])
+@pytest.mark.parametrize("data", [ML_1M, MAGAZINE, ML_100K])
+def test_no_script_is_left_with_an_auto(script, data):
+    keys = [key for key in hyper_params.takes[script] if "auto" in str(hyper_params.kinds[key])]
+    settings, reasons = chosen(data, *(f"--{key}=auto" for key in keys), script=script)
+    assert "auto" not in settings.values() and reasons.keys() == set(keys)
+
+
+def test_what_is_usual_is_so_for_the_number_of_users():
+    settings, _ = chosen(ML_1M, "--user_support=10", "--depth=2", "--dataset=mine")
+    usual = recipes.usual(settings, ML_1M, "distill")
+    assert {key for key in settings if settings[key] != usual[key]} == {"depth"}
