@@ -328,7 +328,7 @@ def finish(settings, run, dataset, mesh, best, progress):
     run.save("curve.png", pictures.curve(progress.history, progress.best_step,
                                          f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users"))
     return {"val": chosen["validation"], "test": metrics, "lamda": chosen["lamda"], "best_step": progress.best_step,
-            "steps": progress.step, "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None}
+            "learnt": progress.best_step > 0, "steps": progress.step, "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None}
 
 
 def check_fits(settings, dataset, mesh):

@@ -38,7 +38,7 @@ def command(data_dir, results, model, *arguments):
 
 
 def result_of(results, model):
-    [folder] = results.glob(f"planted-*-{model}-*")
+    [folder] = results.glob(f"{model}-planted-*")
     return json.loads((folder / "result.json").read_text())
 
 

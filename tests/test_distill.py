@@ -16,7 +16,9 @@ from conftest import ROOT, write_layout
 import batches
 import devices
 import distill
+import job
 import model
+import paper
 import recipes
 import runs
 from hyper_params import hyper_params
@@ -294,3 +296,66 @@ def test_many_devices_give_the_same_metrics(finished, tmp_path, run_script):
         results.append(json.loads((folder / "result.json").read_text()))
     assert results[0]["val"] == pytest.approx(results[1]["val"], abs=1e-3)
     assert results[0]["test"] == pytest.approx(results[1]["test"], abs=1e-3)
+
+
+def small(tiny_data, results, *arguments):
+    """distill.main with a small run's settings; its folder."""
+    distill.main([*TINY, f"--data_dir={tiny_data}", f"--results_dir={results}", "--train_steps=30", *arguments])
+    [folder] = folders(results)
+    return folder
+
+
+def test_every_run_ends_with_what_it_is_to_be_compared_with(tiny, tiny_data, tmp_path, capsys):
+    folder = small(tiny_data, tmp_path)
+    lines, result = capsys.readouterr().out.splitlines(), json.loads((folder / "result.json").read_text())
+    assert result["yardsticks"].keys() == {"popularity", "∞-AE on 8 random users"}
+    popularity = result["yardsticks"]["popularity"]
+    counts = np.asarray(tiny.train.sum(axis=0), float).ravel()
+    hits = []
+    for user in range(tiny.users):
+        scores, targets = counts.copy(), set(tiny.test[user].indices)
+        scores[tiny.train[user].indices] = scores[tiny.validation[user].indices] = -1
+        if targets:
+            hits.append(100 * len(targets & set(np.argsort(-scores, kind="stable")[:10])) / min(len(targets), 10))
+    assert popularity["test"]["HR@10"] == pytest.approx(np.mean(hits))
+    assert any(line.startswith("for comparison, popularity: validation NDCG@10") for line in lines[-5:])
+    assert any(line.startswith("for comparison, ∞-AE on 8 random users: ") for line in lines[-5:]) and lines[-1].startswith("test  HR@10")
+    assert "the paper's" not in "".join(lines), "its figures are of other data"
+
+
+def test_a_run_that_learnt_nothing_says_so(tiny_data, tmp_path, capsys):
+    folder = small(tiny_data, tmp_path, "--learning_rate=1e-9", "--lamda=1")
+    result = json.loads((folder / "result.json").read_text())
+    learnt = result["best_step"] > 0
+    assert result["learnt"] == learnt
+    assert ("NOTHING WAS LEARNT" in capsys.readouterr().out) == (not learnt)
+    (folder / "result.json").write_text(json.dumps({**result, "best_step": 0, "learnt": False}))
+    for script in ("export.py --format=csv", "recommend.py --user=0"):
+        name, argument = script.split()
+        done = subprocess.run([sys.executable, name, f"--run={folder}", argument], cwd=ROOT, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0 and "was better than its start: its 8 synthetic users are real users' histories" in done.stderr
+
+
+@pytest.mark.parametrize("popular, worse", [(99.0, True), (0.0, False)])
+def test_a_run_worse_than_popularity_says_so(popular, worse, tiny):
+    metrics = dict.fromkeys(job.METRICS, 50.0)
+    result = {"best_step": 3, "steps": 3, "lamda": 1.0, "wall_seconds": 1.0, "step_seconds": None, "peak_rss_mb": 1.0, "test": metrics, "val": metrics,
+              "yardsticks": {"popularity": {"val": metrics, "test": dict.fromkeys(metrics, popular)}}}
+    lines = list(job.last_lines({**hyper_params, "best_by": "NDCG@10"}, tiny, result, "distill"))
+    assert any(line.startswith("WORSE THAN RECOMMENDING WHAT IS POPULAR") for line in lines) == worse
+
+
+def test_the_paper_s_figure_is_of_its_own_split_and_number_of_users():
+    split = next(key for key, name in paper.RELEASED.items() if name == "ml-1m")
+    settings = {"user_support": 500, "noise": 0.0}
+    assert paper.figure(split, "distill", settings) == 32.52
+    assert paper.figure(split, "distill", {**settings, "user_support": 1}) is None
+    assert paper.figure(split, "distill", {**settings, "noise": 0.1}) is None
+    assert paper.figure("another split", "distill", settings) is None
+    assert paper.figure(split, "infinite_ae", {**settings, "user_support": -1}) == 32.82
+
+
+def test_config_keeps_what_auto_became_and_why(tiny_data, tmp_path):
+    config = json.loads((small(tiny_data, tmp_path) / "config.json").read_text())
+    assert "auto" not in config["settings"].values() and config["auto"]["loss"].startswith("recipe '") and "learning_rate" not in config["auto"]
+    assert config["data"] == {"users": 150, "items": config["data"]["items"], "interactions": config["data"]["interactions"]}

@@ -255,7 +255,7 @@ def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
 @pytest.mark.parametrize("arguments, words", [(["ml-9"], "there is no data set 'ml-9'"), (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
                                               (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip"),
                                               (["douban"], "douban has no public download; --file=PATH takes its ratings"), (["--file=a.csv"], "--name=NAME"),
-                                              (["--name=a"], "--name goes with --file"), (["--name=../a", "--file=b.csv"], "plain name"),
+                                              (["--name=a"], "--name goes with --file"), (["--name=../a", "--file=b.csv"], "the name of a folder"),
                                               (["--name=ml-1m", "--file=b.csv"], "known data set"), (["ml-1m", "--user-col=a"], "--user-col goes with --name"),
                                               (["ml-1m", "--min-user-count=2"], "at least 3"), (["ml-1m", "--max_bad_share=2"], "between 0 and 1"),
                                               (["--name=a", "--file=/nowhere.csv"], "nowhere.csv"), (["ml-1m", "--file="], "there is no file"),
