@@ -28,7 +28,8 @@ def no_proc(monkeypatch):
 @pytest.fixture
 def sleeper():
     """A process that holds a few MiB for a while."""
-    with subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE) as process:
+    words = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         yield process
         process.kill()

@@ -1,0 +1,103 @@
+"""bench_gpu.py: the whole command once on tiny data, and what becomes of checks that fail or come too late."""
+import json
+import time
+
+import numpy as np
+import pytest
+
+import bench
+import bench_gpu
+from settings import UserError
+
+METRICS = {"HR@100": 50.0, "NDCG@10": 30.0}
+
+
+def finished(lamda=0.1, bits=0.0, **metrics):
+    """What read_runs has of a run."""
+    return {"test": METRICS | metrics, "lamda": lamda}, [np.full((2, 3), bits), np.zeros((2, 3)), np.array(lamda)]
+
+
+@pytest.fixture
+def checks(tmp_path):
+    return bench_gpu.Checks(tmp_path, tmp_path, {}, "cpu", "1 x cpu", 2 ** 30)
+
+
+def test_the_command(tmp_path, tiny_data, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(bench_gpu, "LARGE", 20)
+    monkeypatch.setattr(bench_gpu, "TIMED", {"cpu": (60, 90, 1200)})
+    monkeypatch.setattr(bench_gpu.signal, "signal", lambda *arguments: None)
+    bench.main(["gpu", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--user_support=8",
+                "--num_per_user=10", "--train_steps=6"])
+    rows = json.loads((tmp_path / "bench-gpu.json").read_text())["rows"]
+    said, table = capsys.readouterr().out, (tmp_path / "bench-gpu.md").read_text()
+    assert said.startswith("no GPU: everything on the CPU") and table.strip() in said
+    assert [row["outcome"] for row in rows] == ["passed"] * len(rows) and len(table.splitlines()) == len(rows) + 2
+    assert [row["what"] for row in rows] == [
+        "distill.py, cpu, run 1", "distill.py, cpu, run 2", "cpu: run 1 against run 2", "--float64=true",
+        "--learn_lamda=false --lamda_grid=[1e-05]", "--user_support=20", "two processes on one device",
+        "a batch that does not fit", "loading", "validation of 6 lamdas", "step, full batch, shared noise",
+        "step, full batch, independent noise", "step, full batch, shared noise", rows[13]["what"],
+        "∞-AE on all users, 6 lamdas and the test", "times beside the plain version"]
+    assert rows[13]["what"].startswith("step beyond its matrix products")
+    assert rows[0]["figures"]["steps"] == 6 and rows[3]["figures"]["steps"] == bench_gpu.FEW_STEPS["cpu"]
+    assert rows[2]["why"] == "identical to the last bit" and rows[4]["figures"]["lamda"] == 1e-5
+    assert "needs" in rows[7]["why"] and "--batch_size=" in rows[7]["why"]
+
+
+def test_identical_runs_pass_and_others_by_their_ndcg():
+    same, bits = [finished(), finished()], [finished(), finished(bits=1e-7)]
+    assert bench_gpu.compare(same, bits=True)[1:] == (True, "identical to the last bit")
+    assert not bench_gpu.compare(bits, bits=True)[1] and bench_gpu.compare(bits, bits=False)[1]
+    far, passed, why = bench_gpu.compare([finished(), finished(lamda=0.12, **{"NDCG@10": 30.4})], bits=False)
+    assert not passed and "beyond 0.3 points" in why
+    assert far == pytest.approx({"HR@100": 0, "NDCG@10": 0.4, "lamda, relative": 0.2})
+    assert bench_gpu.compare([finished(), finished(**{"NDCG@10": 29.8})], bits=False)[1]
+    with pytest.raises(UserError, match="one of the two runs has failed"):
+        bench_gpu.compare([finished()], bits=False)
+
+
+def test_a_failed_check_stops_no_other(checks, tmp_path, capsys):
+    def fail():
+        raise UserError("it | broke")
+
+    checks.check("one", fail)
+    checks.check("two", lambda: ({"nDCG@10": 30.25}, True, "well"))
+    checks.check("three", lambda: ({}, False, "badly"), "a card")
+    rows = json.loads((tmp_path / "bench-gpu.json").read_text())["rows"]
+    assert [(row["outcome"], row["why"]) for row in rows] == [("failed", "it | broke"), ("passed", "well"), ("failed", "badly")]
+    lines = (tmp_path / "bench-gpu.md").read_text().splitlines()
+    assert all(line.count("|") == 7 for line in lines) and "it / broke" in lines[2] and "nDCG@10 30.25" in lines[3]
+    assert rows[2]["device"] == "a card" and rows[0]["device"] == "1 x cpu"
+
+
+def test_a_check_that_would_begin_too_late_is_skipped(checks):
+    checks.began -= bench_gpu.LAST_BEGIN + 1
+    checks.check("late", lambda: pytest.fail("it began"))
+    assert checks.rows[0]["outcome"] == "skipped" and "540 s had passed" in checks.rows[0]["why"]
+
+
+def test_a_process_that_fails_or_takes_too_long():
+    assert bench_gpu.call(["-c", "print(5)"], "cpu", 60) == "5\n"
+    with pytest.raises(UserError, match="^exit code 3: second$"):
+        bench_gpu.call(["-c", "import sys; print('first\\nsecond', file=sys.stderr); sys.exit(3)"], None, 60)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="ended after 1 s"):
+        bench_gpu.call(["-c", "import time; time.sleep(60)"], None, 1)
+    assert time.monotonic() - began < 30
+    platform = "import os; print(os.environ['JAX_PLATFORMS'])"
+    assert bench_gpu.call(["-c", platform], "gpu", 60) == "cuda\n", "the GPU, or an error: never the CPU instead"
+
+
+def test_a_failure_is_an_exit_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_gpu.signal, "signal", lambda *arguments: None)
+    monkeypatch.setattr(bench_gpu, "call", lambda *arguments: 'a warning\n["cpu", "1 x cpu", 1000]\n')
+    monkeypatch.setattr(bench_gpu, "MOVIELENS", (30, 40, 300))
+    monkeypatch.setattr(bench_gpu.Checks, "run", lambda self: self.check("this", lambda: ({}, False, "badly")))
+    with pytest.raises(UserError, match="^1 of 1 checks have failed: this$"):
+        bench.main(["gpu", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"])
+
+
+def test_the_gpu_is_measured_alone():
+    with pytest.raises(UserError, match="gpu is run alone"):
+        bench.main(["gpu", "ratios"])
