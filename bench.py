@@ -2,7 +2,7 @@
 
     python bench.py                      ratios and growth, and results/bench.json; about four minutes on 2 cores
     python bench.py ratios --user_support=100   the ratios alone, with other settings, as for distill.py
-    python bench.py gpu          the check of a machine with an NVIDIA GPU: bench_gpu.py, ten minutes at most
+    python bench.py gpu                  the check of a machine with an NVIDIA GPU (bench_gpu.py), ten minutes at most
     python bench.py netflix              generated data of Netflix's size from a text file to test metrics; a quarter of
                                          an hour and 4 GB of disk
 
