@@ -25,7 +25,7 @@ def checks(tmp_path):
 
 def test_the_command(tmp_path, tiny_data, monkeypatch, capsys):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(bench_gpu, "LARGE", 20)
+    monkeypatch.setattr(bench_gpu, "LARGE", {"cpu": 20})
     monkeypatch.setattr(bench_gpu, "TIMED", {"cpu": (60, 90, 1200)})
     monkeypatch.setattr(bench_gpu.signal, "signal", lambda *arguments: None)
     bench.main(["gpu", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}",
