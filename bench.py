@@ -2,6 +2,7 @@
 
     python bench.py                      ratios and growth, and results/bench.json; about four minutes on 2 cores
     python bench.py ratios --user_support=100   the ratios alone, with other settings, as for distill.py
+    python bench.py gpu                  the check of a machine with an NVIDIA GPU (bench_gpu.py), ten minutes at most
     python bench.py netflix              generated data of Netflix's size from a text file to test metrics; a quarter of
                                          an hour and 4 GB of disk
 
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+import bench_gpu
 import data
 import devices
 import distill
@@ -34,8 +36,7 @@ import model
 from batches import FED, HELD_OUT, make_batches
 from bench_size import growth, netflix
 from eval import CUTOFFS, inverse_propensity, search_lamda
-from generate import interactions
-from preprocess import split_interactions, write_layout
+from generate import write_data_set
 from runs import atomic, open_run, peak_rss_mb
 from settings import UserError, resolve, run_script
 
@@ -60,7 +61,9 @@ def plain_sample(key, logits, tau, draws):
 
 
 def make_plain_loss(settings, kernel, dataset):
-    """distill.make_loss, by the letter of the equations."""
+    """distill.make_loss with independent noise, by the letter of the equations."""
+    scale = distill.score_scale(settings, dataset)
+
     def loss(params, lamda, noise_key, batch):
         rows = plain_sample(noise_key, params.logits, settings["gumbel_tau"], settings["num_per_user"])
         gram = kernel(rows, rows)
@@ -68,7 +71,7 @@ def make_plain_loss(settings, kernel, dataset):
         alpha = jax.scipy.linalg.solve(gram + lamda * jnp.trace(gram) / len(rows) * jnp.eye(len(rows)), rows, assume_a="pos")
         fed, targets = (batch == part for part in (FED, HELD_OUT))
         scores = jnp.where(fed > 0, -jnp.inf, kernel(fed.astype(rows.dtype), rows) @ alpha)
-        entropy = -jnp.sum(jnp.where(targets > 0, jax.nn.log_softmax(scores), 0), axis=1)
+        entropy = -jnp.sum(jnp.where(targets > 0, jax.nn.log_softmax(scale * scores), 0), axis=1)
         entropy = entropy / jnp.maximum(targets.sum(axis=1), 1) ** settings["history_discount"]
         return entropy.mean() + settings["cardinality_reg"] * rows.sum() / len(rows) / (dataset.train.nnz / dataset.users), lamda
     return loss
@@ -202,16 +205,13 @@ def bench_loading(folder):
 def ratios(settings, mesh):
     """[(what, seconds, plain seconds, what is plain)]."""
     settings = {**settings, "dataset": "generated", "batch_size": -1, "objective": "held_out", "learn_lamda": True}
-    rng = np.random.default_rng(settings["seed"])
     with tempfile.TemporaryDirectory() as temporary:
-        user, item = interactions(rng, USERS, ITEMS, INTERACTIONS)
         folder = Path(temporary) / "generated"
-        folder.mkdir()
-        write_layout(folder, user, item, np.ones(len(user)), split_interactions(user, rng))
+        count = write_data_set(folder, USERS, ITEMS, INTERACTIONS, settings["seed"])
         figures = bench_loading(folder)
         dataset = data.load(folder.name, folder.parent)
     distill.check_fits(settings, dataset, mesh)
-    print(f"{dataset.users:,} users, {dataset.items:,} items, {len(user):,} interactions, generated; {devices.describe(mesh)}; "
+    print(f"{dataset.users:,} users, {dataset.items:,} items, {count:,} interactions, generated; {devices.describe(mesh)}; "
           f"medians of {REPEATS}", flush=True)
     figures += bench_validation(settings, dataset, mesh) + bench_step(settings, dataset, mesh) + bench_infinite_ae(settings, dataset, mesh)
     print(f"\n{'':50s} {'seconds':>8s} {'plain':>8s} {'ratio':>7s}   plain is")
@@ -222,9 +222,13 @@ def ratios(settings, mesh):
 
 def main(arguments):
     words = [word for word in arguments if not word.startswith("-")] or ["ratios", "growth"]
-    settings, _ = resolve([word for word in arguments if word.startswith("-")], __doc__)
-    if unknown := set(words) - {"ratios", "growth", "netflix"}:
-        raise UserError(f"there is no benchmark '{min(unknown)}'; there are ratios, growth and netflix")
+    settings, changed = resolve([word for word in arguments if word.startswith("-")], __doc__)
+    if unknown := set(words) - {"ratios", "growth", "gpu", "netflix"}:
+        raise UserError(f"there is no benchmark '{min(unknown)}'; there are ratios, growth, gpu and netflix")
+    if "gpu" in words:
+        if len(words) > 1:
+            raise UserError("gpu is run alone: it leaves the devices to processes of its own")
+        return bench_gpu.gpu(settings, changed)
     mesh = devices.start(settings["float64"])
     out = Path(settings["results_dir"]) / "bench.json"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from preprocess import split_interactions, write_layout
+
 USERS_AT_ONCE = 20_000
 
 
@@ -31,6 +33,15 @@ def interactions(rng, users, items, count):
         key = key[np.append(True, key[1:] != key[:-1])]
         parts.append(np.stack([key // items, key % items]).astype(np.int32))
     return np.concatenate(parts, axis=1)
+
+
+def write_data_set(folder, users, items, count, seed):
+    """A data set of `interactions`, all rated 1, split at random, in a new folder; how many it has."""
+    rng = np.random.default_rng(seed)
+    user, item = interactions(rng, users, items, count)
+    folder.mkdir()
+    write_layout(folder, user, item, np.ones(len(user), np.float32), split_interactions(user, rng))
+    return len(user)
 
 
 def write_netflix(path, user, item, rng):

@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 from tqdm import tqdm
 
 from settings import UserError
@@ -341,13 +342,20 @@ def describe(settings, reasons, fingerprint, statistics, devices):
 def peak_rss_mb(process="self"):
     """The most memory a process has held, in MiB (of the host, not of a GPU); None if it has ended.
 
-    Not what getrusage says, which for a young process is the memory of the one that started it.
+    Where the system does not keep that of another process, as macOS does not, what it holds now. On Linux not what
+    getrusage says, which for a young process is the memory of the one that started it.
     """
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-    except (OSError, IndexError):
-        return None if process != "self" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # not Linux
+    except (OSError, IndexError):  # it has ended, or the system is not Linux
+        if process == "self":
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return peak / 2 ** 20 if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
+    try:
+        return psutil.Process(process).memory_info().rss / 2 ** 20 or None  # 0: it has ended, and nobody has waited for it
+    except psutil.Error:
+        return None
 
 
 def _without_nan(value):
@@ -360,11 +368,11 @@ def _without_nan(value):
 def _process_start():
     """Seconds since the epoch at which this process was started; imports count as work."""
     try:
-        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
         return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):  # not Linux: from here on
-        return time.time()
+    except (OSError, ValueError, IndexError):  # not Linux, where psutil is off by up to a second
+        return psutil.Process().create_time()
 
 
 def _git_revision():

@@ -1,6 +1,7 @@
 """bench.py: both sides of a comparison do the same work; a small run through its main."""
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import bench
 import bench_size
 import data
 import devices
+import distill
 import eval as evaluation
 import generate
 import model
 import sources
-from settings import UserError
+from batches import make_batches
+from settings import UserError, resolve
 
 
 def test_plain_metrics_are_those_of_eval(tiny):
@@ -34,6 +37,32 @@ def test_plain_loading_finds_the_same_interactions(tiny, tiny_data):
     assert data.load("tiny", tiny_data).fingerprint == tiny.fingerprint
 
 
+def test_both_sides_of_the_step_are_the_same_loss(tiny, monkeypatch):
+    """Value and derivative, where both are given the same noise: it depends on the item alone."""
+    monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype=jnp.float32: jnp.broadcast_to(
+        jnp.asarray(np.random.default_rng(3).gumbel(size=shape[-1]), dtype), shape))
+    settings, _ = resolve(["--user_support=12", "--num_per_user=30", "--noise_groups=-1", "--loss=softmax", "--batch_size=-1",
+                           "--dataset=tiny", "--gumbel_tau=2", "--score_scale=7"], "")
+    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    logits = jnp.asarray(3 * np.random.default_rng(4).random((12, tiny.items)), jnp.float32)
+    params = distill.initial_state(settings, logits, distill.make_optimizer(settings)).params
+    [batch], key = make_batches(settings, tiny, devices.start(False))(0), jax.random.key(0)
+    ((ours, lamda), gradient), ((plain, plain_lamda), plain_gradient) = (
+        jax.jit(jax.value_and_grad(make(settings, kernel, tiny), has_aux=True))(params, 5.0, key, batch)
+        for make in (distill.make_loss, bench.make_plain_loss))
+    np.testing.assert_allclose([ours, lamda], [plain, plain_lamda], rtol=1e-5)
+    for found, expected in zip(gradient, plain_gradient):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * float(jnp.abs(expected).max()))
+
+
+def test_both_sides_of_the_step_draw_alike():
+    """The mean of many users with the same logits, who have independent noise on either side."""
+    logits = jnp.broadcast_to(jnp.asarray(4 * np.random.default_rng(5).random(60), jnp.float32), (2000, 60))
+    ours = model.sample(jax.random.key(1), logits, 2.0, 12, 2000).mean(axis=0)
+    plain = bench.plain_sample(jax.random.key(2), logits, 2.0, 12).mean(axis=0)
+    np.testing.assert_allclose(ours, plain, rtol=0.05)
+
+
 def test_bench_once(tmp_path, monkeypatch, capsys):
     for module, name, value in ((bench, "USERS", 60), (bench, "ITEMS", 90), (bench, "INTERACTIONS", 1200), (bench, "REPEATS", 1),
                                 (bench_size, "USERS", (40, 80)), (bench_size, "ROWS", (2000,)), (bench_size, "NETFLIX_ITEMS", 90),
@@ -41,7 +70,14 @@ def test_bench_once(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(module, name, value)
     bench.main([f"--results_dir={tmp_path}", "--user_support=10", "--num_per_user=4"])
     found, said = json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
-    assert all(figure["ratio"] > 0 and figure["what"] in said for figure in found["figures"]) and len(found["figures"]) == 7
+    names = [figure["what"] for figure in found["figures"]]
+    assert [name.partition(" (")[0] for name in names] == [
+        "loading", "validation of 6 lamdas", "step, full batch, shared noise", "step, full batch, independent noise",
+        "step, full batch, shared noise", "step beyond its matrix products", "∞-AE on all users, 6 lamdas and the test"]
+    for figure in found["figures"]:
+        assert figure["ratio"] == pytest.approx(figure["plain_seconds"] / figure["seconds"]) and figure["seconds"] < 60
+        [line] = [line for line in said.splitlines() if line.startswith(figure["what"]) and line.endswith("   " + figure["plain_is"])]
+        assert float(line.removeprefix(figure["what"]).split()[0]) == pytest.approx(figure["seconds"], abs=5.1e-4)
     assert [line["users"] for line in found["growth"]["steps"]] == [40, 80]
     assert found["growth"]["preprocessing"][0]["peak_rss_mb"] > 1
     with pytest.raises(UserError, match="no benchmark 'all'"):
