@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -115,38 +116,31 @@ class Plan:
 
 
 def _count(text):
-    number = int(text)
-    if not 1 <= number <= 10 ** 6:
-        raise ValueError(text)
-    return number
+    if not 1 <= int(text) <= 10 ** 6:
+        raise ValueError
+    return int(text)
 
 
 def _gpu_ids(text):
-    ids = text if text == "auto" else json.loads(text)
-    if ids != "auto" and not (isinstance(ids, list) and all(type(position) is int and position >= 0 for position in ids)):
-        raise ValueError(text)
-    return ids
+    return text if text == "auto" else list(json.loads(text))
 
 
 def parse(arguments):
-    """(options, {setting: value or list of values}) of the command line.
-
-    Raises:
-        UserError: an option, a key or a value that cannot be.
-    """
-    _count.__name__, _gpu_ids.__name__ = "count from 1", "list of GPUs, such as [0,1], [] or auto,"
+    """(options, {setting: value or list of values}) of the command line; UserError for what cannot be."""
+    _count.__name__, _gpu_ids.__name__ = "count from 1", "list of GPUs, such as [0,1], [] or auto,"  # for the messages
     parser = Parser(__doc__.strip(), allow_abbrev=False, usage="python grid_search_distill.py [--option] [--setting=value]")
-    parser.add_argument("--storage", metavar="URL", help="the database of all studies; else a file in results_dir/search")
-    parser.add_argument("--study", metavar="NAME", help="begin, go on with, or report the study of that name")
-    parser.add_argument("--sampler", choices=("grid", "tpe"), default="grid", help="all combinations, or Optuna's TPE")
-    parser.add_argument("--trials", type=_count, metavar="N", help="how many runs TPE has")
-    parser.add_argument("--workers-per-device", type=_count, default=1, metavar="N", help="runs at a time on a GPU, or the CPU")
-    parser.add_argument("--heartbeat", type=_count, default=10, metavar="SECONDS", help="a search that is silent for four is dead")
-    parser.add_argument("--gpu_ids", type=_gpu_ids, default=gpu_ids, metavar="LIST",
-                        help="positions in what CUDA_VISIBLE_DEVICES shows; [] is the CPU; auto")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
-    parser.add_argument("--report", action="store_true", help="only show what has been found")
-    parser.add_argument("--yes", action="store_true", help=f"yes, more than {MOST_RUNS:,} runs")
+    option = parser.add_argument
+    option("--storage", metavar="URL", help="the database of all studies; else a file in results_dir/search")
+    option("--study", metavar="NAME", help="begin, go on with, or report the study of that name")
+    option("--sampler", choices=("grid", "tpe"), default="grid", help="all combinations, or Optuna's TPE")
+    option("--trials", type=_count, metavar="N", help="how many runs TPE has")
+    option("--workers-per-device", type=_count, default=1, metavar="N", help="runs at a time on a GPU, or on the CPU")
+    option("--heartbeat", type=_count, default=10, metavar="SECONDS", help="a search that misses four of them is dead")
+    option("--gpu_ids", type=_gpu_ids, default=gpu_ids, metavar="LIST",
+           help="positions in what CUDA_VISIBLE_DEVICES shows; [] is the CPU; auto")
+    option("--dry-run", action="store_true", help="only say what would be run")
+    option("--report", action="store_true", help="only show what has been found")
+    option("--yes", action="store_true", help=f"yes, more than {MOST_RUNS:,} runs")
     options, words = parser.parse_known_args(arguments)
     if options.storage == "" or options.study == "" or "/" in (options.study or ""):
         raise UserError("--storage must be the URL of a database, and --study a plain name")
@@ -156,7 +150,7 @@ def parse(arguments):
     while words:
         key, equals, value = words.pop(0).partition("=")
         if not key.startswith("--") or not equals and (not words or words[0].startswith("--")):
-            raise UserError(f"'{key}' is not understood: options and settings are given as --key=value (--help lists them)")
+            raise UserError(f"'{key}' is not understood: settings are given as --key=value (--help lists the options)")
         given[key[2:]] = _to_values(key[2:], value if equals else words.pop(0))
     return options, given
 
@@ -167,10 +161,8 @@ def _to_values(key, text):
         raise UserError("--config is for distill.py; here, settings are given one by one")
     if key not in RULES:
         resolve([f"--{key}={text}"], "")  # says so
-    if RULES[key][0] is str and text.startswith("["):
-        return [word.strip().strip("\"'") for word in text.strip("[]").split(",") if word.strip()]
     if RULES[key][0] is str:
-        return text
+        return re.findall(r"[^][,\s\"']+", text) if text.startswith("[") else text
     try:
         return json.loads(text)
     except ValueError as error:

@@ -47,8 +47,7 @@ def open_storage(url, path):
     # No connection is held while a run takes its time: a server has only so many, and may be restarted meanwhile.
     options = {"poolclass": sqlalchemy.pool.NullPool}
     try:
-        if url is None:
-            # The path is in no URL, where some of its characters would mean something.
+        if url is None:  # the path is in no URL, where some of its characters would mean something
             url, where = "sqlite://", str(path)
             options["creator"] = lambda: sqlite3.connect(path, timeout=60, check_same_thread=False)
         else:
@@ -56,10 +55,10 @@ def open_storage(url, path):
             password, where = parts.password, f"--storage={parts.drivername}://{parts.host or ''}/{parts.database}"
             options["connect_args"] = {"timeout": 60} if parts.drivername.startswith("sqlite") else {}
         return optuna.storages.RDBStorage(url, options)
-    except (*STORAGE_ERRORS, ImportError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200].replace(password or "\n", "***")
-        if isinstance(error, ImportError):
-            reason = "its driver is not installed; PostgreSQL's is pip install 'psycopg[binary]'"
+    except ImportError:
+        raise UserError(f"{where}: its driver is not installed; PostgreSQL's is pip install 'psycopg[binary]'") from None
+    except (*STORAGE_ERRORS, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0][:200].replace(password or "\n", "***")
         raise UserError(f"{where} cannot be opened: {reason}") from None
 
 
@@ -111,7 +110,6 @@ def failure(trial):
 
 
 def ended(trial):
-    """Whether a run is over, by its standing trial."""
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or failure(trial) is not None
 
 
@@ -164,10 +162,6 @@ def finish(study, trial, attributes={}, **how):
         study.tell(trial, skip_if_finished=True, **how)
     except UpdateFinishedTrialError:
         pass
-
-
-class DiskFull(UserError):
-    """No run can go on; the ones under way have kept their checkpoints."""
 
 
 class Run:
@@ -255,7 +249,7 @@ class Run:
             self.process, self._start_at = None, time.monotonic() + self.heartbeat
             return False
         elif os.strerror(errno.ENOSPC) in self.said and not self.stopped:
-            raise DiskFull(self.said)
+            raise UserError(f"{self.said}; the same command goes on when it has space")
         elif code < 0 or code - 128 in (signal.SIGINT, signal.SIGTERM):
             killed = self.trial.user_attrs.get("killed", 0) + (not self.stopped)
             attributes = {"killed": killed}

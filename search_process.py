@@ -53,7 +53,7 @@ def choose_devices(gpu_ids, workers, gpus, cores):
     Raises:
         UserError: a position that is not in gpus.
     """
-    if gpu_ids != "auto" and max(gpu_ids, default=-1) >= len(gpus):
+    if gpu_ids != "auto" and not all(position in range(len(gpus)) for position in gpu_ids):
         raise UserError(f"gpu_ids is {gpu_ids}, but nvidia-smi and CUDA_VISIBLE_DEVICES show {len(gpus)} GPUs, numbered "
                         "from 0; --gpu_ids=[] is the CPU")
     chosen = [gpus[position] for position in (range(len(gpus)) if gpu_ids == "auto" else gpu_ids)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from runs import Stop, describe, open_run
+from runs import Stop, open_run
 from settings import UserError, resolve, run_script
 
 
@@ -25,8 +25,7 @@ def main(arguments):
         if (run.folder / "pid").exists():
             run.say("going on")
         run.save("pid", str(os.getpid()).encode())
-        run.save_json("environment.json", dict(os.environ))
-        run.save_json("config.json", describe(settings, os.environ["FAKE_FINGERPRINT"], "a fake"))
+        run.save_json("config.json", {"settings": settings, "data_fingerprint": os.environ["FAKE_FINGERPRINT"]})
         history = []
         for step in range(settings["train_steps"] + 1):
             validation = {"HR@100": 50 - quality, "NDCG@10": quality}
