@@ -5,12 +5,12 @@
     python grid_search_distill.py --report                the studies there are, at any time
     python grid_search_distill.py --report --study=NAME   the table, the pictures and the best command of one
     python grid_search_distill.py --dataset=ml-100k --gpu_ids=[] --learning_rate=[0.04,0.08] --seed=[1,2,3]
-    python grid_search_distill.py --storage=postgresql://user@host/database     from several machines at once
-    python grid_search_distill.py --sampler=tpe --trials=30                     search the values, not all of them
+    python grid_search_distill.py --storage=postgresql://user@host/database     from many machines at once
+    python grid_search_distill.py --sampler=tpe --trials=30                     not all combinations
 
-Every setting of hyper_params.py is --key=value or, to try several, --key=[a,b,c]. The search may be killed, and
-started again, at any moment: what is finished stays finished, what was under way goes on from its checkpoint, and
-what had failed is tried again.
+Every setting of hyper_params.py is --key=value or, to try several, --key=[a,b,c]. The search may be killed and
+started again at any moment. What is finished stays finished. What was under way goes on from its checkpoint.
+What had failed is tried again.
 """
 import dataclasses
 import functools
@@ -70,7 +70,7 @@ def shortest_arguments(settings):
             return None
     except UserError:  # a setting, or a value, that is no more
         return None
-    for key in settings.keys() - {"dataset"}:
+    for key in [key for key in settings if key != "dataset"]:
         fewer = {name: value for name, value in settings.items() if name != key}
         settings = fewer if run_settings(fewer) == run_settings(settings) else settings
     return [to_argument(key, value) for key, value in settings.items()]
@@ -84,14 +84,14 @@ def data_fingerprint(dataset, data_dir, repeats):
 @dataclasses.dataclass
 class Plan:
     """What to run on one data set."""
+    sampler: str       # "grid" or "tpe"
     fixed: dict        # {setting: value} that all runs share
     space: dict        # {setting: values to try}, where a list is JSON
     places: list       # arguments of distill.py that shape no result, such as where files are
     data_dir: str
     results: Path
-    settings: list     # all shaping settings of every run; of TPE's runs, those of every value tried alone
     runs: dict         # {run's name: the values it is queued with}
-    sampler: str
+    settings: list     # all shaping settings of every run; of TPE's runs, those of every value tried alone
 
     def settle(self, values):
         """(all shaping settings of the run with these searched values, its folder)."""
@@ -127,15 +127,17 @@ def _gpu_ids(text):
 
 def parse(arguments):
     """(options, {setting: value or list of values}) of the command line; UserError for what cannot be."""
-    _count.__name__, _gpu_ids.__name__ = "count from 1", "list of GPUs, such as [0,1], [] or auto,"  # for the messages
-    parser = Parser(__doc__.strip(), allow_abbrev=False, usage="python grid_search_distill.py [--option] [--setting=value]")
+    # argparse's messages have these names.
+    _count.__name__, _gpu_ids.__name__ = "count from 1", "list of GPUs, such as [0,1], [] or auto,"
+    parser = Parser(__doc__.strip(), allow_abbrev=False,
+                    usage="python grid_search_distill.py [--option] [--setting=value]")
     option = parser.add_argument
     option("--storage", metavar="URL", help="the database of all studies; else a file in results_dir/search")
     option("--study", metavar="NAME", help="begin, go on with, or report the study of that name")
     option("--sampler", choices=("grid", "tpe"), default="grid", help="all combinations, or Optuna's TPE")
     option("--trials", type=_count, metavar="N", help="how many runs TPE has")
-    option("--workers-per-device", type=_count, default=1, metavar="N", help="runs at a time on a GPU, or on the CPU")
-    option("--heartbeat", type=_count, default=10, metavar="SECONDS", help="a search that misses four of them is dead")
+    option("--workers-per-device", type=_count, default=1, metavar="N", help="runs at a time on a GPU or the CPU")
+    option("--heartbeat", type=_count, default=10, metavar="SECONDS", help="who misses four of them is dead")
     option("--gpu_ids", type=_gpu_ids, default=gpu_ids, metavar="LIST",
            help="positions in what CUDA_VISIBLE_DEVICES shows; [] is the CPU; auto")
     option("--dry-run", action="store_true", help="only say what would be run")
@@ -150,7 +152,7 @@ def parse(arguments):
     while words:
         key, equals, value = words.pop(0).partition("=")
         if not key.startswith("--") or not equals and (not words or words[0].startswith("--")):
-            raise UserError(f"'{key}' is not understood: settings are given as --key=value (--help lists the options)")
+            raise UserError(f"'{key}' is not understood: settings are given as --key=value; see --help")
         given[key[2:]] = _to_values(key[2:], value if equals else words.pop(0))
     return options, given
 
@@ -193,7 +195,7 @@ def divide(block):
 
 
 def make_plan(dataset, block, options):
-    """The Plan of a block, {setting: value or list of values}; of settings that come to the same, it has one run."""
+    """The Plan of a block, {setting: value or list of values}. Settings that come to the same make one run."""
     fixed, space = divide({**block, "dataset": dataset})
     places = {key: fixed.pop(key) for key in list(fixed) if key in NOT_SHAPING and key != "paper"}
     places = [to_argument(key, value) for key, value in places.items()]
@@ -210,43 +212,42 @@ def make_plan(dataset, block, options):
         runs.setdefault(run_key(resolved), values)
         settings.setdefault(run_key(resolved), resolved)
     if len({each["best_by"] for each in settings.values()}) > 1:
-        raise UserError(f"{dataset}: all runs must have one best_by, by which they are compared; --best_by=NDCG@10 sets it")
+        raise UserError(f"{dataset}: all runs must have one best_by, as they are compared by it; try --best_by=NDCG@10")
     if options.sampler == "tpe":
         runs = {f"trial {number}": {} for number in range(options.trials)}
     where = resolve(places, "")[0]
-    return Plan(fixed, space, places, where["data_dir"], Path(where["results_dir"]), list(settings.values()), runs,
-                options.sampler)
+    return Plan(options.sampler, fixed, space, places, where["data_dir"], Path(where["results_dir"]), runs,
+                list(settings.values()))
 
 
 def finished_runs(plan):
-    """{run: (settings, result.json, the folder's name)} of distill.py's finished runs on these data, the latest first."""
+    """{run: (settings, seconds a step, seconds beside the steps, folder)} of distill.py on these data, the latest first."""
     finished, fingerprints = {}, set(map(plan.fingerprint, plan.settings))
     for path in sorted(plan.results.glob("*/result.json"), key=lambda path: -path.stat().st_mtime):
         try:
-            config, result = (json.loads(path.with_name(name).read_text()) for name in ("config.json", "result.json"))
+            config, result = (json.loads(path.with_name(name).read_text()) for name in ("config.json", path.name))
             if config["data_fingerprint"] in fingerprints and "train_steps" in config["settings"]:
-                settings = shaping(config["settings"])
-                finished[run_key(settings)] = settings, result, path.parent.name
+                settings, step = shaping(config["settings"]), result["step_seconds"] or 0
+                beside = max(result["wall_seconds"] - step * result["steps"], 0)
+                finished[run_key(settings)] = settings, step, beside, path.parent.name
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not a run's folder, or a damaged one: its run will say so
     return finished
 
 
 def estimate(settings, finished):
-    """(seconds that a run may take, the folder of the finished run that says so): the one with the nearest user_support.
+    """(seconds that a run may take, the folder of the finished run it is reckoned from).
 
-    A step is taken to cost in proportion to user_support, and what is beside the steps, compiling too, the same.
+    That run has the nearest user_support, to which the seconds of a step are taken to be in proportion.
     """
     def ratio(known):
         users = settings["user_support"], known["user_support"]
         return users[0] / users[1] if min(users) > 0 else 1
 
-    def distance(about):
-        return abs(math.log(ratio(about[0]))), sum(about[0].get(key) != value for key, value in settings.items())
+    def distance(run):
+        return abs(math.log(ratio(run[0]))), sum(run[0].get(key) != value for key, value in settings.items())
 
-    known, result, folder = min(finished.values(), key=distance)
-    step = result["step_seconds"] or 0
-    beside = max(result["wall_seconds"] - step * result["steps"], 0)
+    known, step, beside, folder = min(finished.values(), key=distance)
     return beside + step * ratio(known) * settings["train_steps"], folder
 
 
@@ -262,12 +263,12 @@ def dry_run(name, plan, trials, workers):
         print(f"{'done' if run in done else 'new '}  {show_values(values) if plan.sampler == 'grid' else run}")
     settings = {run_key(each): each for each in plan.settings}
     new = [settings.get(run, plan.settings[0]) for run in plan.runs if run not in done]
-    rests = "no run has finished to tell how long they take" if new else "nothing to do"
+    time = "no run has finished to tell how long they take" if new else "nothing to do"
     if new and finished:
         seconds, folders = zip(*(estimate(each, finished) for each in new))
-        rests = (f"about {max(sum(seconds) / workers, *seconds) / 60:.1f} min on {workers} workers, as "
-                 f"{', '.join(list(dict.fromkeys(folders))[:2])} took")
-    print(f"{name}: {len(plan.runs)} runs, {len(new)} of them to do; {rests}")
+        time = (f"about {max(sum(seconds) / workers, *seconds) / 60:.1f} min with {workers} at a time, reckoned from "
+                f"{', '.join(list(dict.fromkeys(folders))[:2])}; what is not compiled yet takes longer")
+    print(f"{name}: {len(plan.runs)} runs, {len(new)} of them to do; {time}")
 
 
 def progress(studies, bar):
@@ -295,7 +296,8 @@ def report_all(studies, results):
     """Reports on the studies; the trials of their runs. UserError if none has finished."""
     (results / "search").mkdir(parents=True, exist_ok=True)
     for study in studies:
-        with lock(results / "search" / f".{study.study_name}.lock"):  # several searches may end at the same moment
+        # Several searches may end at the same moment.
+        with lock(results / "search" / f".{study.study_name}.lock"):
             report(study, results, shortest_arguments)
     trials = [trial for study in studies for trial in standing(study).values()]
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
@@ -307,7 +309,7 @@ def report_existing(options, results):
     """--report without settings: a line on every study or, with --study, that one's report."""
     path = results / "search" / "studies.db"
     if options.storage is None and not path.exists():
-        raise UserError(f"there is no study: {path} does not exist; --results_dir or --storage says where they are")
+        raise UserError(f"there is no study: {path} does not exist; --results_dir or --storage looks elsewhere")
     studies = load_studies(open_storage(options.storage, path))
     if options.study is None:
         print("\n".join(map(list_study, studies.values())) or "there is no study yet")
@@ -332,8 +334,9 @@ def search(studies, plans, devices, heartbeat):
         raise
     trials = report_all(studies, plans[0].results)
     if failed := [show_values(trial.params) for trial in trials if failure(trial) is not None]:
-        raise UserError(f"{len(failed)} of {len(trials)} runs failed: {'; '.join(failed[:5])}{'; ...' * (len(failed) > 5)}. "
-                        "The lines above say why; the same command tries them again")
+        named = "; ".join(failed[:5]) + "; ..." * (len(failed) > 5)
+        raise UserError(f"{len(failed)} of {len(trials)} runs failed: {named}. The lines above say why; the same "
+                        "command tries them again")
 
 
 def main(arguments):
@@ -344,27 +347,31 @@ def main(arguments):
     datasets = given.pop("dataset", list(data_set_hyper_params))
     datasets = [datasets] if isinstance(datasets, str) else datasets
     # A study's name, as it was printed, begins with its data set.
-    datasets = [name for name in datasets if (options.study or "").startswith(f"{name}-")] or datasets
+    named = [name for name in datasets if (options.study or "").startswith(f"{name}-")]
     plans = [make_plan(name, {**common_hyper_params, **data_set_hyper_params.get(name, {}), **given}, options)
-             for name in datasets]
+             for name in ([max(named, key=len)] if named else datasets)]
     if len(folders := sorted({str(plan.results) for plan in plans})) != 1:
         raise UserError(f"one search has one results_dir, not {' and '.join(folders)}" if folders else
                         "dataset has an empty list: there is nothing to try")
-    names, abouts = [plan.study_name(options.study) for plan in plans], [plan.about() for plan in plans]
-    devices, where = find_devices(options.gpu_ids, options.workers_per_device)
-    path = plans[0].results / "search" / "studies.db"
-    if options.dry_run:
+    results, path = plans[0].results, plans[0].results / "search" / "studies.db"
+    abouts = {plan.study_name(options.study): plan.about() for plan in plans}
+    if options.report or options.dry_run:
         storage = open_storage(options.storage, path) if options.storage or path.exists() else None
         known = optuna.get_all_study_names(storage) if storage else []
-        for name, plan, about in zip(names, plans, abouts):
-            dry_run(name, plan, standing(open_study(storage, name, about)) if name in known else {}, len(devices))
+        studies = {name: open_study(storage, name, about) for name, about in abouts.items() if name in known}
+    if options.report:
+        if not studies:
+            raise UserError(f"there is no study of these settings; there are {', '.join(known) or 'none'}")
+        return report_all(studies.values(), results)
+    devices, where = find_devices(options.gpu_ids, options.workers_per_device)
+    if options.dry_run:
+        for name, plan in zip(abouts, plans):
+            dry_run(name, plan, standing(studies[name]) if name in studies else {}, len(devices))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path.parent / ".studies.lock"):  # several searches may begin at the same moment
         storage = open_storage(options.storage, path)
-        studies = [open_study(storage, *study) for study in zip(names, abouts)]
-    if options.report:
-        return report_all(studies, plans[0].results)
+        studies = [open_study(storage, *study) for study in abouts.items()]
     print(where)
     search(studies, plans, devices, options.heartbeat)
 

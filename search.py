@@ -1,13 +1,18 @@
 """A search's queue, on Optuna, and the loop that carries out what waits in it.
 
-A study has a trial for every run. A search takes a waiting trial with `study.ask`, runs distill.py as a process, and
-ends the trial with `study.tell`. Any number of searches, on any number of machines, may share a study. A search counts
-up the "beat" of its running trials; where a beat stands still its search has died, and another one gives the trial
-up. A run whose trials were all given up is queued again, and goes on from its checkpoint.
+A study has a trial for every run. A search takes a waiting trial with `study.ask`, runs distill.py as a process,
+and ends the trial with `study.tell`. Any number of searches, on any number of machines, may share a study.
 
-User attributes of a trial: run, a name for what is to be run, without which a trial is surplus; beat; killed, how often
-the run's process was; surplus, where an older trial has the same run; error, why the run failed for good; and of a
-finished one settings, places (the arguments that say where files are), folder and result.
+A search counts up the "beat" of its running trials. Where a beat stands still the search has died, and another one
+gives the trial up. A run whose trials were all given up is queued again, and goes on from its checkpoint.
+
+User attributes of a trial:
+    run        names the run; a trial without it was not queued, and is surplus
+    beat       counts up while its search is alive
+    killed     how often the run's process was killed
+    surplus    an older trial has the same run
+    error      why the run failed for good
+    settings, places, folder, result     of a finished run; places are the arguments that say where files are
 """
 import errno
 import json
@@ -44,7 +49,7 @@ def open_storage(url, path):
         UserError: it cannot be opened. No password is in the text.
     """
     where, password = "--storage", None
-    # No connection is held while a run takes its time: a server has only so many, and may be restarted meanwhile.
+    # No connection is held during a run: a server has only so many, and may be restarted meanwhile.
     options = {"poolclass": sqlalchemy.pool.NullPool}
     try:
         if url is None:  # the path is in no URL, where some of its characters would mean something
@@ -56,7 +61,7 @@ def open_storage(url, path):
             options["connect_args"] = {"timeout": 60} if parts.drivername.startswith("sqlite") else {}
         return optuna.storages.RDBStorage(url, options)
     except ImportError:
-        raise UserError(f"{where}: its driver is not installed; PostgreSQL's is pip install 'psycopg[binary]'") from None
+        raise UserError(f"{where}: its driver is not installed; pip install 'psycopg[binary]' is PostgreSQL's") from None
     except (*STORAGE_ERRORS, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200].replace(password or "\n", "***")
         raise UserError(f"{where} cannot be opened: {reason}") from None
@@ -66,11 +71,12 @@ def open_study(storage, name, about):
     """The study of that name, made if need be.
 
     Args:
-        about: what makes it another study: all settings of its runs, {setting: value or list of values}, and "sampler",
-            "grid" or "tpe"; "data", a fingerprint; "space", {setting: values to try}; "combinations", a hash of all runs.
+        about: what makes it another study: all settings of its runs, {setting: value or list of values}, beside
+            "sampler": "grid" or "tpe", "data": a fingerprint, "space": {setting: values to try}, and "combinations":
+            a hash of all runs.
 
     Raises:
-        UserError: it was made with others. Their finished runs are not lost: distill.py finds them in their folders.
+        UserError: it was made with others. Finished runs are not lost: distill.py finds them in their folders.
     """
     sampler, pruner = None, optuna.pruners.NopPruner()
     if about["sampler"] == "tpe":
@@ -85,13 +91,13 @@ def open_study(storage, name, about):
     if keys:
         keys = [key for key in keys if key not in ("space", "combinations")] or keys
         differ = "; ".join(f"{key} {then.get(key)} then, {about.get(key)} now" for key in keys)
-        raise UserError(f"the study {name} was made with other settings: {differ}. Another --study=NAME begins a "
-                        "study; what is finished is not run again")
+        raise UserError(f"the study {name} was made with other settings: {differ}. Another --study=NAME begins "
+                        "a study; what is finished is not run again")
     return study
 
 
 def standing(study):
-    """{run: the trial that says how the run stands}. A run has several after retries, or if two searches queued it."""
+    """{run: the trial that says how the run stands}, of several after retries, or if two searches queued it."""
     def rank(trial):
         """What got furthest; of failures the last; of others the first, to which the later ones give way."""
         return STATES.index(trial.state), trial.number if trial.state == TrialState.FAIL else -trial.number
@@ -114,7 +120,7 @@ def ended(trial):
 
 
 def enqueue(study, runs):
-    """Queues those of the runs, {run: values of the searched settings}, that are not done, under way or waiting."""
+    """Queues the runs, {run: values of the searched settings}, that are not done, under way or waiting."""
     trials = standing(study)
     for run, values in runs.items():
         if run not in trials or trials[run].state == TrialState.FAIL:
@@ -127,7 +133,7 @@ def revive(study, beats, grace):
     If two searches queue a run at once, one of its trials gives way in `claim`.
 
     Args:
-        beats: {(study's name, trial's number): (beat, when this process saw it first)}, kept from call to call.
+        beats: {(study's name, trial's number): (beat, when it was seen first)}, kept from call to call.
         grace: seconds for which a beat may stand still.
     """
     now = time.monotonic()
@@ -165,7 +171,7 @@ def finish(study, trial, attributes={}, **how):
 
 
 class Run:
-    """A claimed trial, carried out by distill.py. If the database does not answer, a method may be called again."""
+    """A claimed trial, carried out by distill.py. A method may be called again if the database did not answer."""
 
     def __init__(self, study, trial, plan, device, heartbeat):
         self.study, self.trial, self.plan, self.device, self.heartbeat = study, trial, plan, device, heartbeat
@@ -227,7 +233,7 @@ class Run:
         return self.trial.should_prune()
 
     def _conclude(self):
-        """Ends the trial by how the process ended; whether it did, as a run in use elsewhere is started again later."""
+        """Ends the trial by how the process ended. False: it is started again, as its folder was in use."""
         code, attributes, how = self.process.returncode, {}, {"state": TrialState.FAIL}
         if self.said is None:
             self.errors.seek(0)
@@ -238,8 +244,8 @@ class Run:
             try:
                 result = json.loads((self.folder / "result.json").read_text())
                 how = {"values": float(result["val"][self.settings["best_by"]])}
-                attributes = {"settings": self.settings, "places": self.plan.places, "folder": str(self.folder),
-                              "result": result}
+                attributes = {"settings": self.settings, "places": self.plan.places,
+                              "folder": str(self.folder), "result": result}
             except (OSError, ValueError, TypeError, KeyError) as error:
                 attributes = {"error": f"{self.folder}/result.json is missing or damaged ({error})"}
         elif self.pruned:
@@ -304,7 +310,7 @@ def work(searches, devices, heartbeat, show):
                 beats.clear()  # the other searches could not count up theirs, either
                 if time.monotonic() - answered_at > UNREACHABLE_SECONDS:
                     reason = str(error).splitlines()[0][:200]
-                    raise UserError(f"the database has not answered for {UNREACHABLE_SECONDS} s: {reason}") from None
+                    raise UserError(f"no answer from the database for {UNREACHABLE_SECONDS} s: {reason}") from None
             # A database of very many trials has a rest between two looks at it.
             time.sleep(max(POLL_SECONDS, 2 * (time.monotonic() - began)))
         raise KeyboardInterrupt

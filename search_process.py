@@ -1,6 +1,6 @@
 """The devices of a search, and distill.py as a process on one of them.
 
-Called as a script, this is that process: it runs distill.py, and has it stop with a checkpoint when the search has
+Called as a script, this is that process. It runs distill.py, and has it stop with a checkpoint when the search has
 ended, be it killed. The search holds the other end of its standard input, and never writes to it.
 """
 import dataclasses
@@ -27,15 +27,16 @@ class Device:
 
 
 def visible_gpus(installed, chosen):
-    """The entries of CUDA_VISIBLE_DEVICES that name a GPU. CUDA, too, reads them up to the first that names none.
+    """The entries of CUDA_VISIBLE_DEVICES that name a GPU, up to the first that names none, as CUDA reads them.
 
     Args:
         installed: how many GPUs the machine has.
-        chosen: the user's CUDA_VISIBLE_DEVICES, of numbers or names such as GPU-1a2b; None where it is not set.
+        chosen: the user's CUDA_VISIBLE_DEVICES, numbers or names such as GPU-1a2b; None where it is not set.
     """
     entries = []
     for entry in map(str, range(installed)) if chosen is None else map(str.strip, chosen.split(",")):
-        if not installed or not (entry.startswith(("GPU-", "MIG-")) or entry.isdigit() and int(entry) < installed):
+        names_one = entry.startswith(("GPU-", "MIG-")) or entry.isdigit() and int(entry) < installed
+        if not installed or not names_one:
             break
         entries.append(entry)
     return entries
@@ -48,14 +49,14 @@ def choose_devices(gpu_ids, workers, gpus, cores):
         gpu_ids: positions in gpus, or "auto" for all; where that is none, the workers are on the CPU.
         workers: how many on every GPU, or on the CPU.
         gpus: see `visible_gpus`.
-        cores: those that the workers on the CPU divide; empty where the system cannot bind a process to cores.
+        cores: those that workers on the CPU divide; empty where the system cannot bind a process to cores.
 
     Raises:
         UserError: a position that is not in gpus.
     """
     if gpu_ids != "auto" and not all(position in range(len(gpus)) for position in gpu_ids):
-        raise UserError(f"gpu_ids is {gpu_ids}, but nvidia-smi and CUDA_VISIBLE_DEVICES show {len(gpus)} GPUs, numbered "
-                        "from 0; --gpu_ids=[] is the CPU")
+        raise UserError(f"gpu_ids is {gpu_ids}, but nvidia-smi and CUDA_VISIBLE_DEVICES show {len(gpus)} GPUs, "
+                        "numbered from 0; --gpu_ids=[] is the CPU")
     chosen = [gpus[position] for position in (range(len(gpus)) if gpu_ids == "auto" else gpu_ids)]
     if not chosen:
         return [Device(None, tuple(cores[number::workers] or cores)) for number in range(workers)]
@@ -94,9 +95,9 @@ def run_environment(environment, device, cache):
 def start(arguments, device, cache, errors):
     """Starts distill.py with these arguments; a Popen. What it says on stderr goes to the file errors."""
     # In a session of its own: Ctrl-C in a terminal reaches it through the search, as one signal.
-    return subprocess.Popen([sys.executable, __file__, ",".join(map(str, device.cores)), str(DISTILL), *arguments],
-                            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-                            env=run_environment(os.environ, device, cache))
+    command = [sys.executable, __file__, ",".join(map(str, device.cores)), str(DISTILL), *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
+                            start_new_session=True, env=run_environment(os.environ, device, cache))
 
 
 def _stop_with_search():

@@ -24,8 +24,8 @@ def describe(study, trial):
     how = "stopped early" if trial.state == TrialState.PRUNED else f"failed: {failure(trial)}"
     if trial.state == TrialState.COMPLETE:
         result = trial.user_attrs["result"]
-        how = (f"validation {study.user_attrs['about']['best_by']} {trial.value:.2f}, test NDCG@10 {result['test']['NDCG@10']:.2f}, "
-               f"{result['wall_seconds']:.0f} s")
+        how = (f"validation {study.user_attrs['about']['best_by']} {trial.value:.2f}, "
+               f"test NDCG@10 {result['test']['NDCG@10']:.2f}, {result['wall_seconds']:.0f} s")
     return f"{study.study_name}  {show_values(trial.params)}: {how}"
 
 
@@ -40,15 +40,15 @@ def list_study(study):
     trials = standing(study).values()
     done = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
     counts = {"finished": len(done), "failed": sum(failure(trial) is not None for trial in trials)}
-    for name, state in (("waiting", TrialState.WAITING), ("running", TrialState.RUNNING), ("stopped early", TrialState.PRUNED)):
-        counts[name] = sum(trial.state == state for trial in trials)
+    others = {"waiting": TrialState.WAITING, "running": TrialState.RUNNING, "stopped early": TrialState.PRUNED}
+    counts |= {name: sum(trial.state == state for trial in trials) for name, state in others.items()}
     return (f"{study.study_name}  {study.user_attrs['about']['dataset']}: "
             + ", ".join(f"{count} {name}" for name, count in counts.items())
             + (f"; best validation {study.user_attrs['about']['best_by']} {max(done):.2f}" if done else ""))
 
 
 def report(study, results, shortest):
-    """Prints the failures, the finished runs and the best one's command; writes the table as CSV, and the pictures.
+    """Prints the failures, the finished runs and the best one's command; writes a table as CSV, and pictures.
 
     Args:
         results: the folder in whose search/ the files go.
@@ -56,7 +56,8 @@ def report(study, results, shortest):
     """
     trials, by = standing(study).values(), f"validation {study.user_attrs['about']['best_by']}"
     print("".join(f"{describe(study, trial)}\n" for trial in trials if failure(trial) is not None), end="")
-    finished = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda trial: -trial.value)
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    finished.sort(key=lambda trial: -trial.value)
     if not finished:
         return print(f"{study.study_name}: no run has finished")
     rows = []
@@ -77,8 +78,8 @@ def report(study, results, shortest):
         table.to_csv(file, index=False)
     best = finished[0].user_attrs
     arguments = shortest(best["settings"])
-    print("best: " + (f"{best['folder']}, which no command gives today: a setting is no longer what it was" if arguments
-                      is None else "python distill.py " + shlex.join([*arguments, *best["places"]])))
+    print("best: " + (f"{best['folder']}, which no command gives today: settings have changed since" if arguments is None
+                      else "python distill.py " + shlex.join([*arguments, *best["places"]])))
     print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, finished, by, stem)))
 
 
@@ -89,8 +90,8 @@ def draw(study, finished, by, stem):
         return []
     matplotlib.use("Agg")
     plots = optuna.visualization.matplotlib
-    with warnings.catch_warnings(action="ignore"):  # the pictures are experimental; of equal runs little can be told
-        # What tells the better half of the runs from the rest. A tenth, the default, is too few of a small grid's.
+    with warnings.catch_warnings(action="ignore"):  # the pictures are experimental
+        # What tells the better half of the runs from the rest. A tenth, the default, is too few of a small grid.
         half = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
         axes = {"parallel": plots.plot_parallel_coordinate(study, params=varied, target_name=by),
                 "importance": plots.plot_param_importances(study, half, params=varied, target_name=by)}

@@ -168,9 +168,8 @@ def test_the_shortest_arguments_give_the_same_run():
 
 def test_an_estimate_is_scaled_from_the_nearest_run():
     """10 steps of 2 s and 5 s beside them, with 100 users; with 400 users a step takes 4 times as long."""
-    result = {"step_seconds": 2.0, "steps": 10, "wall_seconds": 25.0}
-    finished = {"a": ({"user_support": 100, "train_steps": 10, "seed": 1}, result, "near"),
-                "b": ({"user_support": 5, "train_steps": 10, "seed": 2}, {**result, "wall_seconds": 1000.0}, "far")}
+    finished = {"a": ({"user_support": 100, "train_steps": 10, "seed": 1}, 2.0, 5.0, "near"),
+                "b": ({"user_support": 5, "train_steps": 10, "seed": 2}, 2.0, 1000.0, "far")}
     assert grid.estimate({"user_support": 400, "train_steps": 20, "seed": 2}, finished) == (165.0, "near")
 
 
@@ -246,7 +245,7 @@ def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
     assert grid.shaping(grid.resolve(best, "")[0]) == study.best_trial.user_attrs["settings"] and "--seed=2" in best
     grid.main([*words, "--dry-run"])
     planned = capfd.readouterr().out
-    assert "4 runs, 2 of them to do; about" in planned and "on 2 workers, as tiny-6-" in planned, "what has failed is tried again"
+    assert "4 runs, 2 of them to do; about" in planned and "min with 2 at a time, reckoned from tiny-6-" in planned, "what has failed is tried again"
     # The studies that there are, and one by its printed name, without its lists.
     grid.main(["--report", f"--results_dir={tmp_path}"])
     [line] = capfd.readouterr().out.splitlines()
