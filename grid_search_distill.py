@@ -8,9 +8,9 @@
     python grid_search_distill.py --storage=postgresql://user@host/database     from many machines at once
     python grid_search_distill.py --sampler=tpe --trials=30                     not all combinations
 
-Every setting of hyper_params.py is --key=value or, to try several, --key=[a,b,c]. The search may be killed and
-started again at any moment. What is finished stays finished. What was under way goes on from its checkpoint.
-What had failed is tried again.
+Every setting of hyper_params.py is --key=value or, to try several, --key=[a,b,c]. The search may be killed
+and started again, at any moment. What is finished stays finished, what was under way goes on from its
+checkpoint, and what had failed is tried again.
 """
 import dataclasses
 import functools
@@ -136,7 +136,7 @@ def parse(arguments):
     option("--study", metavar="NAME", help="begin, go on with, or report the study of that name")
     option("--sampler", choices=("grid", "tpe"), default="grid", help="all combinations, or Optuna's TPE")
     option("--trials", type=_count, metavar="N", help="how many runs TPE has")
-    option("--workers-per-device", type=_count, default=1, metavar="N", help="runs at a time on a GPU or the CPU")
+    option("--workers-per-device", type=_count, default=1, metavar="N", help="runs at a time on a device")
     option("--heartbeat", type=_count, default=10, metavar="SECONDS", help="who misses four of them is dead")
     option("--gpu_ids", type=_gpu_ids, default=gpu_ids, metavar="LIST",
            help="positions in what CUDA_VISIBLE_DEVICES shows; [] is the CPU; auto")
@@ -195,7 +195,7 @@ def divide(block):
 
 
 def make_plan(dataset, block, options):
-    """The Plan of a block, {setting: value or list of values}. Settings that come to the same make one run."""
+    """The Plan of a block, {setting: value or list of values}. Equal settings make one run."""
     fixed, space = divide({**block, "dataset": dataset})
     places = {key: fixed.pop(key) for key in list(fixed) if key in NOT_SHAPING and key != "paper"}
     places = [to_argument(key, value) for key, value in places.items()]
@@ -212,7 +212,7 @@ def make_plan(dataset, block, options):
         runs.setdefault(run_key(resolved), values)
         settings.setdefault(run_key(resolved), resolved)
     if len({each["best_by"] for each in settings.values()}) > 1:
-        raise UserError(f"{dataset}: all runs must have one best_by, as they are compared by it; try --best_by=NDCG@10")
+        raise UserError(f"{dataset}: all runs must have one best_by to be compared by; try --best_by=NDCG@10")
     if options.sampler == "tpe":
         runs = {f"trial {number}": {} for number in range(options.trials)}
     where = resolve(places, "")[0]
@@ -221,11 +221,12 @@ def make_plan(dataset, block, options):
 
 
 def finished_runs(plan):
-    """{run: (settings, seconds a step, seconds beside the steps, folder)} of distill.py on these data, the latest first."""
+    """{run: (settings, seconds a step, seconds beside the steps, folder)} on these data, the latest first."""
     finished, fingerprints = {}, set(map(plan.fingerprint, plan.settings))
     for path in sorted(plan.results.glob("*/result.json"), key=lambda path: -path.stat().st_mtime):
         try:
-            config, result = (json.loads(path.with_name(name).read_text()) for name in ("config.json", path.name))
+            result = json.loads(path.read_text())
+            config = json.loads(path.with_name("config.json").read_text())
             if config["data_fingerprint"] in fingerprints and "train_steps" in config["settings"]:
                 settings, step = shaping(config["settings"]), result["step_seconds"] or 0
                 beside = max(result["wall_seconds"] - step * result["steps"], 0)
@@ -260,13 +261,14 @@ def dry_run(name, plan, trials, workers):
     finished = finished_runs(plan)
     done = finished.keys() | {run for run, trial in trials.items() if ended(trial) and failure(trial) is None}
     for run, values in plan.runs.items():
-        print(f"{'done' if run in done else 'new '}  {show_values(values) if plan.sampler == 'grid' else run}")
+        print("done " if run in done else "new  ", show_values(values) if plan.sampler == "grid" else run)
     settings = {run_key(each): each for each in plan.settings}
     new = [settings.get(run, plan.settings[0]) for run in plan.runs if run not in done]
     time = "no run has finished to tell how long they take" if new else "nothing to do"
     if new and finished:
         seconds, folders = zip(*(estimate(each, finished) for each in new))
-        time = (f"about {max(sum(seconds) / workers, *seconds) / 60:.1f} min with {workers} at a time, reckoned from "
+        minutes = max(sum(seconds) / workers, *seconds) / 60
+        time = (f"about {minutes:.1f} min with {workers} at a time, reckoned from "
                 f"{', '.join(list(dict.fromkeys(folders))[:2])}; what is not compiled yet takes longer")
     print(f"{name}: {len(plan.runs)} runs, {len(new)} of them to do; {time}")
 
@@ -309,7 +311,7 @@ def report_existing(options, results):
     """--report without settings: a line on every study or, with --study, that one's report."""
     path = results / "search" / "studies.db"
     if options.storage is None and not path.exists():
-        raise UserError(f"there is no study: {path} does not exist; --results_dir or --storage looks elsewhere")
+        raise UserError(f"there is no study: {path} does not exist; --results_dir looks elsewhere")
     studies = load_studies(open_storage(options.storage, path))
     if options.study is None:
         print("\n".join(map(list_study, studies.values())) or "there is no study yet")
@@ -335,8 +337,8 @@ def search(studies, plans, devices, heartbeat):
     trials = report_all(studies, plans[0].results)
     if failed := [show_values(trial.params) for trial in trials if failure(trial) is not None]:
         named = "; ".join(failed[:5]) + "; ..." * (len(failed) > 5)
-        raise UserError(f"{len(failed)} of {len(trials)} runs failed: {named}. The lines above say why; the same "
-                        "command tries them again")
+        raise UserError(f"{len(failed)} of {len(trials)} runs failed: {named}. The lines above say why; the "
+                        "same command tries them again")
 
 
 def main(arguments):

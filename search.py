@@ -1,10 +1,10 @@
 """A search's queue, on Optuna, and the loop that carries out what waits in it.
 
-A study has a trial for every run. A search takes a waiting trial with `study.ask`, runs distill.py as a process,
-and ends the trial with `study.tell`. Any number of searches, on any number of machines, may share a study.
+A study has a trial for every run. A search takes a waiting trial with `study.ask`, runs distill.py as a
+process, and ends the trial with `study.tell`. Any number of searches, on any machines, share a study.
 
-A search counts up the "beat" of its running trials. Where a beat stands still the search has died, and another one
-gives the trial up. A run whose trials were all given up is queued again, and goes on from its checkpoint.
+A search counts up the "beat" of its running trials. Where a beat stands still the search has died, and
+another gives the trial up. A run whose trials were all given up is queued again; it goes on from its checkpoint.
 
 User attributes of a trial:
     run        names the run; a trial without it was not queued, and is surplus
@@ -57,11 +57,12 @@ def open_storage(url, path):
             options["creator"] = lambda: sqlite3.connect(path, timeout=60, check_same_thread=False)
         else:
             parts = sqlalchemy.make_url(url)
-            password, where = parts.password, f"--storage={parts.drivername}://{parts.host or ''}/{parts.database}"
+            password = parts.password
+            where = f"--storage={parts.drivername}://{parts.host or ''}/{parts.database or ''}"
             options["connect_args"] = {"timeout": 60} if parts.drivername.startswith("sqlite") else {}
         return optuna.storages.RDBStorage(url, options)
     except ImportError:
-        raise UserError(f"{where}: its driver is not installed; pip install 'psycopg[binary]' is PostgreSQL's") from None
+        raise UserError(f"{where}: no driver; PostgreSQL's is pip install 'psycopg[binary]'") from None
     except (*STORAGE_ERRORS, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200].replace(password or "\n", "***")
         raise UserError(f"{where} cannot be opened: {reason}") from None
@@ -71,12 +72,12 @@ def open_study(storage, name, about):
     """The study of that name, made if need be.
 
     Args:
-        about: what makes it another study: all settings of its runs, {setting: value or list of values}, beside
-            "sampler": "grid" or "tpe", "data": a fingerprint, "space": {setting: values to try}, and "combinations":
-            a hash of all runs.
+        about: all that makes it another study. {setting: value or list of values} of its runs; "sampler",
+            "grid" or "tpe"; "data", a fingerprint; "space", {setting: values to try}; "combinations", a hash
+            of all runs.
 
     Raises:
-        UserError: it was made with others. Finished runs are not lost: distill.py finds them in their folders.
+        UserError: it was made with others. Finished runs are not lost: distill.py finds their folders.
     """
     sampler, pruner = None, optuna.pruners.NopPruner()
     if about["sampler"] == "tpe":
@@ -91,13 +92,13 @@ def open_study(storage, name, about):
     if keys:
         keys = [key for key in keys if key not in ("space", "combinations")] or keys
         differ = "; ".join(f"{key} {then.get(key)} then, {about.get(key)} now" for key in keys)
-        raise UserError(f"the study {name} was made with other settings: {differ}. Another --study=NAME begins "
-                        "a study; what is finished is not run again")
+        raise UserError(f"the study {name} was made with other settings: {differ}. Another --study=NAME "
+                        "begins a study; what is finished is not run again")
     return study
 
 
 def standing(study):
-    """{run: the trial that says how the run stands}, of several after retries, or if two searches queued it."""
+    """{run: the trial that says how it stands}, of several after retries, or if two searches queued it."""
     def rank(trial):
         """What got furthest; of failures the last; of others the first, to which the later ones give way."""
         return STATES.index(trial.state), trial.number if trial.state == TrialState.FAIL else -trial.number
@@ -171,7 +172,7 @@ def finish(study, trial, attributes={}, **how):
 
 
 class Run:
-    """A claimed trial, carried out by distill.py. A method may be called again if the database did not answer."""
+    """A claimed trial, carried out by distill.py. A method may be called again if the database fails."""
 
     def __init__(self, study, trial, plan, device, heartbeat):
         self.study, self.trial, self.plan, self.device, self.heartbeat = study, trial, plan, device, heartbeat
@@ -309,8 +310,8 @@ def work(searches, devices, heartbeat, show):
             except STORAGE_ERRORS as error:
                 beats.clear()  # the other searches could not count up theirs, either
                 if time.monotonic() - answered_at > UNREACHABLE_SECONDS:
-                    reason = str(error).splitlines()[0][:200]
-                    raise UserError(f"no answer from the database for {UNREACHABLE_SECONDS} s: {reason}") from None
+                    reason = str(error).partition("\n")[0][:200]
+                    raise UserError(f"no database for {UNREACHABLE_SECONDS} s: {reason}") from None
             # A database of very many trials has a rest between two looks at it.
             time.sleep(max(POLL_SECONDS, 2 * (time.monotonic() - began)))
         raise KeyboardInterrupt

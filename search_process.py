@@ -1,7 +1,7 @@
 """The devices of a search, and distill.py as a process on one of them.
 
-Called as a script, this is that process. It runs distill.py, and has it stop with a checkpoint when the search has
-ended, be it killed. The search holds the other end of its standard input, and never writes to it.
+Called as a script, this is that process. It runs distill.py, and has it stop with a checkpoint when the
+search has ended, be it killed. The search holds the other end of its standard input, and never writes to it.
 """
 import dataclasses
 import os
@@ -27,7 +27,7 @@ class Device:
 
 
 def visible_gpus(installed, chosen):
-    """The entries of CUDA_VISIBLE_DEVICES that name a GPU, up to the first that names none, as CUDA reads them.
+    """The entries of CUDA_VISIBLE_DEVICES that name a GPU, up to the first that names none, as for CUDA.
 
     Args:
         installed: how many GPUs the machine has.
@@ -55,8 +55,8 @@ def choose_devices(gpu_ids, workers, gpus, cores):
         UserError: a position that is not in gpus.
     """
     if gpu_ids != "auto" and not all(position in range(len(gpus)) for position in gpu_ids):
-        raise UserError(f"gpu_ids is {gpu_ids}, but nvidia-smi and CUDA_VISIBLE_DEVICES show {len(gpus)} GPUs, "
-                        "numbered from 0; --gpu_ids=[] is the CPU")
+        raise UserError(f"gpu_ids is {gpu_ids}, but nvidia-smi and CUDA_VISIBLE_DEVICES show {len(gpus)} "
+                        "GPUs, numbered from 0; --gpu_ids=[] is the CPU")
     chosen = [gpus[position] for position in (range(len(gpus)) if gpu_ids == "auto" else gpu_ids)]
     if not chosen:
         return [Device(None, tuple(cores[number::workers] or cores)) for number in range(workers)]
@@ -73,8 +73,8 @@ def find_devices(gpu_ids, workers):
     devices = choose_devices(gpu_ids, workers, gpus, cores)
     if devices[0].gpu is not None:
         return devices, "workers: " + ", ".join(f"GPU {device.gpu}" for device in devices)
-    return devices, (f"workers: {workers} on the CPU" + (", as no GPU is visible" if gpu_ids == "auto" else "")
-                     + ("" if cores else "; this system cannot bind them to cores of their own"))
+    return devices, (f"workers: {workers} on the CPU" + ", as no GPU is visible" * (gpu_ids == "auto")
+                     + "; this system cannot bind them to cores of their own" * (not cores))
 
 
 def run_environment(environment, device, cache):
@@ -88,8 +88,8 @@ def run_environment(environment, device, cache):
     if device.workers > 1 and "XLA_CLIENT_MEM_FRACTION" not in environment:
         # Without it, the first process on a GPU takes 75 % of its memory.
         usual["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / device.workers:.3f}"
-    own = {"CUDA_VISIBLE_DEVICES": device.gpu or ""} | ({"JAX_PLATFORMS": "cpu"} if device.gpu is None else {})
-    return {**usual, **environment, **own}
+    own = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    return {**usual, **environment, **(own if device.gpu is None else {"CUDA_VISIBLE_DEVICES": device.gpu})}
 
 
 def start(arguments, device, cache, errors):

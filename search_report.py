@@ -1,4 +1,4 @@
-"""What a search has found: a line for every run that is over, the table, the pictures, the best run's command."""
+"""What a search has found: a line for every run that is over, the table, pictures, the best run's command."""
 import shlex
 import warnings
 from pathlib import Path
@@ -13,6 +13,7 @@ from runs import atomic
 from search import failure, standing
 
 LISTED = 20  # rows of a table; the CSV has all
+OTHERS = {"waiting": TrialState.WAITING, "running": TrialState.RUNNING, "stopped early": TrialState.PRUNED}
 
 
 def show_values(values):
@@ -31,8 +32,9 @@ def describe(study, trial):
 
 def load_studies(storage):
     """{name: study} of the studies that a search has made. Others may lie in the same database."""
-    studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
-    return {study.study_name: study for study in studies if "combinations" in study.user_attrs.get("about", {})}
+    names = optuna.get_all_study_names(storage)
+    studies = {name: optuna.load_study(study_name=name, storage=storage) for name in names}
+    return {name: study for name, study in studies.items() if "best_by" in study.user_attrs.get("about", {})}
 
 
 def list_study(study):
@@ -40,8 +42,8 @@ def list_study(study):
     trials = standing(study).values()
     done = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
     counts = {"finished": len(done), "failed": sum(failure(trial) is not None for trial in trials)}
-    others = {"waiting": TrialState.WAITING, "running": TrialState.RUNNING, "stopped early": TrialState.PRUNED}
-    counts |= {name: sum(trial.state == state for trial in trials) for name, state in others.items()}
+    for name, state in OTHERS.items():
+        counts[name] = sum(trial.state == state for trial in trials)
     return (f"{study.study_name}  {study.user_attrs['about']['dataset']}: "
             + ", ".join(f"{count} {name}" for name, count in counts.items())
             + (f"; best validation {study.user_attrs['about']['best_by']} {max(done):.2f}" if done else ""))
@@ -78,8 +80,8 @@ def report(study, results, shortest):
         table.to_csv(file, index=False)
     best = finished[0].user_attrs
     arguments = shortest(best["settings"])
-    print("best: " + (f"{best['folder']}, which no command gives today: settings have changed since" if arguments is None
-                      else "python distill.py " + shlex.join([*arguments, *best["places"]])))
+    print("best: " + (f"{best['folder']}, which no command gives today" if arguments is None else
+                      "python distill.py " + shlex.join([*arguments, *best["places"]])))
     print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, finished, by, stem)))
 
 
@@ -91,7 +93,7 @@ def draw(study, finished, by, stem):
     matplotlib.use("Agg")
     plots = optuna.visualization.matplotlib
     with warnings.catch_warnings(action="ignore"):  # the pictures are experimental
-        # What tells the better half of the runs from the rest. A tenth, the default, is too few of a small grid.
+        # What tells the better half of the runs from the rest. A tenth, the default, is few of a small grid.
         half = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
         axes = {"parallel": plots.plot_parallel_coordinate(study, params=varied, target_name=by),
                 "importance": plots.plot_param_importances(study, half, params=varied, target_name=by)}

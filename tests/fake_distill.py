@@ -1,7 +1,8 @@
-"""Stands in for distill.py where a test is of the search alone: the same folder, lock, files and signals, and no work.
+"""Stands in for distill.py where a test is of the search alone: the same folder, lock, files and
+signals, no work.
 
-It wants more than 150 synthetic users as little as distill.py does of the tests' data set. FAKE_SAYS is an error that
-it ends with, FAKE_SECONDS how long a step takes.
+Like distill.py on the tests' data set, it fails for more than 150 synthetic users. FAKE_SAYS is an error that
+it ends with, and FAKE_SECONDS how long a step takes.
 """
 import os
 import sys
@@ -17,15 +18,16 @@ from settings import UserError, resolve, run_script
 def main(arguments):
     settings, _ = resolve(arguments, "")
     if settings["user_support"] > 150 or "FAKE_SAYS" in os.environ:
-        raise UserError(os.environ.get("FAKE_SAYS", f"user_support is {settings['user_support']:,}, but tiny has 150 users"))
-    quality = 10 + settings["seed"] + settings["learning_rate"]
-    with open_run(settings, os.environ["FAKE_FINGERPRINT"], settings["objective"]) as run, Stop() as stop:
+        usual = f"user_support is {settings['user_support']:,}, but tiny has 150 users"
+        raise UserError(os.environ.get("FAKE_SAYS", usual))
+    fingerprint, quality = os.environ["FAKE_FINGERPRINT"], 10 + settings["seed"] + settings["learning_rate"]
+    with open_run(settings, fingerprint, settings["objective"]) as run, Stop() as stop:
         if (run.folder / "result.json").exists():
             return
         if (run.folder / "pid").exists():
             run.say("going on")
         run.save("pid", str(os.getpid()).encode())
-        run.save_json("config.json", {"settings": settings, "data_fingerprint": os.environ["FAKE_FINGERPRINT"]})
+        run.save_json("config.json", {"settings": settings, "data_fingerprint": fingerprint})
         history = []
         for step in range(settings["train_steps"] + 1):
             validation = {"HR@100": 50 - quality, "NDCG@10": quality}
@@ -36,8 +38,9 @@ def main(arguments):
                 run.say("SIGTERM: stopped")
                 sys.exit(128 + stop.signal)
         run.save_json("result.json", {
-            "val": validation, "test": {"HR@10": 1.0, "HR@100": 2.0, "NDCG@10": 3.0}, "lamda": 1.0, "best_step": step,
-            "steps": settings["train_steps"], "step_seconds": 0.5, "wall_seconds": 5.0 + 0.5 * settings["train_steps"]})
+            "val": validation, "test": {"HR@10": 1.0, "HR@100": 2.0, "NDCG@10": 3.0}, "lamda": 1.0,
+            "best_step": step, "steps": settings["train_steps"], "step_seconds": 0.5,
+            "wall_seconds": 5.0 + 0.5 * settings["train_steps"]})
         with open(run.folder.parent / "finished", "a") as file:
             file.write(f"{run.folder.name}\n")
 

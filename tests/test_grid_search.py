@@ -1,4 +1,4 @@
-"""grid_search_distill.py: what it plans and refuses; that every run is done once, whoever is killed meanwhile."""
+"""grid_search_distill.py: what it plans and refuses; that every run is done once, whoever is killed."""
 import json
 import os
 import re
@@ -23,8 +23,8 @@ from search_process import choose_devices, run_environment, visible_gpus
 from settings import UserError
 
 FAKE = Path(__file__).parent / "fake_distill.py"
-SMALL = ["--dataset=tiny", "--user_support=6", "--num_per_user=5", "--batch_size=40", "--train_steps=2", "--gpu_ids=[]",
-         "--heartbeat=1"]
+SMALL = ["--dataset=tiny", "--user_support=6", "--num_per_user=5", "--batch_size=40", "--train_steps=2",
+         "--gpu_ids=[]", "--heartbeat=1"]
 LAUNCH = ("import sys; from pathlib import Path; import search_process, grid_search_distill as grid;"
           f"search_process.DISTILL = Path({str(FAKE)!r}); grid.run_script(grid.main, 'grid_search_distill')")
 
@@ -43,7 +43,8 @@ def launch(arguments):
     launched = []
 
     def start(*more):
-        launched.append(subprocess.Popen([sys.executable, "-c", LAUNCH, *arguments(*more)], cwd=ROOT, text=True,
+        command = [sys.executable, "-c", LAUNCH, *arguments(*more)]
+        launched.append(subprocess.Popen(command, cwd=ROOT, text=True,
                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         return launched[-1]
     yield start
@@ -70,32 +71,43 @@ def states(study):
     return [trial.state.name for trial in study.get_trials()]
 
 
-def new_study(tmp_path, **about):
-    return search.open_study(search.open_storage(None, tmp_path / "a.db"), "a", {"sampler": "grid", "best_by": "NDCG@10", **about})
+def new_study(tmp_path):
+    storage = search.open_storage(None, tmp_path / "a.db")
+    return search.open_study(storage, "a", {"sampler": "grid", "best_by": "NDCG@10"})
 
 
-# ---- The plan --------------------------------------------------------------------------------------------------
+# ---- The plan ----------------------------------------------------------------------------------------------
 
 
 def test_a_plan_is_the_product_and_the_same_settings_once(arguments):
-    fixed, space = grid.divide({"dataset": "tiny", "seed": [1, 2, 2], "gumbel_tau": [5, 5.0, 10], "lamda_grid": [0.1, 1], "objective": ["held_out"]})
-    assert space == {"seed": [1, 2], "gumbel_tau": [5, 10], "objective": ["held_out"]} and fixed["lamda_grid"] == "[0.1, 1]"
+    fixed, space = grid.divide({"seed": [1, 2, 2], "gumbel_tau": [5, 5.0, 10], "lamda_grid": [0.1, 1],
+                                "objective": ["held_out"]})
+    assert space == {"seed": [1, 2], "gumbel_tau": [5, 10], "objective": ["held_out"]}
+    assert fixed == {"lamda_grid": "[0.1, 1]"}
     _, space = grid.divide({"lamda_grid": [[0.1], [1, 2]], "float64": [True, False]})
     assert space == {"lamda_grid": ["[0.1]", "[1, 2]"], "float64": [True, False]}
     options, _ = grid.parse([])
     assert len(grid.make_plan("tiny", {"seed": [1, 2], "gumbel_tau": [5, 10]}, options).runs) == 4
-    assert len(grid.make_plan("ml-1m", {"loss": ["auto", "squared"]}, options).runs) == 1, "both are the recipe's"
+    assert len(grid.make_plan("ml-1m", {"loss": ["auto", "squared"]}, options).runs) == 1, "the recipe's"
 
 
 @pytest.mark.parametrize("argument, words", [
-    ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'; is it gumbel_tau"), ("--seed=[]", "seed has an empty list"),
-    ("--seed=[1,\"x\"]", "seed must be a whole number"), ("--seed=[[1]]", "seed must be"), ("--seed=[1", "--seed=[1 cannot be read"),
-    ("--data_dir=[a,b]", "data_dir cannot be searched"), ("--best_by=[HR@10,HR@100]", "one best_by"), ("--gpu_ids=[77]", "gpu_ids is [77], but"),
-    ("--gpu_ids=0", "--gpu_ids: invalid list of GPUs"), (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000; --yes"),
-    ("--storage=nothing://x", "--storage=nothing://x/None cannot be opened"), ("--sampler=tpe", "--trials=N"), ("--sampler=best", "'grid', 'tpe'"),
-    ("--storage=sqlite:////nowhere/x.db", "cannot be opened"), ("--storage=", "--storage must be the URL"), ("--study=a/b", "--study a plain name"),
-    ("--dataset=[]", "dataset has an empty list"), ("--dataset=[nothing]", "there is no data set"), ("--config=a.json", "--config is for distill.py"),
-    ("--workers-per-device=0", "--workers-per-device: invalid count from 1"), ("seed", "'seed' is not understood"), ("--seed", "'--seed' is not understood"),
+    ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'; is it gumbel_tau"),
+    ("--seed=[]", "seed has an empty list"),
+    ("--seed=[1,\"x\"]", "seed must be a whole number"), ("--seed=[[1]]", "seed must be"),
+    ("--seed=[1", "--seed=[1 cannot be read"),
+    ("--data_dir=[a,b]", "data_dir cannot be searched"), ("--best_by=[HR@10,HR@100]", "one best_by"),
+    ("--gpu_ids=[77]", "gpu_ids is [77], but"),
+    ("--gpu_ids=0", "--gpu_ids: invalid list of GPUs"),
+    (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000; --yes"),
+    ("--storage=nothing://x", "--storage=nothing://x/ cannot be opened"),
+    ("--sampler=tpe", "--trials=N"), ("--sampler=best", "'grid', 'tpe'"),
+    ("--storage=sqlite:////nowhere/x.db", "cannot be opened"), ("--storage=", "--storage must be the URL"),
+    ("--study=a/b", "--study a plain name"),
+    ("--dataset=[]", "dataset has an empty list"), ("--dataset=[nothing]", "there is no data set"),
+    ("--config=a.json", "--config is for distill.py"),
+    ("--workers-per-device=0", "--workers-per-device: invalid count from 1"),
+    ("seed", "'seed' is not understood"), ("--seed", "'--seed' is not understood"),
     ("--report", "there is no study: ")])
 def test_wrong_calls_are_one_line(arguments, tmp_path, argument, words):
     given = arguments(argument) if argument != "--report" else ["--report", f"--results_dir={tmp_path}"]
@@ -105,8 +117,8 @@ def test_wrong_calls_are_one_line(arguments, tmp_path, argument, words):
 
 
 def test_a_value_may_follow_its_key():
-    options, given = grid.parse(["--seed", "[1,2]", "--storage", "sqlite:///x", "--user_support", "-1", "--dry-run", "--depth=1"])
-    assert given == {"seed": [1, 2], "user_support": -1, "depth": 1}
+    options, given = grid.parse("--seed [1] --storage sqlite:///x --user_support -1 --dry-run --depth=1".split())
+    assert given == {"seed": [1], "user_support": -1, "depth": 1}
     assert options.storage == "sqlite:///x" and options.dry_run and options.gpu_ids == "auto"
 
 
@@ -124,7 +136,7 @@ def test_a_study_has_all_settings_of_its_runs(arguments, tmp_path, monkeypatch):
     search.open_study(storage, "mine", plan().about())
     monkeypatch.setitem(sys.modules["hyper_params"].hyper_params, "cardinality_reg", 0.5)
     assert plan().study_name(None) != before
-    with pytest.raises(UserError, match="cardinality_reg 0.001 then, 0.5 now; seed .1, 2. then, 3 now. Another"):
+    with pytest.raises(UserError, match="cardinality_reg 0.001 then, 0.5 now; seed .1, 2. then, 3 now."):
         search.open_study(storage, "mine", plan(seed=3).about())
     monkeypatch.setitem(sys.modules["hyper_params"].hyper_params, "cardinality_reg", 1e-3)
     monkeypatch.setattr(grid, "data_fingerprint", lambda *_: "others")
@@ -147,22 +159,26 @@ def test_a_recipe_that_is_edited_makes_another_study(arguments, monkeypatch):
 def test_each_data_set_has_its_own_place(arguments, tiny_data, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "second").symlink_to(tiny_data / "tiny")
-    monkeypatch.setattr(grid, "data_set_hyper_params", {"tiny": {"data_dir": str(tiny_data)}, "second": {"data_dir": str(tmp_path / "other")}})
+    places = {"tiny": {"data_dir": str(tiny_data)}, "second": {"data_dir": str(tmp_path / "other")}}
+    monkeypatch.setattr(grid, "data_set_hyper_params", places)
     monkeypatch.setattr(grid, "common_hyper_params", {"results_dir": str(tmp_path / "results")})
     plans = []
     monkeypatch.setattr(grid, "work", lambda searches, *_: plans.extend(plan for _, plan in searches))
     with pytest.raises(UserError, match="no run has finished"):
         grid.main(["--gpu_ids=[]", "--user_support=5"])
-    assert [plan.places[1] for plan in plans] == [f"--data_dir={tiny_data}", f"--data_dir={tmp_path / 'other'}"]
+    assert [plan.data_dir for plan in plans] == [str(tiny_data), str(tmp_path / "other")]
+    assert [plan.places[1] for plan in plans] == [f"--data_dir={plan.data_dir}" for plan in plans]
 
 
 def test_the_shortest_arguments_give_the_same_run():
-    for words in (["--dataset=ml-1m", "--user_support=20"], ["--dataset=ml-1m", "--user_support=40", "--loss=softmax", "--seed=3"],
-                  ["--dataset=magazine", "--paper=true", "--lamda_grid=[1,2]"], ["--dataset=ml-1m", "--user_support=20", "--depth=1"]):
+    for words in (["--dataset=ml-1m", "--user_support=20"],
+                  ["--dataset=ml-1m", "--user_support=40", "--loss=softmax", "--seed=3"],
+                  ["--dataset=magazine", "--paper=true", "--lamda_grid=[1,2]"],
+                  ["--dataset=ml-1m", "--user_support=20", "--depth=1"]):
         settings = grid.shaping(grid.resolve(words, "")[0])
         found = grid.shortest_arguments(settings)
         assert grid.shaping(grid.resolve(found, "")[0]) == settings and len(found) <= 18
-    assert found == ["--dataset=ml-1m", "--depth=1", "--user_support=20"] or len(found) == 3
+    assert found == ["--dataset=ml-1m", "--depth=1", "--user_support=20"]
     assert grid.shortest_arguments({**settings, "of_old": 1}) is None
 
 
@@ -173,11 +189,12 @@ def test_an_estimate_is_scaled_from_the_nearest_run():
     assert grid.estimate({"user_support": 400, "train_steps": 20, "seed": 2}, finished) == (165.0, "near")
 
 
-# ---- Devices ---------------------------------------------------------------------------------------------------
+# ---- Devices -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("installed, chosen, expected", [
-    (2, None, ["0", "1"]), (4, "1", ["1"]), (4, "3, 1", ["3", "1"]), (4, "GPU-abc,2", ["GPU-abc", "2"]), (4, "", []), (4, "-1", []),
+    (2, None, ["0", "1"]), (4, "1", ["1"]), (4, "3, 1", ["3", "1"]),
+    (4, "GPU-abc,2", ["GPU-abc", "2"]), (4, "", []), (4, "-1", []),
     (2, "1,7,0", ["1"]), (0, "0", []), (0, None, []), (0, "GPU-abc", []), (1, "MIG-1/2", ["MIG-1/2"])])
 def test_gpus_are_those_that_cuda_visible_devices_shows(installed, chosen, expected):
     assert visible_gpus(installed, chosen) == expected
@@ -185,24 +202,28 @@ def test_gpus_are_those_that_cuda_visible_devices_shows(installed, chosen, expec
 
 def test_gpu_ids_are_positions_in_what_is_visible():
     assert [device.gpu for device in choose_devices([0], 1, visible_gpus(4, "1"), [])] == ["1"]
-    assert [device.gpu for device in choose_devices("auto", 2, ["GPU-abc", "2"], [])] == ["GPU-abc", "GPU-abc", "2", "2"]
+    devices = choose_devices("auto", 2, ["GPU-abc", "2"], [])
+    assert [device.gpu for device in devices] == ["GPU-abc", "GPU-abc", "2", "2"]
     assert [device.cores for device in choose_devices("auto", 2, [], [3, 4, 5])] == [(3, 5), (4,)]
-    assert [device.cores for device in choose_devices([], 2, ["0"], [])] == [(), ()], "where cores cannot be bound"
+    assert [device.cores for device in choose_devices([], 2, ["0"], [])] == [(), ()], "no cores to bind"
     with pytest.raises(UserError, match="gpu_ids is .1., but .* show 1 GPUs"):
         choose_devices([1], 1, ["1"], [])
 
 
 def test_workers_on_one_gpu_share_its_memory():
-    [one, two] = choose_devices([0], 2, ["GPU-abc"], [])
-    environment = run_environment({"PATH": "x", "CUDA_VISIBLE_DEVICES": "GPU-abc,1"}, two, "cache")
-    assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.450" and environment["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
-    assert environment["PATH"] == "x" and environment["JAX_COMPILATION_CACHE_DIR"] == "cache" and "JAX_PLATFORMS" not in environment
-    assert run_environment({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".2"}, one, "cache")["XLA_PYTHON_CLIENT_MEM_FRACTION"] == ".2"
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in run_environment({"XLA_CLIENT_MEM_FRACTION": ".2"}, one, "cache"), "JAX takes no two"
-    [alone] = choose_devices([0], 1, ["0"], [])
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in run_environment({}, alone, "cache")
-    [cpu] = choose_devices([], 1, ["0"], [])
-    assert run_environment({}, cpu, "cache")["CUDA_VISIBLE_DEVICES"] == "" and run_environment({}, cpu, "cache")["JAX_PLATFORMS"] == "cpu"
+    def given(environment, gpu_ids, workers):
+        return run_environment(environment, choose_devices(gpu_ids, workers, ["GPU-abc"], [])[0], "cache")
+
+    share, ours = "XLA_PYTHON_CLIENT_MEM_FRACTION", {"PATH": "x", "CUDA_VISIBLE_DEVICES": "GPU-abc,1"}
+    environment = given(ours, [0], 2)
+    assert environment[share] == given(ours, [0, 0], 1)[share] == "0.450"
+    assert "JAX_PLATFORMS" not in environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-abc" and environment["PATH"] == "x"
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == "cache"
+    assert given({share: ".2"}, [0], 2)[share] == ".2"
+    assert share not in given({"XLA_CLIENT_MEM_FRACTION": ".2"}, [0], 2), "JAX does not take both"
+    assert share not in given({}, [0], 1) and share not in given({}, [], 2)
+    assert given({}, [], 1)["CUDA_VISIBLE_DEVICES"] == "" and given({}, [], 1)["JAX_PLATFORMS"] == "cpu"
 
 
 def test_a_system_without_affinity_is_said_and_used(monkeypatch):
@@ -212,15 +233,14 @@ def test_a_system_without_affinity_is_said_and_used(monkeypatch):
     assert [device.cores for device in devices] == [(), ()] and "cannot bind" in line
 
 
-# ---- From plan to report ---------------------------------------------------------------------------------------
+# ---- From plan to report -----------------------------------------------------------------------------------
 
 
 def test_a_search_of_distill_from_plan_to_command(tiny_data, tmp_path, capfd):
-    """With distill.py itself: the folder is where it is expected, and the best run's command is that run's."""
-    words = [word for word in SMALL if "train_steps" not in word] + ["--train_steps", "1", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"]
-    grid.main(words)
+    """With distill.py itself: the folder is where it is looked for; the best run's command is that run's."""
+    grid.main([*SMALL, "--train_steps", "1", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"])
     said, errors = capfd.readouterr()
-    assert "workers: 1 on the CPU\n" in said and ": validation NDCG@10 " in said and errors == "", "no warnings"
+    assert "workers: 1 on the CPU\n" in said and ": validation NDCG@10 " in said and errors == ""
     best = shlex.split(re.search("best: python distill.py (.*)", said)[1])
     config = json.loads(next(tmp_path.glob("tiny-*/config.json")).read_text())
     assert grid.shaping(grid.resolve(best, "")[0]) == grid.shaping(config["settings"])
@@ -230,26 +250,31 @@ def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
     words = arguments("--user_support=[6,1000]", "--seed=[1,2]", "--workers-per-device=2")
     grid.main([*words, "--dry-run"])
     planned = capfd.readouterr().out
-    assert planned.count("new  ") == 4 and "4 of them to do; no run has finished" in planned and not (tmp_path / "search").exists()
-    with pytest.raises(UserError, match="2 of 4 runs failed: seed=., user_support=1000; seed=., user_support=1000. The lines above"):
+    assert planned.count("new  ") == 4 and "4 of them to do; no run has finished" in planned
+    assert not (tmp_path / "search").exists()
+    with pytest.raises(UserError, match="2 of 4 .* failed: seed=., user_support=1000; seed=., user_support=1000"):
         grid.main(words)
     said, errors = capfd.readouterr()
-    assert said.count(": validation NDCG@10 ") == 2 and said.count("failed: distill: user_support is 1,000, but tiny has 150 users") == 4
+    assert said.count(": validation NDCG@10 ") == 2
+    assert said.count("failed: distill: user_support is 1,000, but tiny has 150 users") == 4
     assert errors == "", "no warnings"
     [table] = (tmp_path / "search").glob("*.csv")
     table = pd.read_csv(table)
-    assert list(table["validation NDCG@10"]) == sorted(table["validation NDCG@10"], reverse=True) and len(table) == 2
+    assert table["validation NDCG@10"].is_monotonic_decreasing and len(table) == 2
     assert {"test NDCG@10", "folder"} <= set(table) and len(list((tmp_path / "search").glob("*.png"))) == 2
     best = shlex.split(re.search("best: python distill.py (.*)", said)[1])
     study = study_in(tmp_path)
-    assert grid.shaping(grid.resolve(best, "")[0]) == study.best_trial.user_attrs["settings"] and "--seed=2" in best
+    assert "--seed=2" in best
+    assert grid.shaping(grid.resolve(best, "")[0]) == study.best_trial.user_attrs["settings"]
     grid.main([*words, "--dry-run"])
     planned = capfd.readouterr().out
-    assert "4 runs, 2 of them to do; about" in planned and "min with 2 at a time, reckoned from tiny-6-" in planned, "what has failed is tried again"
+    assert "4 runs, 2 of them to do; about" in planned, "what has failed is tried again"
+    assert "min with 2 at a time, reckoned from tiny-6-" in planned
     # The studies that there are, and one by its printed name, without its lists.
     grid.main(["--report", f"--results_dir={tmp_path}"])
     [line] = capfd.readouterr().out.splitlines()
-    assert line.startswith(f"{study.study_name}  tiny: 2 finished, 2 failed, 0 waiting") and line.endswith("best validation NDCG@10 12.08")
+    assert line.startswith(f"{study.study_name}  tiny: 2 finished, 2 failed, 0 waiting")
+    assert line.endswith("best validation NDCG@10 12.08")
     grid.main(["--report", f"--study={study.study_name}", f"--results_dir={tmp_path}"])
     assert "2 finished runs, by validation NDCG@10" in capfd.readouterr().out
     with pytest.raises(UserError, match=f"there is no study x; there are {study.study_name}"):
@@ -260,11 +285,11 @@ def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
     grid.main([*words, f"--study={study.study_name}", "--dry-run"])
     assert f"{study.study_name}: 4 runs, 2 of them to do" in capfd.readouterr().out
     with pytest.raises(UserError, match=r"settings: seed \[1, 2\] then, 1 now\. "):
-        grid.main(arguments("--user_support=[6,1000]", "--seed=1", f"--study={study.study_name}", "--dry-run"))
+        grid.main([*words, "--seed=1", f"--study={study.study_name}", "--dry-run"])
 
 
 def test_it_goes_by_best_by(arguments, tmp_path, capfd):
-    """HR@100 of the fake runs falls where NDCG@10 rises. The results folder's name has what means something in a URL, and ' on '."""
+    """The fake runs' HR@100 falls where NDCG@10 rises. The folder's name is one that a URL would alter."""
     results = tmp_path / "what? 50% {on} on #1"
     grid.main(arguments("--seed=[1,2,3]", "--best_by=HR@100", f"--results_dir={results}"))
     said = capfd.readouterr().out
@@ -279,38 +304,38 @@ def test_tpe_searches_as_often_as_told(arguments, tmp_path, capfd):
     grid.main([*words, "--trials=4"])
     assert "4 runs, 1 of them to do" in capfd.readouterr().out
     study = study_in(tmp_path)
-    assert states(study) == ["COMPLETE"] * 4 and {trial.params["learning_rate"] for trial in study.get_trials()} <= {0.02, 0.05, 0.1}
+    assert states(study) == ["COMPLETE"] * 4
+    assert {trial.params["learning_rate"] for trial in study.get_trials()} <= {0.02, 0.05, 0.1}
 
 
 def test_a_password_is_neither_printed_nor_handed_on():
-    for url in ("postgresql://me:se%20cret@127.0.0.1:1/x", "nothing://me:secret@host/x", "postgresql+nothing://me:secret@h/x"):
-        with pytest.raises(UserError, match="cannot be opened") as error:
+    for url in ("postgresql://me:se%20cret@127.0.0.1:1/x", "nothing://me:secret@host/x"):
+        with pytest.raises(UserError, match="^--storage=[a-z]*://[a-z0-9.]*/x cannot be opened") as error:
             search.open_storage(url, None)
-        assert "secret" not in str(error.value) and "se%20cret" not in str(error.value) and "host" in str(error.value) or "127" in str(error.value) \
-            or "//h/" in str(error.value)
+        assert "se%20cret" not in str(error.value) and "secret" not in str(error.value)
         assert error.value.__cause__ is None
 
 
-# ---- Whoever is killed -----------------------------------------------------------------------------------------
+# ---- Whoever is killed -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_every_run_is_done_once_whoever_is_killed(database, launch, tmp_path, monkeypatch):
-    """Two searches of two workers begin at the same moment. Two runs, and then one of the searches, are killed.
+    """Two searches of two workers begin at the same moment. Two runs, then one of the searches, are killed.
 
     PostgreSQL goes away meanwhile, and is waited for.
     """
-    monkeypatch.setenv("FAKE_SECONDS", "0.3")
+    monkeypatch.setenv("FAKE_SECONDS", "0.2")
     if database == "sqlite":
         search_with_kills(launch, tmp_path, None, lambda: None)
     elif postgres.programs() is None:
         pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
     else:
         with postgres.server() as (url, start, stop):
-            search_with_kills(launch, tmp_path, url, lambda: (stop(), time.sleep(5), start()))
+            search_with_kills(launch, tmp_path, url, lambda: (stop(), time.sleep(3), start()))
 
 
-def search_with_kills(launch, tmp_path, url, disturb, runs=8):
+def search_with_kills(launch, tmp_path, url, disturb, runs=6):
     words = [f"--seed={list(range(runs))}", "--workers-per-device=2", *([f"--storage={url}"] if url else [])]
     first, second = launch(*words), launch(*words)
     killed = set()
@@ -342,7 +367,7 @@ def test_it_goes_on_after_ctrl_c_and_after_it_was_killed(launch, tmp_path, monke
     out, err = launcher.communicate(timeout=15)
     assert launcher.returncode == 130 and "the same command goes on where it was" in out
     assert err == "grid_search_distill: interrupted\n" and logs().count("SIGTERM: stopped") == 1
-    assert sorted(states(study_in(tmp_path))) == ["FAIL", "WAITING", "WAITING"], "it need not be found dead first"
+    assert sorted(states(study_in(tmp_path))) == ["FAIL", "WAITING", "WAITING"], "no beat is waited for"
     launcher = launch(*words)
     until(lambda: logs().count("going on") == 1 or len(list(tmp_path.glob("tiny-*/pid"))) == 2)
     launcher.kill()
@@ -358,7 +383,8 @@ def test_a_run_that_is_killed_again_and_again_has_failed(arguments, tmp_path, mo
     with pytest.raises(UserError, match="no run has finished"):
         grid.main(arguments("--seed=1"))
     study = study_in(tmp_path)
-    assert [search.failure(trial) for trial in study.get_trials()] == [None, None, "killed 3 times, now by SIGKILL, maybe for want of memory"]
+    assert [search.failure(trial) for trial in study.get_trials()] == [
+        None, None, "killed 3 times, now by SIGKILL, maybe for want of memory"]
 
 
 def test_a_full_disk_stops_the_search_and_fails_no_run(arguments, tmp_path, monkeypatch):
@@ -370,7 +396,7 @@ def test_a_full_disk_stops_the_search_and_fails_no_run(arguments, tmp_path, monk
     assert all(search.failure(trial) is None for trial in study.get_trials())
 
 
-# ---- The queue -------------------------------------------------------------------------------------------------
+# ---- The queue ---------------------------------------------------------------------------------------------
 
 
 def test_of_two_trials_of_one_run_the_older_is_carried_out(tmp_path):
@@ -392,9 +418,10 @@ def test_a_trial_that_nobody_queued_is_surplus(tmp_path, monkeypatch):
     """Another search takes the last waiting trial between this one's look and its claim."""
     study = new_study(tmp_path)
     study.enqueue_trial({"seed": 1}, user_attrs={"run": "one"})
-    ask, quicker = study.ask, optuna.load_study(study_name="a", storage=search.open_storage(None, tmp_path / "a.db"))
+    ask, quicker = study.ask, new_study(tmp_path)
     monkeypatch.setattr(study, "ask", lambda: (quicker.ask(), ask())[1])
-    assert search.claim(study) is None and states(study) == ["RUNNING", "FAIL"] and list(search.standing(study)) == ["one"]
+    assert search.claim(study) is None and states(study) == ["RUNNING", "FAIL"]
+    assert list(search.standing(study)) == ["one"]
 
 
 def test_a_trial_whose_search_is_silent_is_queued_again(tmp_path):
@@ -418,14 +445,16 @@ def test_a_trial_whose_search_is_silent_is_queued_again(tmp_path):
 def test_what_a_dying_search_gave_up_is_queued_again(tmp_path):
     """It died before it queued it. Not what has an error, or is done or waits otherwise."""
     study = new_study(tmp_path)
-    for run, attributes, state in (("lost", {}, TrialState.FAIL), ("failed", {"error": "no memory"}, TrialState.FAIL),
-                                   ("done", {}, TrialState.FAIL), ("done", {}, TrialState.COMPLETE)):
-        study.add_trial(optuna.create_trial(state=state, value=1.0 if state == TrialState.COMPLETE else None, user_attrs={"run": run, **attributes}))
+    for run, attributes, value in (("lost", {}, None), ("failed", {"error": "no memory"}, None),
+                                   ("done", {}, None), ("done", {}, 1.0)):
+        state = TrialState.COMPLETE if value else TrialState.FAIL
+        study.add_trial(optuna.create_trial(state=state, value=value, user_attrs={"run": run, **attributes}))
+    waiting = lambda: [trial.user_attrs["run"] for trial in study.get_trials(states=[TrialState.WAITING])]
     search.revive(study, {}, 40)
     search.revive(study, {}, 40)
-    assert [trial.user_attrs["run"] for trial in study.get_trials(states=[TrialState.WAITING])] == ["lost"]
+    assert waiting() == ["lost"]
     search.enqueue(study, {run: {} for run in ("lost", "failed", "done", "new")})
-    assert [trial.user_attrs["run"] for trial in study.get_trials(states=[TrialState.WAITING])] == ["lost", "failed", "new"]
+    assert waiting() == ["lost", "failed", "new"]
 
 
 def test_a_run_is_stopped_by_what_its_validations_gave(arguments, tmp_path, monkeypatch):
@@ -433,11 +462,13 @@ def test_a_run_is_stopped_by_what_its_validations_gave(arguments, tmp_path, monk
     monkeypatch.setenv("FAKE_SECONDS", "0.4")
     study = new_study(tmp_path)
     study.pruner = optuna.pruners.ThresholdPruner(lower=12, n_warmup_steps=25)
-    [plan] = [grid.make_plan("tiny", grid.parse(arguments("--train_steps=40", "--seed=[1,5]"))[1], grid.parse([])[0])]
+    options, block = grid.parse(arguments("--train_steps=40", "--seed=[1,5]"))
+    plan = grid.make_plan("tiny", block, options)
     search.enqueue(study, plan.runs)
     run = search.Run(study, search.claim(study), plan, search_process.Device(None), 1)
     until(run.advance)
     trial = study.get_trials()[0]
-    assert trial.state == TrialState.PRUNED and list(trial.intermediate_values) == [25 * step for step in range(len(trial.intermediate_values))]
-    assert 2 <= len(trial.intermediate_values) < 30 and trial.value == pytest.approx(11.08)
+    steps = list(trial.intermediate_values)
+    assert trial.state == TrialState.PRUNED and steps == [25 * step for step in range(len(steps))]
+    assert 2 <= len(steps) < 30 and trial.value == pytest.approx(11.08)
     assert "SIGTERM: stopped" in (run.folder / "log.txt").read_text()
