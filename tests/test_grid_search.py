@@ -308,12 +308,19 @@ def test_tpe_searches_as_often_as_told(arguments, tmp_path, capfd):
     assert {trial.params["learning_rate"] for trial in study.get_trials()} <= {0.02, 0.05, 0.1}
 
 
-def test_a_password_is_neither_printed_nor_handed_on():
+def test_a_password_is_not_printed(monkeypatch):
     for url in ("postgresql://me:se%20cret@127.0.0.1:1/x", "nothing://me:secret@host/x"):
         with pytest.raises(UserError, match="^--storage=[a-z]*://[a-z0-9.]*/x cannot be opened") as error:
             search.open_storage(url, None)
         assert "se%20cret" not in str(error.value) and "secret" not in str(error.value)
         assert error.value.__cause__ is None
+
+    def fail(url, options):
+        raise ValueError(f"cannot connect with {url}")
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", fail)
+    with pytest.raises(UserError, match="cannot connect with postgresql://me:...@host/x"):
+        search.open_storage("postgresql://me:secret@host/x", None)
 
 
 # ---- Whoever is killed -------------------------------------------------------------------------------------
