@@ -1,67 +1,272 @@
-"""A search's queue and its workers, on Optuna: any number of processes and machines share one study.
+"""A search's queue, on Optuna, and the loop that carries out what waits in it.
 
-A study holds a trial for each setting to be run. A worker claims the oldest waiting trial, runs distill.py on it
-as a process of its own, which keeps its folder and its checkpoints as always, and writes down how it ended. It
-sends heartbeats while it does; a trial whose worker has died is put back into the queue by the others, and goes on
-from its checkpoint. Called by grid_search_distill.py; a worker is `python search.py` with its Job as JSON.
+A study has a trial for every run. A search takes a waiting trial with `study.ask`, runs distill.py as a
+process, and ends the trial with `study.tell`. Any number of searches, on any machines, share a study.
+
+A search counts up the "beat" of its running trials. Where a beat stands still the search has died, and
+another gives the trial up. A run whose trials were all given up is queued again; it goes on from its checkpoint.
+
+User attributes of a trial:
+    run        names the run; a trial without it was not queued, and is surplus
+    beat       counts up while its search is alive
+    killed     how often the run's process was killed
+    surplus    an older trial has the same run
+    error      why the run failed for good
+    settings, places, folder, result     of a finished run; places are the arguments that say where files are
 """
-import ctypes
-import dataclasses
 import errno
 import json
-import math
 import os
 import signal
+import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
-import warnings
-from pathlib import Path
 
 import optuna
-import sqlalchemy.exc
-import sqlalchemy.pool
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.storages._heartbeat import get_heartbeat_thread
+import sqlalchemy
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from runs import IN_USE, identity
-from settings import UserError, resolve, run_script
+import search_process
+from runs import IN_USE
+from settings import UserError
 
-HERE = Path(__file__).parent
-RETRIES = 2                # of a trial whose worker died
-MISSING_HEARTBEATS = 4     # after which a worker counts as dead
+RETRIES = 2                # of a run whose process was killed
+MISSING_HEARTBEATS = 4     # after which a search counts as dead
 POLL_SECONDS = 0.3
-UNREACHABLE_SECONDS = 300  # for which a worker waits for its database
+UNREACHABLE_SECONDS = 300  # for which a search waits for its database
 STOP_SECONDS = 20          # for which a run may write its last checkpoint
 STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+STATES = (TrialState.FAIL, TrialState.WAITING, TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-@dataclasses.dataclass
-class Job:
-    """What a worker is told."""
-    storage: str
-    studies: list     # names
-    heartbeat: int    # seconds
-    cores: list       # it and its runs keep to these; empty: all
-    gpu: int | None   # the one its runs see; None: no GPU
-    arguments: dict   # {study: those of its runs that are no part of it: where data and results lie}
+def open_storage(url, path):
+    """The database of all studies: at a SQLAlchemy URL or, where that is None, the file path.
 
-
-def open_storage(url, heartbeat):
-    """The database of all studies; a trial without a sign of life for MISSING_HEARTBEATS has lost its worker."""
+    Raises:
+        UserError: it cannot be opened. No password is in the text.
+    """
+    where, password = "--storage", None
+    # No connection is held during a run: a server has only so many, and may be restarted meanwhile.
+    options = {"poolclass": sqlalchemy.pool.NullPool}
     try:
-        # No connection is held while a run takes its time: a server has only so many, and may be restarted meanwhile.
-        options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"poolclass": sqlalchemy.pool.NullPool}
-        return RDBStorage(url, options, heartbeat_interval=heartbeat, grace_period=MISSING_HEARTBEATS * heartbeat,
-                          heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=False))
-    except ImportError as error:
-        raise UserError(f"--storage={url}: the driver of that database is not installed; PostgreSQL's is pip install 'psycopg[binary]'") from error
+        if url is None:  # the path is in no URL, where some of its characters would mean something
+            url, where = "sqlite://", str(path)
+            options["creator"] = lambda: sqlite3.connect(path, timeout=60, check_same_thread=False)
+        else:
+            parts = sqlalchemy.make_url(url)
+            password = parts.password
+            where = f"--storage={parts.drivername}://{parts.host or ''}/{parts.database or ''}"
+            options["connect_args"] = {"timeout": 60} if parts.drivername.startswith("sqlite") else {}
+        return optuna.storages.RDBStorage(url, options)
+    except ImportError:
+        raise UserError(f"{where}: no driver; PostgreSQL's is pip install 'psycopg[binary]'") from None
     except (*STORAGE_ERRORS, ValueError) as error:
-        raise UserError(f"--storage={url} cannot be opened: {str(error).strip().splitlines()[0][:200]}") from error
+        reason = str(error).strip().partition("\n")[0][:200].replace(password or "\n", "***")
+        raise UserError(f"{where} cannot be opened: {reason}") from None
+
+
+def open_study(storage, name, about):
+    """The study of that name, made if need be.
+
+    Args:
+        about: all that makes it another study. {setting: value or list of values} of its runs; "sampler",
+            "grid" or "tpe"; "data", a fingerprint; "space", {setting: values to try}; "combinations", a hash
+            of all runs.
+
+    Raises:
+        UserError: it was made with others. Finished runs are not lost: distill.py finds their folders.
+    """
+    sampler, pruner = None, optuna.pruners.NopPruner()
+    if about["sampler"] == "tpe":
+        sampler = optuna.samplers.TPESampler(constant_liar=True, n_startup_trials=5)
+        pruner = optuna.pruners.MedianPruner(n_warmup_steps=25)
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True,
+                                sampler=sampler, pruner=pruner)
+    if "about" not in study.user_attrs:
+        study.set_user_attr("about", about)
+    then = study.user_attrs["about"]
+    keys = [key for key in sorted(then.keys() | about.keys()) if then.get(key) != about.get(key)]
+    if keys:
+        keys = [key for key in keys if key not in ("space", "combinations")] or keys
+        differ = "; ".join(f"{key} {then.get(key)} then, {about.get(key)} now" for key in keys)
+        raise UserError(f"the study {name} was made with other settings: {differ}. Another --study=NAME "
+                        "begins a study; what is finished is not run again")
+    return study
+
+
+def standing(study):
+    """{run: the trial that says how it stands}, of several after retries, or if two searches queued it."""
+    def rank(trial):
+        """What got furthest; of failures the last; of others the first, to which the later ones give way."""
+        return STATES.index(trial.state), trial.number if trial.state == TrialState.FAIL else -trial.number
+
+    found = {}
+    for trial in study.get_trials(deepcopy=False):
+        run = trial.user_attrs.get("run")
+        if run is not None and "surplus" not in trial.user_attrs:
+            found[run] = max(found.get(run, trial), trial, key=rank)
+    return found
+
+
+def failure(trial):
+    """Why a run has failed for good, by its standing trial; None if it has not."""
+    return trial.user_attrs.get("error") if trial.state == TrialState.FAIL else None
+
+
+def ended(trial):
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or failure(trial) is not None
+
+
+def enqueue(study, runs):
+    """Queues the runs, {run: values of the searched settings}, that are not done, under way or waiting."""
+    trials = standing(study)
+    for run, values in runs.items():
+        if run not in trials or trials[run].state == TrialState.FAIL:
+            study.enqueue_trial(values, user_attrs={"run": run})
+
+
+def revive(study, beats, grace):
+    """Gives up the trials whose search has died, and queues the runs whose trials were all given up.
+
+    If two searches queue a run at once, one of its trials gives way in `claim`.
+
+    Args:
+        beats: {(study's name, trial's number): (beat, when it was seen first)}, kept from call to call.
+        grace: seconds for which a beat may stand still.
+    """
+    now = time.monotonic()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        key, beat = (study.study_name, trial.number), trial.user_attrs.get("beat")
+        if beats.setdefault(key, (beat, now))[0] != beat:
+            beats[key] = beat, now
+        elif now - beats[key][1] > grace:
+            finish(study, trial.number, state=TrialState.FAIL)
+    for run, trial in standing(study).items():
+        if trial.state == TrialState.FAIL and failure(trial) is None:
+            killed = trial.user_attrs.get("killed", 0)
+            study.enqueue_trial(trial.params, user_attrs={"run": run, "killed": killed})
+
+
+def claim(study):
+    """The oldest waiting trial, as this search's own; None if none waits."""
+    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        trial = study.ask()  # makes a new one, without a run, if another search has been faster
+        run = trial.user_attrs.get("run")
+        if run is not None and standing(study)[run].number == trial.number:
+            return trial
+        finish(study, trial, {"surplus": True}, state=TrialState.FAIL)
+    return None
+
+
+def finish(study, trial, attributes={}, **how):
+    """Sets attributes and ends the trial as study.tell does, unless another search has ended it."""
+    try:
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, skip_if_finished=True, **how)
+    except UpdateFinishedTrialError:
+        pass
+
+
+class Run:
+    """A claimed trial, carried out by distill.py. A method may be called again if the database fails."""
+
+    def __init__(self, study, trial, plan, device, heartbeat):
+        self.study, self.trial, self.plan, self.device, self.heartbeat = study, trial, plan, device, heartbeat
+        values = {key: trial.suggest_categorical(key, values) for key, values in plan.space.items()}
+        self.settings, self.folder = plan.settle(values)
+        self.process, self.pruned, self.stopped = None, False, False
+        self._beat, self._beat_at, self._start_at, self._reported = 0, 0.0, 0.0, 0
+
+    def advance(self):
+        """Looks after the process; whether the trial has ended."""
+        now = time.monotonic()
+        if now - self._beat_at >= self.heartbeat:
+            try:
+                self.trial.set_user_attr("beat", self._beat + 1)
+            except UpdateFinishedTrialError:  # this search was taken for dead, and another has the run
+                self.stop()
+            self._beat, self._beat_at = self._beat + 1, now
+        if self.process is None:
+            if self.stopped or now < self._start_at:
+                return self.stopped
+            self.errors, self.said = tempfile.TemporaryFile("w+"), None
+            # All settings are given, so that an edit of hyper_params.py during the search changes nothing.
+            arguments = [to_argument(key, value) for key, value in self.settings.items()]
+            self.process = search_process.start([*arguments, *self.plan.places, "--resume=true"], self.device,
+                                                self.plan.results / ".jax_cache", self.errors)
+        elif self.process.poll() is not None:
+            return self._conclude()
+        elif not self.pruned and self._should_prune():
+            self.pruned = True
+            self.process.terminate()
+        return False
+
+    def stop(self):
+        """Has the process stop with a checkpoint. The trial is then given up, unless it finishes."""
+        if self.process is not None and not self.stopped:
+            self.process.terminate()
+        self.stopped = True
+
+    def give_up(self):
+        """Waits for a process that was told to stop, and ends the trial."""
+        if self.process is None:
+            return finish(self.study, self.trial, state=TrialState.FAIL)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._conclude()
+
+    def _should_prune(self):
+        """Reports to Optuna what the validations gave since the last call; whether to stop the run."""
+        try:
+            lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        except (OSError, ValueError):
+            return False
+        for line in lines[self._reported:]:
+            self.trial.report(line["validation"][self.settings["best_by"]], line["step"])
+            self._reported += 1
+        return self.trial.should_prune()
+
+    def _conclude(self):
+        """Ends the trial by how the process ended. False: it is started again, as its folder was in use."""
+        code, attributes, how = self.process.returncode, {}, {"state": TrialState.FAIL}
+        if self.said is None:
+            self.errors.seek(0)
+            self.said = (self.errors.read().strip().splitlines() or [f"no word, and exit code {code}"])[-1]
+            self.errors.close()
+            self.process.stdin.close()
+        if code == 0:
+            try:
+                result = json.loads((self.folder / "result.json").read_text())
+                how = {"values": float(result["val"][self.settings["best_by"]])}
+                attributes = {"settings": self.settings, "places": self.plan.places,
+                              "folder": str(self.folder), "result": result}
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                attributes = {"error": f"{self.folder}/result.json is missing or damaged ({error})"}
+        elif self.pruned:
+            how = {"state": TrialState.PRUNED}
+        elif IN_USE in self.said and not self.stopped:
+            # By somebody else, or by a search that was taken for dead: it will end.
+            self.process, self._start_at = None, time.monotonic() + self.heartbeat
+            return False
+        elif os.strerror(errno.ENOSPC) in self.said and not self.stopped:
+            raise UserError(f"{self.said}; the same command goes on when it has space")
+        elif code < 0 or code - 128 in (signal.SIGINT, signal.SIGTERM):
+            killed = self.trial.user_attrs.get("killed", 0) + (not self.stopped)
+            attributes = {"killed": killed}
+            if killed > RETRIES:
+                name = signal.Signals(-code if code < 0 else code - 128).name
+                attributes["error"] = f"killed {killed} times, now by {name}, maybe for want of memory"
+        elif not self.stopped:
+            attributes = {"error": self.said}
+        finish(self.study, self.trial, attributes, **how)
+        return True
 
 
 def to_argument(key, value):
@@ -69,274 +274,56 @@ def to_argument(key, value):
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def open_study(storage, name, sampler, data, fixed, space):
-    """The study of that name, made if need be.
+def work(searches, devices, heartbeat, show):
+    """Carries out runs until none waits or runs in any study, in this search or in another.
 
     Args:
-        sampler: "grid" or "tpe".
-        data: fingerprint of the data set.
-        fixed: settings that all its runs share.
-        space: {key: values to try}, each a number, a truth value or text (a list as JSON).
+        searches: (study, plan) pairs, where a plan has space: {setting: values to try}, places: arguments of
+            distill.py, results: a folder, settle: {setting: value} -> (all settings of the run, its folder).
+        devices: a search_process.Device for every worker.
+        heartbeat: seconds.
+        show: shows how the search gets on, and returns how many runs are not over; called in every round.
 
     Raises:
-        UserError: it was made with others, or on other data. Their finished runs are not lost: a run that another study asks for, too,
-            is found in its folder.
+        KeyboardInterrupt: SIGINT or SIGTERM; the runs have written their checkpoints, and wait again.
+        UserError: the database does not answer any more, or a disk is full.
     """
-    about = {"fixed": fixed, "space": space, "sampler": sampler, "data": data}
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    then = study.user_attrs.get("about")
-    if then is None:
-        study.set_user_attr("about", about)
-    elif then != about:
-        pairs = [(key, then[key], about[key]) for key in ("sampler", "data")] + [(key, {**then["fixed"], **then["space"]}.get(key), {**fixed, **space}.get(key))
-                                                          for key in sorted({*then["fixed"], *then["space"], *fixed, *space})]
-        differ = "; ".join(f"{key} {old} then, {new} now" for key, old, new in pairs if old != new)
-        raise UserError(f"the study {name} was made with other settings: {differ}; --study=NAME begins another, and finds the runs that are "
-                        "finished already")
-    return load(storage, name)
-
-
-def load(storage, name):
-    """A study that is there, with the sampler and the pruner it was made with."""
-    study = optuna.load_study(study_name=name, storage=storage)
-    if study.user_attrs["about"]["sampler"] == "tpe":
-        study.sampler = optuna.samplers.TPESampler(constant_liar=True, n_startup_trials=5)
-        study.pruner = optuna.pruners.MedianPruner(n_warmup_steps=25)
-    else:
-        study.pruner = optuna.pruners.NopPruner()
-    return study
-
-
-def failure(trial):
-    """Why a trial has failed for good; None if it has not, or only gave way to another one of the same settings."""
-    if trial.state != TrialState.FAIL or "gave_way" in trial.user_attrs:
-        return None
-    if "error" in trial.user_attrs:
-        return trial.user_attrs["error"]
-    return f"its worker died {RETRIES + 1} times" if len(trial.system_attrs.get("retry_history", ())) >= RETRIES else None
-
-
-def settled(study):
-    """Identities that need no new trial: done, under way or waiting."""
-    return {trial.user_attrs.get("identity") for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL}
-
-
-def claim(study):
-    """A waiting trial, the oldest, as this worker's own; None if none waits."""
-    trial_id = study._pop_waiting_trial_id()  # what study.ask does before it makes new trials
-    return None if trial_id is None else optuna.Trial(study, trial_id)
-
-
-def put_back(study, running_since, grace):
-    """Puts the trials whose workers have died back into the queue.
-
-    Optuna finds them by the age of their last heartbeat, so a worker killed between its claim and its first heartbeat
-    would leave a trial that runs for ever. One seen running for as long as a silent worker is waited for is therefore
-    given a heartbeat, once: if its worker lives that changes nothing, and else it is now found like the others.
-
-    Args:
-        running_since: {trial id: when this process first saw it running}, kept from call to call.
-        grace: seconds that a silent worker is waited for.
-    """
-    now = time.monotonic()
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if now - running_since.setdefault(trial._trial_id, now) > grace:
-            study._storage.record_heartbeat(trial._trial_id)
-            running_since[trial._trial_id] = math.inf
-    fail_stale_trials(study)
-
-
-def put_back_lost(study):
-    """Puts back what a worker that died meanwhile has marked as failed, but not yet enqueued again; whether there was any.
-
-    To be called when nothing waits or runs.
-    """
-    ended = [trial for trial in study.get_trials() if "gave_way" not in trial.user_attrs]
-    followed = {number for trial in ended for number in trial.system_attrs.get("retry_history", ())}
-    lost = [trial for trial in ended if trial.state == TrialState.FAIL and failure(trial) is None and trial.number not in followed]
-    for trial in lost:
-        study._storage.get_heartbeat_stale_trial_callback()(study, trial)
-    return bool(lost)
-
-
-def is_repeated(study, trial):
-    """Whether an older trial has the same settings: two searches may enqueue them at the same moment."""
-    mine = trial.user_attrs.get("identity")
-    return mine is not None and any(
-        other.number < trial.number and other.user_attrs.get("identity") == mine and other.state != TrialState.FAIL
-        for other in study.get_trials(deepcopy=False))
-
-
-def prune_by(trial, folder, reported):
-    """Tells Optuna what the run's validations gave since the last call; whether to stop it."""
+    signals, runs, free, beats, answered_at = [], [], list(devices), {}, time.monotonic()
+    before = {number: signal.signal(number, lambda number, frame: signals.append(number))
+              for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, ValueError):
-        return False
-    for line in lines[len(reported):]:
-        reported.append(line["step"])
-        trial.report(line["validation"]["HR@100"], line["step"])
-    return trial.should_prune()
-
-
-class Stopped(Exception):
-    """The worker was told to stop; its run has kept a checkpoint."""
-
-
-class DiskFull(UserError):
-    """No run can go on; the ones there are have kept their checkpoints."""
-
-
-def run_trial(trial, job, arguments, stop):
-    """Runs distill.py and waits for it: its result and folder.
-
-    Raises:
-        UserError: the run failed; the text says why.
-        DiskFull: no other one would fare better.
-        optuna.TrialPruned: it was stopped for its poor validation.
-        Stopped: stop() said so.
-    """
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "" if job.gpu is None else str(job.gpu)}
-    if job.gpu is None:
-        environment["JAX_PLATFORMS"] = "cpu"
-    while True:
-        with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as wrong:
-            process = subprocess.Popen([sys.executable, str(HERE / "distill.py"), *arguments, "--resume=true"], stdout=said, stderr=wrong,
-                                       env=environment, start_new_session=True, preexec_fn=lambda: _follow_parent(job.cores))
-            _wait(process, trial, said, stop)
-            if process.returncode == 0:
-                folder = _folder(said)
-                return json.loads((folder / "result.json").read_text()), folder
-            wrong.seek(0)
-            last = (wrong.read().strip().splitlines() or ["no word"])[-1]
-        if process.returncode < 0:
-            raise UserError(f"killed by signal {-process.returncode}, maybe for want of memory")
-        if os.strerror(errno.ENOSPC) in last:
-            raise DiskFull(last)
-        if IN_USE not in last:
-            raise UserError(last)
-        # By a worker that was taken for dead, as when the database did not answer, or by somebody else: it will end.
-        time.sleep(job.heartbeat)
-
-
-def _wait(process, trial, said, stop):
-    """Until the process ends; ends it if it is to stop or to be pruned."""
-    folder, reported = None, []
-    while process.poll() is None:
-        time.sleep(POLL_SECONDS)
-        folder = folder or _folder(said)
-        if stop():
-            _end(process)
-            if process.returncode:
-                raise Stopped
-        elif folder and prune_by(trial, folder, reported):
-            _end(process)
-            raise optuna.TrialPruned
-
-
-def _folder(said):
-    """The run's folder, from what distill.py says first."""
-    said.seek(0)
-    for line in said:
-        if line.startswith("run: "):
-            return Path(line.removeprefix("run: ").partition(" on ")[0].partition(" was finished")[0])
-    return None
-
-
-def _follow_parent(cores):
-    """In a new process: end when the one that started it ends, and keep to its cores."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if cores:
-        os.sched_setaffinity(0, cores)
-
-
-def _end(process):
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def carry_out(study, trial, job, stop):
-    """One trial from its claim to its end in the database."""
-    about = study.user_attrs["about"]
-    if is_repeated(study, trial):
-        _give_way(study, trial)
-        return
-    arguments = [*job.arguments[study.study_name], *(to_argument(key, value) for key, value in about["fixed"].items())]
-    arguments += [to_argument(key, trial.suggest_categorical(key, values)) for key, values in about["space"].items()]
-    trial.set_user_attr("identity", identity(resolve(arguments, "")[0]))
-    with get_heartbeat_thread(trial._trial_id, study._storage):
-        try:
-            result, folder = run_trial(trial, job, arguments, stop)
-        except (Stopped, DiskFull) as reason:
-            _put_back_own(study, trial)
-            if isinstance(reason, DiskFull):
-                raise
-        except UserError as error:
-            trial.set_user_attr("error", str(error))
-            study.tell(trial, state=TrialState.FAIL)
-        except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
-        else:
-            for name, value in (("folder", str(folder)), ("result", result)):
-                trial.set_user_attr(name, value)
-            study.tell(trial, result["val"]["HR@100"])
-
-
-def _put_back_own(study, trial):
-    """Back into the queue, as often as may be: only the death of a worker counts."""
-    own = study._storage.get_trial(trial._trial_id)
-    waiting = optuna.create_trial(state=TrialState.WAITING, params=own.params, distributions=own.distributions,
-                                  user_attrs=own.user_attrs, system_attrs=own.system_attrs)
-    _give_way(study, trial)
-    study.add_trial(waiting)
-
-
-def _give_way(study, trial):
-    trial.set_user_attr("gave_way", True)
-    study.tell(trial, state=TrialState.FAIL)
-
-
-def work(job):
-    """Claims and runs trials until none of the studies has one that waits or runs."""
-    told = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    stop, unreachable_since, running_since = lambda: bool(told), None, {}
-    while not stop():
-        try:
-            storage = open_storage(job.storage, job.heartbeat)
-            studies = [load(storage, name) for name in job.studies]
-            unreachable_since = None
-            while not stop():
-                trial, study = next(((trial, study) for study in studies if (trial := claim(study)) is not None), (None, None))
-                if trial is not None:
-                    carry_out(study, trial, job, stop)
-                    continue
-                for study in studies:
-                    put_back(study, running_since, MISSING_HEARTBEATS * job.heartbeat)
-                under_way = any(study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)) for study in studies)
-                if not under_way and not any([put_back_lost(study) for study in studies]):
+        while not signals:
+            began = time.monotonic()
+            try:
+                for run in list(runs):
+                    if run.advance():
+                        runs.remove(run)
+                        free.append(run.device)
+                for study, plan in searches:
+                    revive(study, beats, MISSING_HEARTBEATS * heartbeat)
+                    while free and (trial := claim(study)) is not None:
+                        runs.append(Run(study, trial, plan, free[0], heartbeat))
+                        free.pop(0)
+                if show() == 0 and not runs:
                     return
-                time.sleep(POLL_SECONDS)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            continue  # taken for dead meanwhile, and given to another worker
-        except DiskFull:
-            raise
-        except (*STORAGE_ERRORS, UserError) as error:
-            unreachable_since = unreachable_since or time.monotonic()
-            if time.monotonic() - unreachable_since > UNREACHABLE_SECONDS:
-                raise UserError(f"the database has not answered for {UNREACHABLE_SECONDS} s: {str(error).splitlines()[0][:200]}") from error
-            time.sleep(min(5, job.heartbeat))
-
-
-def main(arguments):
-    job = Job(**json.loads(arguments[0]))
-    _follow_parent(job.cores)
-    work(job)
-
-
-if __name__ == "__main__":
-    run_script(main)
+                answered_at = time.monotonic()
+            except STORAGE_ERRORS as error:
+                beats.clear()  # the other searches could not count up theirs, either
+                if time.monotonic() - answered_at > UNREACHABLE_SECONDS:
+                    reason = str(error).partition("\n")[0][:200]
+                    raise UserError(f"no database for {UNREACHABLE_SECONDS} s: {reason}") from None
+            # A database of very many trials has a rest between two looks at it.
+            time.sleep(max(POLL_SECONDS, 2 * (time.monotonic() - began)))
+        raise KeyboardInterrupt
+    finally:
+        for run in runs:
+            run.stop()
+        try:
+            for run in runs:
+                run.give_up()
+            for study, _ in searches:
+                revive(study, beats, MISSING_HEARTBEATS * heartbeat)
+        except STORAGE_ERRORS:
+            pass  # the next search finds that the beats stand still
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,5 +1,6 @@
-"""What a search has found, for grid_search_distill.py: a line for each run that has ended, the table, the pictures."""
+"""What a search has found: a line for every run that is over, the table, pictures, the best run's command."""
 import shlex
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -9,71 +10,96 @@ from matplotlib import pyplot
 from optuna.trial import TrialState
 
 from runs import atomic
-from search import failure, to_argument
+from search import failure, standing
+
+LISTED = 20  # rows of a table; the CSV has all
+OTHERS = {"waiting": TrialState.WAITING, "running": TrialState.RUNNING, "stopped early": TrialState.PRUNED}
 
 
-def ended(study):
-    """Trials that have ended, but those that only gave way to another trial of the same settings."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            or failure(trial) is not None]
+def show_values(values):
+    return ", ".join(f"{key}={value}" for key, value in values.items()) or "the one run"
 
 
 def describe(study, trial):
-    """A line on a trial that has ended."""
-    values = ", ".join(f"{key}={value}" for key, value in trial.params.items()) or "the one run"
+    """A line on a run that is over, by its standing trial."""
+    how = "stopped early" if trial.state == TrialState.PRUNED else f"failed: {failure(trial)}"
     if trial.state == TrialState.COMPLETE:
         result = trial.user_attrs["result"]
-        return (f"{study.study_name}  {values}: validation HR@100 {result['val']['HR@100']:.2f}, test NDCG@10 {result['test']['NDCG@10']:.2f}, "
-                f"{result['wall_seconds']:.0f} s")
-    return f"{study.study_name}  {values}: " + ("stopped early" if trial.state == TrialState.PRUNED else f"failed: {failure(trial)}")
+        how = (f"validation {study.user_attrs['about']['best_by']} {trial.value:.2f}, "
+               f"test NDCG@10 {result['test']['NDCG@10']:.2f}, {result['wall_seconds']:.0f} s")
+    return f"{study.study_name}  {show_values(trial.params)}: {how}"
 
 
-def report(study, results, arguments):
-    """Prints the failures, the table of finished runs and the best one's command; writes the table as CSV, and the pictures."""
-    rows, failed = {}, {}
-    for trial in study.get_trials(deepcopy=False):
-        key = trial.user_attrs.get("identity")
-        if trial.state == TrialState.COMPLETE:
-            result = trial.user_attrs["result"]
-            rows[key] = {**trial.params, **{f"validation {name}": result["val"][name] for name in ("HR@100", "NDCG@10")},
-                         **{f"test {name}": value for name, value in result["test"].items() if "textbook" not in name},
-                         "lamda": result["lamda"], "best_step": result["best_step"], "seconds": result["wall_seconds"], "folder": trial.user_attrs["folder"]}
-        elif failure(trial) is not None:
-            failed[key] = describe(study, trial)
-    for line in [line for key, line in failed.items() if key not in rows]:
-        print(line)
-    if not rows:
-        print(f"{study.study_name}: no run has finished")
-        return
-    table = pd.DataFrame(rows.values()).sort_values("validation HR@100", ascending=False)
-    shown = [column for column in table if column in study.user_attrs["about"]["space"] or column.startswith("validation")
-             or column in ("test HR@10", "test HR@100", "test NDCG@10", "seconds")]
-    print(f"\n{study.study_name}: {len(table)} finished runs, by validation HR@100\n{table[shown].head(20).to_string(index=False, float_format='%.4g')}")
+def load_studies(storage):
+    """{name: study} of the studies that a search has made. Others may lie in the same database."""
+    names = optuna.get_all_study_names(storage)
+    studies = {name: optuna.load_study(study_name=name, storage=storage) for name in names}
+    return {name: study for name, study in studies.items() if "best_by" in study.user_attrs.get("about", {})}
+
+
+def list_study(study):
+    """A line on a study: its name, data set, how its runs stand, its best value."""
+    trials = standing(study).values()
+    done = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
+    counts = {"finished": len(done), "failed": sum(failure(trial) is not None for trial in trials)}
+    for name, state in OTHERS.items():
+        counts[name] = sum(trial.state == state for trial in trials)
+    return (f"{study.study_name}  {study.user_attrs['about']['dataset']}: "
+            + ", ".join(f"{count} {name}" for name, count in counts.items())
+            + (f"; best validation {study.user_attrs['about']['best_by']} {max(done):.2f}" if done else ""))
+
+
+def report(study, results, shortest):
+    """Prints the failures, the finished runs and the best one's command; writes a table as CSV, and pictures.
+
+    Args:
+        results: the folder in whose search/ the files go.
+        shortest: settings -> the arguments with which distill.py has just these today; None if it cannot.
+    """
+    trials, by = standing(study).values(), f"validation {study.user_attrs['about']['best_by']}"
+    print("".join(f"{describe(study, trial)}\n" for trial in trials if failure(trial) is not None), end="")
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    finished.sort(key=lambda trial: -trial.value)
+    if not finished:
+        return print(f"{study.study_name}: no run has finished")
+    rows = []
+    for trial in finished:
+        result = trial.user_attrs["result"]
+        validation = {f"validation {name}": result["val"][name] for name in ("HR@100", "NDCG@10")}
+        test = {f"test {name}": value for name, value in result["test"].items() if "textbook" not in name}
+        rows.append({**trial.params, by: trial.value, **validation, **test, "lamda": result["lamda"],
+                     "best_step": result["best_step"], "seconds": result["wall_seconds"],
+                     "folder": trial.user_attrs["folder"]})
+    table = pd.DataFrame(rows)
+    columns = [*finished[0].params, *(name for name in table if name.startswith("validation")), "test HR@10",
+               "test HR@100", "test NDCG@10", "seconds"]
+    print(f"\n{study.study_name}: {len(table)} finished runs, by {by}")
+    print(table[columns].head(LISTED).to_string(index=False, float_format="%.4g"))
     stem = results / "search" / study.study_name
     with atomic(f"{stem}.csv") as file:
         table.to_csv(file, index=False)
-    best = {**study.user_attrs["about"]["fixed"], **study.best_trial.params}
-    print("best: python distill.py " + shlex.join([*(to_argument(key, value) for key, value in best.items()), *arguments]))
-    print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, stem)))
+    best = finished[0].user_attrs
+    arguments = shortest(best["settings"])
+    print("best: " + (f"{best['folder']}, which no command gives today" if arguments is None else
+                      "python distill.py " + shlex.join([*arguments, *best["places"]])))
+    print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, finished, by, stem)))
 
 
-def draw(study, stem):
+def draw(study, finished, by, stem):
     """Optuna's pictures of the study, where there is enough to draw; their paths."""
-    matplotlib.use("Agg")
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
-    varied = [key for key in study.user_attrs["about"]["space"] if len({trial.params[key] for trial in finished}) > 1]
+    varied = [key for key in finished[0].params if len({trial.params[key] for trial in finished}) > 1]
     if len({trial.value for trial in finished}) < 2 or not varied:
         return []
-    paths = []
-    # What tells the better half of the runs from the others; the default, a tenth, is too few of a small grid's.
-    half, plots, target = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5), optuna.visualization.matplotlib, "validation HR@100"
-    for name, plot in (("parallel", lambda: plots.plot_parallel_coordinate(study, params=varied, target_name=target)),
-                       ("importance", lambda: plots.plot_param_importances(study, half, params=varied, target_name=target))):
-        axes = plot()
-        axes.figure.set_size_inches(9, 5)
-        path = Path(f"{stem}-{name}.png")
-        with atomic(path) as file:
-            axes.figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
-        pyplot.close(axes.figure)
-        paths.append(path)
-    return paths
+    matplotlib.use("Agg")
+    plots = optuna.visualization.matplotlib
+    with warnings.catch_warnings(action="ignore"):  # the pictures are experimental
+        # What tells the better half of the runs from the rest. A tenth, the default, is few of a small grid.
+        half = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
+        axes = {"parallel": plots.plot_parallel_coordinate(study, params=varied, target_name=by),
+                "importance": plots.plot_param_importances(study, half, params=varied, target_name=by)}
+    for name, drawn in axes.items():
+        drawn.figure.set_size_inches(9, 5)
+        with atomic(f"{stem}-{name}.png") as file:
+            drawn.figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
+        pyplot.close(drawn.figure)
+    return [Path(f"{stem}-{name}.png") for name in axes]

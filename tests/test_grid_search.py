@@ -1,284 +1,481 @@
-"""grid_search_distill.py: what it plans and refuses; that every run is done once, whoever is killed meanwhile."""
+"""grid_search_distill.py: what it plans and refuses; that every run is done once, whoever is killed."""
 import json
 import os
-import random
 import re
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import numpy as np
 import optuna
 import pandas as pd
 import postgres
 import pytest
 from conftest import ROOT
+from optuna.trial import TrialState
 
 import grid_search_distill as grid
 import search
+import search_process
+from search_process import choose_devices, run_environment, visible_gpus
 from settings import UserError
 
-SMALL = ["--dataset=tiny", "--user_support=6", "--num_per_user=5", "--batch_size=40", "--train_steps=2", "--gpu_ids=[]"]
+FAKE = Path(__file__).parent / "fake_distill.py"
+SMALL = ["--dataset=tiny", "--user_support=6", "--num_per_user=5", "--batch_size=40", "--train_steps=2",
+         "--gpu_ids=[]", "--heartbeat=1"]
+LAUNCH = ("import sys; from pathlib import Path; import search_process, grid_search_distill as grid;"
+          f"search_process.DISTILL = Path({str(FAKE)!r}); grid.run_script(grid.main, 'grid_search_distill')")
 
 
-def command(tiny_data, results, *arguments):
-    return [sys.executable, "grid_search_distill.py", *SMALL, f"--data_dir={tiny_data}", f"--results_dir={results}", *arguments]
+@pytest.fixture
+def arguments(tiny, tiny_data, tmp_path, monkeypatch):
+    """arguments("--key=value", ...): a call's words, for small runs that fake_distill.py carries out."""
+    monkeypatch.setenv("FAKE_FINGERPRINT", tiny.fingerprint)
+    monkeypatch.setattr(search_process, "DISTILL", FAKE)
+    return lambda *more: [*SMALL, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", *more]
 
 
-def run(*arguments, **options):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+@pytest.fixture
+def launch(arguments):
+    """launch("--key=value", ...): a search as a process."""
+    launched = []
+
+    def start(*more):
+        command = [sys.executable, "-c", LAUNCH, *arguments(*more)]
+        launched.append(subprocess.Popen(command, cwd=ROOT, text=True,
+                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return launched[-1]
+    yield start
+    for launcher in launched:
+        launcher.kill()
+        launcher.communicate()
 
 
-def trials(url):
-    storage = search.open_storage(url, 10)
-    [name] = optuna.get_all_study_names(storage)
-    return search.load(storage, name).get_trials()
+def until(condition, seconds=60):
+    """Waits for condition() to be true, and returns what it is."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+    return found
 
 
-def finished(url):
-    """Identities of the trials that have a result."""
-    return [trial.user_attrs["identity"] for trial in trials(url) if trial.state == optuna.trial.TrialState.COMPLETE]
+def study_in(folder, url=None):
+    [study] = grid.load_studies(search.open_storage(url, folder / "search" / "studies.db")).values()
+    return study
 
 
-def test_a_plan_is_the_product_and_the_same_settings_once():
-    fixed, space = grid.divide({"dataset": "tiny", "seed": [1, 2, 2], "gumbel_tau": [5, 5.0, 10], "lamda_grid": [0.1, 1], "objective": ["held_out"]})
-    assert space == {"seed": [1, 2], "gumbel_tau": [5, 10], "objective": ["held_out"]} and fixed["lamda_grid"] == "[0.1, 1]"
-    assert len(grid.plan(fixed, space)) == 4
+def states(study):
+    return [trial.state.name for trial in study.get_trials()]
+
+
+def new_study(tmp_path):
+    storage = search.open_storage(None, tmp_path / "a.db")
+    return search.open_study(storage, "a", {"sampler": "grid", "best_by": "NDCG@10"})
+
+
+# ---- The plan ----------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_the_product_and_the_same_settings_once(arguments):
+    fixed, space = grid.divide({"seed": [1, 2, 2], "gumbel_tau": [5, 5.0, 10], "lamda_grid": [0.1, 1],
+                                "objective": ["held_out"]})
+    assert space == {"seed": [1, 2], "gumbel_tau": [5, 10], "objective": ["held_out"]}
+    assert fixed == {"lamda_grid": "[0.1, 1]"}
     _, space = grid.divide({"lamda_grid": [[0.1], [1, 2]], "float64": [True, False]})
     assert space == {"lamda_grid": ["[0.1]", "[1, 2]"], "float64": [True, False]}
-    # What --paper=true sets is the same as setting it.
-    assert len(grid.plan({}, {"depth": [1, 2], "eval_batch_size": [5, 6]})) == 2, "what does not shape a result makes no run"
-
-
-@pytest.mark.parametrize("block, words", [
-    ({"gumbel_tu": [1]}, "there is no setting 'gumbel_tu'; is it gumbel_tau"), ({"seed": []}, "seed has an empty list"),
-    ({"seed": [1, "x"]}, "seed must be a whole number"), ({"data_dir": ["a", "b"]}, "data_dir cannot be searched"), ({"seed": [[1]]}, "seed must be")])
-def test_blocks_that_cannot_be(block, words):
-    with pytest.raises(UserError, match=re.escape(words)):
-        grid.divide(block)
+    options, _ = grid.parse([])
+    assert len(grid.make_plan("tiny", {"seed": [1, 2], "gumbel_tau": [5, 10]}, options).runs) == 4
+    assert len(grid.make_plan("ml-1m", {"loss": ["auto", "squared"]}, options).runs) == 1, "the recipe's"
 
 
 @pytest.mark.parametrize("argument, words", [
-    ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'"), ("--seed=[]", "empty list"), ("--gpu_ids=[77]", "there is no GPU 77 here"),
-    ("--gpu_ids=0", "gpu_ids must be a list"), (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000; --yes"),
-    ("--storage=nothing://x", "--storage=nothing://x cannot be opened"), ("--sampler=tpe", "--trials=N"), ("--sampler=best", "grid or tpe"),
-    ("--storage=sqlite:////nowhere/x.db", "cannot be opened"), ("--storage=", "--storage must be the URL"), ("--study=a/b", "--study must be a plain name"),
-    ("--dataset=[]", "dataset has an empty list"), ("--dataset=[nothing]", "there is no data set"), ("--config=a.json", "--config is for distill.py"), ("--workers-per-device=0", "--workers-per-device must be"), ("seed", "is not understood")])
-def test_wrong_calls_are_one_line(tiny_data, tmp_path, argument, words):
-    done = run(tiny_data, tmp_path, argument)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
+    ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'; is it gumbel_tau"),
+    ("--seed=[]", "seed has an empty list"),
+    ("--seed=[1,\"x\"]", "seed must be a whole number"), ("--seed=[[1]]", "seed must be"),
+    ("--seed=[1", "--seed=[1 cannot be read"),
+    ("--data_dir=[a,b]", "data_dir cannot be searched"), ("--best_by=[HR@10,HR@100]", "one best_by"),
+    ("--gpu_ids=[77]", "gpu_ids is [77], but"),
+    ("--gpu_ids=0", "--gpu_ids: invalid list of GPUs"),
+    (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000; --yes"),
+    ("--storage=nothing://x", "--storage=nothing://x/ cannot be opened"),
+    ("--sampler=tpe", "--trials=N"), ("--sampler=best", "'grid', 'tpe'"),
+    ("--storage=sqlite:////nowhere/x.db", "cannot be opened"), ("--storage=", "--storage must be the URL"),
+    ("--study=a/b", "--study a plain name"),
+    ("--dataset=[]", "dataset has an empty list"), ("--dataset=[nothing]", "there is no data set"),
+    ("--config=a.json", "--config is for distill.py"),
+    ("--workers-per-device=0", "--workers-per-device: invalid count from 1"),
+    ("seed", "'seed' is not understood"), ("--seed", "'--seed' is not understood"),
+    ("--report", "there is no study: ")])
+def test_wrong_calls_are_one_line(arguments, tmp_path, argument, words):
+    given = arguments(argument) if argument != "--report" else ["--report", f"--results_dir={tmp_path}"]
+    with pytest.raises(UserError, match=re.escape(words)) as error:
+        grid.main(given)
+    assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_search_from_plan_to_report(tiny_data, tmp_path):
-    """One of its runs cannot be done; a second search finds nothing new; a named study keeps its settings."""
-    arguments = [tiny_data, tmp_path, "--user_support=[6,1000]", "--seed=[1,2]", "--heartbeat=2"]
-    planned = run(*arguments, "--dry-run")
-    assert planned.returncode == 0 and planned.stdout.count("new  ") == 4 and "4 of them to do" in planned.stdout, planned.stderr
-    assert not (tmp_path / "search" / "studies.db").exists() or not optuna.get_all_study_names(f"sqlite:///{tmp_path}/search/studies.db")
-    done = run(*arguments, "--workers-per-device=2")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": validation HR@100 ") == 2 and done.stdout.count("failed: distill: user_support is 1,000, but tiny has 150 users") == 4
-    assert done.stderr == "", "no warnings"
+def test_a_value_may_follow_its_key():
+    options, given = grid.parse("--seed [1] --storage sqlite:///x --user_support -1 --dry-run --depth=1".split())
+    assert given == {"seed": [1], "user_support": -1, "depth": 1}
+    assert options.storage == "sqlite:///x" and options.dry_run and options.gpu_ids == "auto"
+
+
+def test_a_study_has_all_settings_of_its_runs(arguments, tmp_path, monkeypatch):
+    """An edit of hyper_params.py makes another study, or is named; so do other data."""
+    def plan(**block):
+        return grid.make_plan("tiny", {"data_dir": data_dir, "seed": [1, 2], **block}, options)
+
+    options, _ = grid.parse([])
+    data_dir = next(word.partition("=")[2] for word in arguments() if word.startswith("--data_dir"))
+    before = plan().study_name(None)
+    assert before == plan(gumbel_tau=grid.resolve([], "")[0]["gumbel_tau"]).study_name(None), "said or not"
+    storage = search.open_storage(None, tmp_path / "a.db")
+    search.open_study(storage, "mine", plan().about())
+    search.open_study(storage, "mine", plan().about())
+    monkeypatch.setitem(sys.modules["hyper_params"].hyper_params, "cardinality_reg", 0.5)
+    assert plan().study_name(None) != before
+    with pytest.raises(UserError, match="cardinality_reg 0.001 then, 0.5 now; seed .1, 2. then, 3 now."):
+        search.open_study(storage, "mine", plan(seed=3).about())
+    monkeypatch.setitem(sys.modules["hyper_params"].hyper_params, "cardinality_reg", 1e-3)
+    monkeypatch.setattr(grid, "data_fingerprint", lambda *_: "others")
+    assert plan().study_name(None) != before
+    with pytest.raises(UserError, match="data .* then, others now. Another"):
+        search.open_study(storage, "mine", plan().about())
+
+
+def test_a_recipe_that_is_edited_makes_another_study(arguments, monkeypatch):
+    monkeypatch.setattr(grid, "data_fingerprint", lambda *_: "same")
+    options, _ = grid.parse([])
+    about = grid.make_plan("ml-1m", {"user_support": [10, 40, 100]}, options).about()
+    assert about["learning_rate"] == [0.5, 0.3, 0.08]
+    monkeypatch.setitem(sys.modules["hyper_params"].recipes["ml-1m"][50], "learning_rate", 0.5)
+    monkeypatch.setitem(sys.modules["hyper_params"].recipes["ml-1m"][20], "learning_rate", 0.3)
+    edited = grid.make_plan("ml-1m", {"user_support": [10, 40, 100]}, options).about()
+    assert edited["combinations"] != about["combinations"]
+
+
+def test_each_data_set_has_its_own_place(arguments, tiny_data, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "second").symlink_to(tiny_data / "tiny")
+    places = {"tiny": {"data_dir": str(tiny_data)}, "second": {"data_dir": str(tmp_path / "other")}}
+    monkeypatch.setattr(grid, "data_set_hyper_params", places)
+    monkeypatch.setattr(grid, "common_hyper_params", {"results_dir": str(tmp_path / "results")})
+    plans = []
+    monkeypatch.setattr(grid, "work", lambda searches, *_: plans.extend(plan for _, plan in searches))
+    with pytest.raises(UserError, match="no run has finished"):
+        grid.main(["--gpu_ids=[]", "--user_support=5"])
+    assert [plan.data_dir for plan in plans] == [str(tiny_data), str(tmp_path / "other")]
+    assert [plan.places[1] for plan in plans] == [f"--data_dir={plan.data_dir}" for plan in plans]
+
+
+def test_the_shortest_arguments_give_the_same_run():
+    for words in (["--dataset=ml-1m", "--user_support=20"],
+                  ["--dataset=ml-1m", "--user_support=40", "--loss=softmax", "--seed=3"],
+                  ["--dataset=magazine", "--paper=true", "--lamda_grid=[1,2]"],
+                  ["--dataset=ml-1m", "--user_support=20", "--depth=1"]):
+        settings = grid.shaping(grid.resolve(words, "")[0])
+        found = grid.shortest_arguments(settings)
+        assert grid.shaping(grid.resolve(found, "")[0]) == settings and len(found) <= 18
+    assert found == ["--dataset=ml-1m", "--depth=1", "--user_support=20"]
+    assert grid.shortest_arguments({**settings, "of_old": 1}) is None
+
+
+def test_an_estimate_is_scaled_from_the_nearest_run():
+    """10 steps of 2 s and 5 s beside them, with 100 users; with 400 users a step takes 4 times as long."""
+    finished = {"a": ({"user_support": 100, "train_steps": 10, "seed": 1}, 2.0, 5.0, "near"),
+                "b": ({"user_support": 5, "train_steps": 10, "seed": 2}, 2.0, 1000.0, "far")}
+    assert grid.estimate({"user_support": 400, "train_steps": 20, "seed": 2}, finished) == (165.0, "near")
+
+
+# ---- Devices -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("installed, chosen, expected", [
+    (2, None, ["0", "1"]), (4, "1", ["1"]), (4, "3, 1", ["3", "1"]),
+    (4, "GPU-abc,2", ["GPU-abc", "2"]), (4, "", []), (4, "-1", []),
+    (2, "1,7,0", ["1"]), (0, "0", []), (0, None, []), (0, "GPU-abc", []), (1, "MIG-1/2", ["MIG-1/2"])])
+def test_gpus_are_those_that_cuda_visible_devices_shows(installed, chosen, expected):
+    assert visible_gpus(installed, chosen) == expected
+
+
+def test_gpu_ids_are_positions_in_what_is_visible():
+    assert [device.gpu for device in choose_devices([0], 1, visible_gpus(4, "1"), [])] == ["1"]
+    devices = choose_devices("auto", 2, ["GPU-abc", "2"], [])
+    assert [device.gpu for device in devices] == ["GPU-abc", "GPU-abc", "2", "2"]
+    assert [device.cores for device in choose_devices("auto", 2, [], [3, 4, 5])] == [(3, 5), (4,)]
+    assert [device.cores for device in choose_devices([], 2, ["0"], [])] == [(), ()], "no cores to bind"
+    with pytest.raises(UserError, match="gpu_ids is .1., but .* show 1 GPUs"):
+        choose_devices([1], 1, ["1"], [])
+
+
+def test_workers_on_one_gpu_share_its_memory():
+    def given(environment, gpu_ids, workers):
+        return run_environment(environment, choose_devices(gpu_ids, workers, ["GPU-abc"], [])[0], "cache")
+
+    share, ours = "XLA_PYTHON_CLIENT_MEM_FRACTION", {"PATH": "x", "CUDA_VISIBLE_DEVICES": "GPU-abc,1"}
+    environment = given(ours, [0], 2)
+    assert environment[share] == given(ours, [0, 0], 1)[share] == "0.450"
+    assert "JAX_PLATFORMS" not in environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-abc" and environment["PATH"] == "x"
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == "cache"
+    assert given({share: ".2"}, [0], 2)[share] == ".2"
+    assert share not in given({"XLA_CLIENT_MEM_FRACTION": ".2"}, [0], 2), "JAX does not take both"
+    assert share not in given({}, [0], 1) and share not in given({}, [], 2)
+    assert given({}, [], 1)["CUDA_VISIBLE_DEVICES"] == "" and given({}, [], 1)["JAX_PLATFORMS"] == "cpu"
+
+
+def test_a_system_without_affinity_is_said_and_used(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_setaffinity")
+    devices, line = search_process.find_devices([], 2)
+    assert [device.cores for device in devices] == [(), ()] and "cannot bind" in line
+
+
+# ---- From plan to report -----------------------------------------------------------------------------------
+
+
+def test_a_search_of_distill_from_plan_to_command(tiny_data, tmp_path, capfd):
+    """With distill.py itself: the folder is where it is looked for; the best run's command is that run's."""
+    grid.main([*SMALL, "--train_steps", "1", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"])
+    said, errors = capfd.readouterr()
+    assert "workers: 1 on the CPU\n" in said and ": validation NDCG@10 " in said and errors == ""
+    best = shlex.split(re.search("best: python distill.py (.*)", said)[1])
+    config = json.loads(next(tmp_path.glob("tiny-*/config.json")).read_text())
+    assert grid.shaping(grid.resolve(best, "")[0]) == grid.shaping(config["settings"])
+
+
+def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
+    words = arguments("--user_support=[6,1000]", "--seed=[1,2]", "--workers-per-device=2")
+    grid.main([*words, "--dry-run"])
+    planned = capfd.readouterr().out
+    assert planned.count("new  ") == 4 and "4 of them to do; no run has finished" in planned
+    assert not (tmp_path / "search").exists()
+    with pytest.raises(UserError, match="2 of 4 .* failed: seed=., user_support=1000; seed=., user_support=1000"):
+        grid.main(words)
+    said, errors = capfd.readouterr()
+    assert said.count(": validation NDCG@10 ") == 2
+    assert said.count("failed: distill: user_support is 1,000, but tiny has 150 users") == 4
+    assert errors == "", "no warnings"
     [table] = (tmp_path / "search").glob("*.csv")
     table = pd.read_csv(table)
-    assert len(table) == 2 and table["validation HR@100"].is_monotonic_decreasing and {"test NDCG@10", "folder"} <= set(table)
-    assert len(list((tmp_path / "search").glob("*.png"))) == 2
-    best = re.search("best: python (.*)", done.stdout)[1].split()
-    again = subprocess.run([sys.executable, *best], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert "was finished before" in again.stdout, "the command for the best run is that run's"
-    second = run(*arguments)
-    assert "4 runs, 2 of them to do" in second.stdout, "what failed is tried again, what is done is not"
-    assert "4 runs, 2 of them to do" in run(*arguments, "--dry-run").stdout
-    told = run(*arguments, "--report").stdout
-    assert told.count("finished runs, by validation HR@100") == 1 and told.count("failed: distill: user_support is 1,000") == 2
-    assert run(*arguments, "--study=mine", "--dry-run").returncode == 0
-    storage = search.open_storage(f"sqlite:///{tmp_path}/search/studies.db", 10)
-    search.open_study(storage, "mine", "grid", "", {"depth": 1}, {"seed": [1]})
-    with pytest.raises(UserError, match="data  then, others now; depth 1 then, 2 now; seed .1. then, .1, 2. now"):
-        search.open_study(storage, "mine", "grid", "others", {"depth": 2}, {"seed": [1, 2]})
+    assert table["validation NDCG@10"].is_monotonic_decreasing and len(table) == 2
+    assert {"test NDCG@10", "folder"} <= set(table) and len(list((tmp_path / "search").glob("*.png"))) == 2
+    best = shlex.split(re.search("best: python distill.py (.*)", said)[1])
+    study = study_in(tmp_path)
+    assert "--seed=2" in best
+    assert grid.shaping(grid.resolve(best, "")[0]) == study.best_trial.user_attrs["settings"]
+    grid.main([*words, "--dry-run"])
+    planned = capfd.readouterr().out
+    assert "4 runs, 2 of them to do; about" in planned, "what has failed is tried again"
+    assert "min with 2 at a time, reckoned from tiny-6-" in planned
+    # The studies that there are, and one by its printed name, without its lists.
+    grid.main(["--report", f"--results_dir={tmp_path}"])
+    [line] = capfd.readouterr().out.splitlines()
+    assert line.startswith(f"{study.study_name}  tiny: 2 finished, 2 failed, 0 waiting")
+    assert line.endswith("best validation NDCG@10 12.08")
+    grid.main(["--report", f"--study={study.study_name}", f"--results_dir={tmp_path}"])
+    assert "2 finished runs, by validation NDCG@10" in capfd.readouterr().out
+    with pytest.raises(UserError, match=f"there is no study x; there are {study.study_name}"):
+        grid.main(["--report", "--study=x", f"--results_dir={tmp_path}"])
+    grid.main([*words, "--report"])
+    assert "2 finished runs" in capfd.readouterr().out
+    # The name as it was printed opens the study.
+    grid.main([*words, f"--study={study.study_name}", "--dry-run"])
+    assert f"{study.study_name}: 4 runs, 2 of them to do" in capfd.readouterr().out
+    with pytest.raises(UserError, match=r"settings: seed \[1, 2\] then, 1 now\. "):
+        grid.main([*words, "--seed=1", f"--study={study.study_name}", "--dry-run"])
 
 
-def communicate(launcher, seconds):
-    """(stdout, stderr) of a search; one that does not end in time is ended."""
-    try:
-        return launcher.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        launcher.terminate()  # as by Ctrl-C: it ends its workers
-        out, err = launcher.communicate()
-        raise AssertionError(f"not ended after {seconds} s: {out}{err}")
+def test_it_goes_by_best_by(arguments, tmp_path, capfd):
+    """The fake runs' HR@100 falls where NDCG@10 rises. The folder's name is one that a URL would alter."""
+    results = tmp_path / "what? 50% {on} on #1"
+    grid.main(arguments("--seed=[1,2,3]", "--best_by=HR@100", f"--results_dir={results}"))
+    said = capfd.readouterr().out
+    assert "3 finished runs, by validation HR@100" in said and "--seed=1 " in re.search("best: .*", said)[0]
+    assert study_in(results).best_value == pytest.approx(50 - 11.08)
 
 
-def kill_some(launchers, url, kills, total):
-    """Kills workers, a random one each time a few more runs have finished; waits for the launchers."""
-    chance = random.Random(0)
-    at = sorted(chance.sample(range(1, total - 4), kills))
-    deadline = time.monotonic() + 280
-    while any(launcher.poll() is None for launcher in launchers) and time.monotonic() < deadline:
-        time.sleep(0.2)
-        if at and len(finished(url)) >= at[0]:
-            at.pop(0)
-            listed = subprocess.run(["pgrep", "-f", f"search.py .*{re.escape(url[-20:])}"], capture_output=True, text=True).stdout.split()
-            os.kill(int(chance.choice(listed)), signal.SIGKILL)
-    said = [communicate(launcher, 30) for launcher in launchers]
-    assert not at and [launcher.returncode for launcher in launchers] == [0] * len(launchers), "".join(map("".join, said))
-    return said
+def test_tpe_searches_as_often_as_told(arguments, tmp_path, capfd):
+    words = arguments("--sampler=tpe", "--trials=3", "--learning_rate=[0.02,0.05,0.1]", "--study=mine")
+    grid.main(words)
+    assert "3 runs, 3 of them to do" in capfd.readouterr().out
+    grid.main([*words, "--trials=4"])
+    assert "4 runs, 1 of them to do" in capfd.readouterr().out
+    study = study_in(tmp_path)
+    assert states(study) == ["COMPLETE"] * 4
+    assert {trial.params["learning_rate"] for trial in study.get_trials()} <= {0.02, 0.05, 0.1}
 
 
-@pytest.mark.parametrize("database, seeds, kills", [("sqlite", 8, 1), ("postgresql", 24, 3)])
-def test_every_run_is_done_once_though_workers_are_killed(tiny_data, tmp_path, database, seeds, kills):
-    """4 workers from 2 launchers that begin at the same moment."""
-    if database == "postgresql":
-        if postgres.programs() is None:
-            pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-        with postgres.server() as (url, _, _):
-            search_with_kills(tiny_data, tmp_path, url, seeds, kills)
+def test_a_password_is_not_printed(monkeypatch):
+    for url in ("postgresql://me:se%20cret@127.0.0.1:1/x", "nothing://me:secret@host/x"):
+        with pytest.raises(UserError, match="^--storage=[a-z]*://[a-z0-9.]*/x cannot be opened") as error:
+            search.open_storage(url, None)
+        assert "se%20cret" not in str(error.value) and "secret" not in str(error.value)
+        assert error.value.__cause__ is None
+
+    def fail(url, options):
+        raise ValueError(f"cannot connect with {url}")
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", fail)
+    with pytest.raises(UserError, match="cannot connect with postgresql://me:...@host/x"):
+        search.open_storage("postgresql://me:secret@host/x", None)
+
+
+# ---- Whoever is killed -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_every_run_is_done_once_whoever_is_killed(database, launch, tmp_path, monkeypatch):
+    """Two searches of two workers begin at the same moment. Two runs, then one of the searches, are killed.
+
+    PostgreSQL goes away meanwhile, and is waited for.
+    """
+    monkeypatch.setenv("FAKE_SECONDS", "0.2")
+    if database == "sqlite":
+        search_with_kills(launch, tmp_path, None, lambda: None)
+    elif postgres.programs() is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
     else:
-        search_with_kills(tiny_data, tmp_path, f"sqlite:///{tmp_path}/studies.db", seeds, kills)
+        with postgres.server() as (url, start, stop):
+            search_with_kills(launch, tmp_path, url, lambda: (stop(), time.sleep(3), start()))
 
 
-def search_with_kills(tiny_data, tmp_path, url, seeds, kills):
-    search.open_storage(url, 1)  # the tables
-    arguments = command(tiny_data, tmp_path, f"--seed={list(range(seeds))}", "--heartbeat=1", "--workers-per-device=2", f"--storage={url}")
-    launchers = []
-    for _ in range(2):
-        launchers.append(subprocess.Popen(arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-        deadline = time.monotonic() + 60
-        while not optuna.get_all_study_names(search.open_storage(url, 1)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-    kill_some(launchers, url, kills, seeds)
-    assert sorted(finished(url)) == sorted(set(finished(url))) and len(finished(url)) == seeds
-    assert len(list(tmp_path.glob("tiny-*/result.json"))) == seeds
+def search_with_kills(launch, tmp_path, url, disturb, runs=6):
+    words = [f"--seed={list(range(runs))}", "--workers-per-device=2", *([f"--storage={url}"] if url else [])]
+    first, second = launch(*words), launch(*words)
+    killed = set()
+    while len(killed) < 2:
+        path = until(lambda: next((path for path in tmp_path.glob("tiny-*/pid") if path not in killed), None))
+        os.kill(int(path.read_text()), signal.SIGKILL)
+        killed.add(path)
+    until(lambda: (tmp_path / "finished").exists())
+    first.kill()
+    disturb()
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0 and f"{runs} finished runs" in out, out + err
+    study = study_in(tmp_path, url)
+    done = [trial.user_attrs["run"] for trial in study.get_trials() if trial.state == TrialState.COMPLETE]
+    assert len(done) == len(set(done)) == runs and not {"RUNNING", "WAITING"} & set(states(study))
+    finished = (tmp_path / "finished").read_text().split()
+    assert len(finished) == len(set(finished)) == runs
 
 
-@pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-def test_a_database_that_goes_away_is_waited_for(tiny_data, tmp_path):
-    with postgres.server() as (url, start, stop):
-        launcher = subprocess.Popen(command(tiny_data, tmp_path, "--seed=[1,2,3,4]", "--heartbeat=1", f"--storage={url}", "--workers-per-device=2"),
-                                    cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("tiny-*")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        stop()
-        time.sleep(8)
-        start()
-        out, err = communicate(launcher, 120)
-        assert launcher.returncode == 0, out + err
-        assert len(finished(url)) == len(set(finished(url))) == 4 and "failed" not in out
+def test_it_goes_on_after_ctrl_c_and_after_it_was_killed(launch, tmp_path, monkeypatch):
+    def logs():
+        return "".join(path.read_text() for path in tmp_path.glob("tiny-*/log.txt"))
 
-
-def test_interrupted_and_started_again_it_does_what_is_missing(tiny_data, tmp_path):
-    url = f"sqlite:///{tmp_path}/search/studies.db"
-    arguments = (tiny_data, tmp_path, "--seed=[1,2]", "--train_steps=300", "--patience=1000", "--heartbeat=1")
-    launcher = subprocess.Popen(command(*arguments), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 90
-    while not list(tmp_path.glob("tiny-*/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    words = ("--seed=[1,2]", "--train_steps=20")
+    monkeypatch.setenv("FAKE_SECONDS", "0.5")
+    launcher = launch(*words)
+    path = until(lambda: next(tmp_path.glob("tiny-*/pid"), None))
     launcher.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    out, err = communicate(launcher, 60)
-    assert launcher.returncode == 130 and time.monotonic() - began < 15 and "the same command goes on where it was" in out, err
-    assert err == "grid_search_distill: interrupted\n"
-    states = [trial.state.name for trial in trials(url)]
-    assert states.count("WAITING") == 2 and "RUNNING" not in states, "it is back in the queue, and need not be found dead first"
-    done = run(*arguments)
-    assert done.returncode == 0 and len(set(finished(url))) == len(finished(url)) == 2, done.stderr
-    logs = "".join(path.read_text() for path in tmp_path.glob("tiny-*/log.txt"))
-    assert "SIGTERM: stopped after step" in logs and "going on from step" in logs
+    out, err = launcher.communicate(timeout=15)
+    assert launcher.returncode == 130 and "the same command goes on where it was" in out
+    assert err == "grid_search_distill: interrupted\n" and logs().count("SIGTERM: stopped") == 1
+    assert sorted(states(study_in(tmp_path))) == ["FAIL", "WAITING", "WAITING"], "no beat is waited for"
+    launcher = launch(*words)
+    until(lambda: logs().count("going on") == 1 or len(list(tmp_path.glob("tiny-*/pid"))) == 2)
+    launcher.kill()
+    until(lambda: logs().count("SIGTERM: stopped") == 2, 10)  # its run has ended with it
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    out, err = launch(*words).communicate(timeout=60)
+    assert "2 finished runs" in out and "going on" in (path.parent / "log.txt").read_text(), err
 
 
-def test_tpe_searches_as_often_as_told(tiny_data, tmp_path):
-    done = run(tiny_data, tmp_path, "--sampler=tpe", "--trials=3", "--learning_rate=[0.02,0.05,0.1]", "--heartbeat=2")
-    assert done.returncode == 0 and "3 runs, 3 of them to do" in done.stdout, done.stderr
-    assert [trial.params["learning_rate"] in (0.02, 0.05, 0.1) for trial in trials(f"sqlite:///{tmp_path}/search/studies.db")] == [True] * 3
+def test_a_run_that_is_killed_again_and_again_has_failed(arguments, tmp_path, monkeypatch):
+    (tmp_path / "killed.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(search_process, "DISTILL", tmp_path / "killed.py")
+    with pytest.raises(UserError, match="no run has finished"):
+        grid.main(arguments("--seed=1"))
+    study = study_in(tmp_path)
+    assert [search.failure(trial) for trial in study.get_trials()] == [
+        None, None, "killed 3 times, now by SIGKILL, maybe for want of memory"]
 
 
-def test_a_full_disk_stops_the_search_and_fails_no_run(tiny_data, tmp_path):
-    """The file that takes the place of distill.py in a run says what it says on a full disk."""
-    url = f"sqlite:///{tmp_path}/a.db"
-    study = search.open_study(search.open_storage(url, 10), "a", "grid", "", {"dataset": "tiny"}, {"seed": [1, 2]})
-    grid.enqueue(study, {str(seed): {"seed": seed} for seed in (1, 2)}, "grid", None)
-    (tmp_path / "distill.py").write_text("import sys; sys.exit('distill: [Errno 28] No space left on device')")
-    job = search.Job(url, ["a"], 10, [], None, {"a": []})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "HERE", tmp_path)
-        patch.setattr(signal, "signal", lambda *_: None)
-        with pytest.raises(search.DiskFull, match="No space left"):
-            search.work(job)
-    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING", "WAITING"] and search.settled(study) == {"2", search.identity(
-        search.resolve(["--dataset=tiny", "--seed=1"], "")[0])}
+def test_a_full_disk_stops_the_search_and_fails_no_run(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_SAYS", "[Errno 28] No space left on device")
+    with pytest.raises(UserError, match="No space left on device; the same command"):
+        grid.main(arguments("--seed=[1,2]"))
+    study = study_in(tmp_path)
+    assert sorted(states(study)) == ["FAIL", "WAITING", "WAITING"]
     assert all(search.failure(trial) is None for trial in study.get_trials())
 
 
-def test_other_data_begin_another_study_and_each_data_set_has_its_own_place(tiny_data, tmp_path, monkeypatch):
-    shutil.copytree(tiny_data / "tiny", tmp_path / "other" / "second")
-    (tmp_path / "other" / "second" / "manifest.json").unlink(missing_ok=True)
-    part = np.load(tiny_data / "tiny" / "index.npz")["data"]
-    np.savez(tmp_path / "other" / "second" / "index.npz", data=part[::-1])
-    options = {"sampler": "grid", "study": None}
-    prints = [grid.fingerprint(name, folder, {}, {}) for name, folder in (("tiny", tiny_data), ("second", tmp_path / "other"))]
-    assert grid.study_name(options, "tiny", prints[0], {}, {}) != grid.study_name(options, "tiny", prints[1], {}, {})
-    monkeypatch.setattr(grid, "data_set_hyper_params", {"tiny": {"data_dir": str(tiny_data)}, "second": {"data_dir": str(tmp_path / "other")}})
-    monkeypatch.setattr(grid, "common_hyper_params", {"results_dir": str(tmp_path / "results")})
-    jobs = []
-    monkeypatch.setattr(grid, "run_workers", lambda options, url, studies, results, arguments: jobs.append(arguments))
-    with pytest.raises(UserError, match="no run has finished"):
-        grid.main(["--gpu_ids=[]", "--user_support=5"])
-    places = {name.split("-")[0]: words for name, words in jobs[0].items()}
-    assert f"--data_dir={tiny_data}" in places["tiny"] and f"--data_dir={tmp_path / 'other'}" in places["second"]
+# ---- The queue ---------------------------------------------------------------------------------------------
 
 
-def test_of_two_trials_with_the_same_settings_the_older_is_run(tmp_path):
-    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", "", {}, {"seed": [1]})
+def test_of_two_trials_of_one_run_the_older_is_carried_out(tmp_path):
+    study = new_study(tmp_path)
     for _ in range(2):
-        study.enqueue_trial({"seed": 1}, user_attrs={"identity": "same"})
-    first, second = search.claim(study), search.claim(study)
-    assert search.claim(study) is None and not search.is_repeated(study, first) and search.is_repeated(study, second)
-    study.tell(first, state=optuna.trial.TrialState.FAIL)
-    assert not search.is_repeated(study, second)
+        study.enqueue_trial({"seed": 1}, user_attrs={"run": "same"})
+    first = search.claim(study)
+    assert first.number == 0 and search.claim(study) is None
+    assert states(study) == ["RUNNING", "FAIL"]
+    search.finish(study, first, {"error": "no memory"}, state=TrialState.FAIL)
+    assert search.failure(search.standing(study)["same"]) == "no memory"
+    search.revive(study, {}, 40)
+    assert states(study) == ["FAIL", "FAIL"], "neither is queued again"
+    search.enqueue(study, {"same": {"seed": 1}})
+    assert search.claim(study).number == 2, "but by the next call"
 
 
-def test_a_worker_that_dies_before_its_first_heartbeat_loses_no_trial(tmp_path):
-    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", "", {}, {"seed": [1]})
-    study.enqueue_trial({"seed": 1}, user_attrs={"identity": "one"})
-    search.claim(study)
-    running_since = {}
-    search.put_back(study, running_since, 40)
-    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING"], "not before its time"
-    study._storage._backend.grace_period = -1  # nothing is young any more
-    search.put_back(study, running_since, -1)
-    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING"]
-    search.claim(study)
-    assert study.get_trials()[1].user_attrs == {"identity": "one"} and study.get_trials()[1].params == study.get_trials()[0].params
+def test_a_trial_that_nobody_queued_is_surplus(tmp_path, monkeypatch):
+    """Another search takes the last waiting trial between this one's look and its claim."""
+    study = new_study(tmp_path)
+    study.enqueue_trial({"seed": 1}, user_attrs={"run": "one"})
+    ask, quicker = study.ask, new_study(tmp_path)
+    monkeypatch.setattr(study, "ask", lambda: (quicker.ask(), ask())[1])
+    assert search.claim(study) is None and states(study) == ["RUNNING", "FAIL"]
+    assert list(search.standing(study)) == ["one"]
 
 
-def test_a_worker_that_dies_while_it_puts_a_trial_back_loses_none(tmp_path):
-    """Failed, but not enqueued again: once, and not where it gave way, has an error, or died too often."""
-    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", "", {}, {"seed": [1]})
-    for attributes, history in (({}, []), ({"gave_way": True}, []), ({"error": "no memory"}, []), ({}, [7, 8])):
-        study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes, system_attrs={"retry_history": history}))
-    assert search.put_back_lost(study) and not search.put_back_lost(study)
-    assert [trial.system_attrs["retry_history"] for trial in study.get_trials(states=[optuna.trial.TrialState.WAITING])] == [[0]]
+def test_a_trial_whose_search_is_silent_is_queued_again(tmp_path):
+    """Also one whose search died before its first beat; not one that beats."""
+    study, beats = new_study(tmp_path), {}
+    for run in ("silent", "beating"):
+        study.enqueue_trial({"seed": 1}, user_attrs={"run": run, "killed": 1})
+    _, beating = search.claim(study), search.claim(study)
+    search.revive(study, beats, 40)
+    search.revive(study, beats, 40)
+    assert states(study) == ["RUNNING", "RUNNING"], "not before its time"
+    beating.set_user_attr("beat", 1)
+    search.revive(study, beats, -1)
+    assert states(study) == ["FAIL", "RUNNING", "WAITING"]
+    again = search.claim(study)
+    assert again.user_attrs == {"run": "silent", "killed": 1}
+    search.finish(study, 0, state=TrialState.COMPLETE, values=1.0)
+    assert states(study)[0] == "FAIL", "what has ended stays as it is"
 
 
-def test_a_run_is_stopped_by_what_its_validations_gave(tmp_path):
-    """Each line of metrics.jsonl is reported once; the pruner has the last word, and a run without a file yet goes on."""
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=50, n_warmup_steps=25))
-    trial, reported = study.ask(), []
-    assert not search.prune_by(trial, tmp_path, reported)
-    for lines, expected in (([(0, 10.0)], False), ([(0, 10.0), (25, 60.0)], False), ([(0, 10.0), (25, 60.0), (50, 40.0)], True)):
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": step, "validation": {"HR@100": value}}) + "\n" for step, value in lines))
-        assert search.prune_by(trial, tmp_path, reported) is expected
-    assert reported == [0, 25, 50] and study.trials[0].intermediate_values == {0: 10.0, 25: 60.0, 50: 40.0}
+def test_what_a_dying_search_gave_up_is_queued_again(tmp_path):
+    """It died before it queued it. Not what has an error, or is done or waits otherwise."""
+    study = new_study(tmp_path)
+    for run, attributes, value in (("lost", {}, None), ("failed", {"error": "no memory"}, None),
+                                   ("done", {}, None), ("done", {}, 1.0)):
+        state = TrialState.COMPLETE if value else TrialState.FAIL
+        study.add_trial(optuna.create_trial(state=state, value=value, user_attrs={"run": run, **attributes}))
+    waiting = lambda: [trial.user_attrs["run"] for trial in study.get_trials(states=[TrialState.WAITING])]
+    search.revive(study, {}, 40)
+    search.revive(study, {}, 40)
+    assert waiting() == ["lost"]
+    search.enqueue(study, {run: {} for run in ("lost", "failed", "done", "new")})
+    assert waiting() == ["lost", "failed", "new"]
 
 
-def test_what_has_failed_for_good_and_what_is_run_again(tmp_path):
-    study = search.open_study(search.open_storage(f"sqlite:///{tmp_path}/a.db", 10), "a", "grid", "", {}, {"seed": [1, 2, 3, 4]})
-    for seed, attributes, history in ((1, {"error": "no memory"}, []), (2, {}, [0, 1]), (3, {}, [0]), (4, {"gave_way": True}, [0, 1])):
-        study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs={"identity": str(seed), **attributes},
-                                            system_attrs={"retry_history": history}))
-    assert [search.failure(trial) for trial in study.get_trials()] == ["no memory", "its worker died 3 times", None, None]
-    assert search.settled(study) == set(), "what has failed is tried again by the next call"
-    assert grid.enqueue(study, {str(seed): {"seed": seed} for seed in (1, 2, 3, 4)}, "grid", None) == 4
-    assert search.settled(study) == {"1", "2", "3", "4"}
+def test_a_run_is_stopped_by_what_its_validations_gave(arguments, tmp_path, monkeypatch):
+    """The pruner sees every line of metrics.jsonl once, by best_by."""
+    monkeypatch.setenv("FAKE_SECONDS", "0.4")
+    study = new_study(tmp_path)
+    study.pruner = optuna.pruners.ThresholdPruner(lower=12, n_warmup_steps=25)
+    options, block = grid.parse(arguments("--train_steps=40", "--seed=[1,5]"))
+    plan = grid.make_plan("tiny", block, options)
+    search.enqueue(study, plan.runs)
+    run = search.Run(study, search.claim(study), plan, search_process.Device(None), 1)
+    until(run.advance)
+    trial = study.get_trials()[0]
+    steps = list(trial.intermediate_values)
+    assert trial.state == TrialState.PRUNED and steps == [25 * step for step in range(len(steps))]
+    assert 2 <= len(steps) < 30 and trial.value == pytest.approx(11.08)
+    assert "SIGTERM: stopped" in (run.folder / "log.txt").read_text()
