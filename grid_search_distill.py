@@ -27,11 +27,13 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 import data
+import recipes
 from runs import NOT_SHAPING, lock, run_name, shaping
 from search import ended, enqueue, failure, open_storage, open_study, standing, to_argument, work
 from search_process import find_devices
 from search_report import describe, list_study, load_studies, report, show_values
-from settings import RULES, Parser, UserError, resolve, run_script
+from settings import Parser, UserError, holds_list, resolve, run_script
+from settings import parse as parse_setting
 
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------
 gpu_ids = "auto"  # all GPUs, or the CPU where there is none; [0, 2]: a worker on each of these; []: the CPU
@@ -53,9 +55,17 @@ data_set_hyper_params = {
 MOST_RUNS = 10_000
 
 
-def run_settings(values):
+@functools.cache
+def known_of(dataset, data_dir, repeats):
+    """(fingerprint, recipes.Statistics) of a data set."""
+    found = data.load(dataset, data_dir, repeats)
+    return found.fingerprint, recipes.statistics_of(found)
+
+
+def run_settings(values, data_dir):
     """All settings that shape the run of distill.py with these, {setting: value}: the run's identity."""
-    return shaping(resolve([to_argument(key, value) for key, value in values.items()], "")[0])
+    settings, _ = resolve([to_argument(key, value) for key, value in values.items()])
+    return shaping(recipes.settle(settings, known_of(settings["dataset"], data_dir, settings["repeats"])[1])[0])
 
 
 def run_key(settings):
@@ -63,22 +73,22 @@ def run_key(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def shortest_arguments(settings):
-    """The arguments with which distill.py has just these shaping settings today; None if it cannot."""
+def shortest_arguments(settings, places):
+    """The arguments with which distill.py has just these shaping settings today; None if it cannot.
+
+    Args:
+        places: the arguments that say where files are.
+    """
     try:
-        if run_settings(settings) != settings:
+        data_dir = resolve(places)[0]["data_dir"]
+        if run_settings(settings, data_dir) != settings:
             return None
     except UserError:  # a setting, or a value, that is no more
         return None
     for key in [key for key in settings if key != "dataset"]:
         fewer = {name: value for name, value in settings.items() if name != key}
-        settings = fewer if run_settings(fewer) == run_settings(settings) else settings
+        settings = fewer if run_settings(fewer, data_dir) == run_settings(settings, data_dir) else settings
     return [to_argument(key, value) for key, value in settings.items()]
-
-
-@functools.cache
-def data_fingerprint(dataset, data_dir, repeats):
-    return data.load(dataset, data_dir, repeats).fingerprint
 
 
 @dataclasses.dataclass
@@ -95,11 +105,11 @@ class Plan:
 
     def settle(self, values):
         """(all shaping settings of the run with these searched values, its folder)."""
-        settings = run_settings({**self.fixed, **values})
-        return settings, self.results / run_name(settings, self.fingerprint(settings), settings["objective"])
+        settings = run_settings({**self.fixed, **values}, self.data_dir)
+        return settings, self.results / run_name(settings, self.fingerprint(settings), "distill")
 
     def fingerprint(self, settings):
-        return data_fingerprint(settings["dataset"], self.data_dir, settings["repeats"])
+        return known_of(settings["dataset"], self.data_dir, settings["repeats"])[0]
 
     def about(self):
         """What makes a study another one; see search.open_study."""
@@ -161,14 +171,12 @@ def _to_values(key, text):
     """One value or, from [a,b,c], a list of them."""
     if key == "config":
         raise UserError("--config is for distill.py; here, settings are given one by one")
-    if key not in RULES:
-        resolve([f"--{key}={text}"], "")  # says so
-    if RULES[key][0] is str:
-        return re.findall(r"[^][,\s\"']+", text) if text.startswith("[") else text
+    if not text.startswith("[") or holds_list(key) and not text.replace(" ", "").startswith("[["):
+        return parse_setting(key, text)
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"--{key}={text} cannot be read") from error
+    except ValueError:
+        return re.findall(r"[^][,\s\"']+", text)
 
 
 def divide(block):
@@ -178,7 +186,7 @@ def divide(block):
     """
     fixed, space = {}, {}
     for key, value in block.items():
-        is_list = key in RULES and RULES[key][0] is list
+        is_list = holds_list(key)
         several = isinstance(value, list) and (not is_list or any(isinstance(item, list) for item in value))
         if several and key in NOT_SHAPING - {"paper"}:
             raise UserError(f"{key} cannot be searched: it does not shape a result")
@@ -186,7 +194,7 @@ def divide(block):
             raise UserError(f"{key} has an empty list: there is nothing to try")
         values = [json.dumps(item) if is_list else item for item in (value if several else [value])]
         for item in values:
-            resolve([to_argument(key, item)], "")
+            resolve([to_argument(key, item)])
         if several:
             space[key] = list(dict.fromkeys(values))
         else:
@@ -206,16 +214,16 @@ def make_plan(dataset, block, options):
         raise UserError(f"{dataset}: that makes {count:,} runs, more than {MOST_RUNS:,}; --yes means it")
     else:
         variants = [dict(zip(space, values)) for values in itertools.product(*space.values())]
+    where = resolve(places)[0]
     runs, settings = {}, {}
     for values in variants:
-        resolved = run_settings({**fixed, **values})
+        resolved = run_settings({**fixed, **values}, where["data_dir"])
         runs.setdefault(run_key(resolved), values)
         settings.setdefault(run_key(resolved), resolved)
     if len({each["best_by"] for each in settings.values()}) > 1:
         raise UserError(f"{dataset}: all runs must have one best_by to be compared by; try --best_by=NDCG@10")
     if options.sampler == "tpe":
         runs = {f"trial {number}": {} for number in range(options.trials)}
-    where = resolve(places, "")[0]
     return Plan(options.sampler, fixed, space, places, where["data_dir"], Path(where["results_dir"]), runs,
                 list(settings.values()))
 
@@ -345,7 +353,7 @@ def main(arguments):
     options, given = parse(arguments)
     if options.report and given.keys() <= NOT_SHAPING:
         block = {**common_hyper_params, **given}
-        return report_existing(options, Path(block.get("results_dir") or resolve([], "")[0]["results_dir"]))
+        return report_existing(options, Path(block.get("results_dir") or resolve([])[0]["results_dir"]))
     datasets = given.pop("dataset", list(data_set_hyper_params))
     datasets = [datasets] if isinstance(datasets, str) else datasets
     # A study's name, as it was printed, begins with its data set.

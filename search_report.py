@@ -54,7 +54,7 @@ def report(study, results, shortest):
 
     Args:
         results: the folder in whose search/ the files go.
-        shortest: settings -> the arguments with which distill.py has just these today; None if it cannot.
+        shortest: (settings, places) -> the arguments with which distill.py has just these today; None if it cannot.
     """
     trials, by = standing(study).values(), f"validation {study.user_attrs['about']['best_by']}"
     print("".join(f"{describe(study, trial)}\n" for trial in trials if failure(trial) is not None), end="")
@@ -79,7 +79,7 @@ def report(study, results, shortest):
     with atomic(f"{stem}.csv") as file:
         table.to_csv(file, index=False)
     best = finished[0].user_attrs
-    arguments = shortest(best["settings"])
+    arguments = shortest(best["settings"], best["places"])
     print("best: " + (f"{best['folder']}, which no command gives today" if arguments is None else
                       "python distill.py " + shlex.join([*arguments, *best["places"]])))
     print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, finished, by, stem)))

@@ -107,6 +107,11 @@ def adapter(key):
     return make_adapter(file.kinds.get(key) or BY_DEFAULT[type(known[key])])
 
 
+def holds_list(key):
+    """Whether a setting's value may be a list."""
+    return '"array"' in json.dumps(adapter(key).json_schema())
+
+
 def make_adapter(kind):
     return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
