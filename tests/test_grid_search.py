@@ -17,6 +17,7 @@ from conftest import ROOT
 from optuna.trial import TrialState
 
 import grid_search_distill as grid
+import recipes
 import search
 import search_process
 from search_process import choose_devices, run_environment, visible_gpus
@@ -79,7 +80,19 @@ def new_study(tmp_path):
 # ---- The plan ----------------------------------------------------------------------------------------------
 
 
-def test_a_plan_is_the_product_and_the_same_settings_once(arguments):
+def settled(words):
+    """The settings that shape the run of distill.py with these words."""
+    settings, _ = grid.resolve(words)
+    return grid.run_settings(dict(word.removeprefix("--").split("=", 1) for word in words), settings["data_dir"])
+
+
+def data_known(monkeypatch, fingerprint="same", statistics=recipes.Statistics(6040, 3706, 791_718)):
+    """As if every data set were of these Statistics."""
+    monkeypatch.setattr(grid, "known_of", lambda *_: (fingerprint, statistics))
+
+
+def test_a_plan_is_the_product_and_the_same_settings_once(monkeypatch):
+    data_known(monkeypatch)
     fixed, space = grid.divide({"seed": [1, 2, 2], "gumbel_tau": [5, 5.0, 10], "lamda_grid": [0.1, 1],
                                 "objective": ["held_out"]})
     assert space == {"seed": [1, 2], "gumbel_tau": [5, 10], "objective": ["held_out"]}
@@ -95,7 +108,7 @@ def test_a_plan_is_the_product_and_the_same_settings_once(arguments):
     ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'; is it gumbel_tau"),
     ("--seed=[]", "seed has an empty list"),
     ("--seed=[1,\"x\"]", "seed must be a whole number"), ("--seed=[[1]]", "seed must be"),
-    ("--seed=[1", "--seed=[1 cannot be read"),
+    ("--depth=[1,9]", "depth must be a whole number from 0 to 4"),
     ("--data_dir=[a,b]", "data_dir cannot be searched"), ("--best_by=[HR@10,HR@100]", "one best_by"),
     ("--gpu_ids=[77]", "gpu_ids is [77], but"),
     ("--gpu_ids=0", "--gpu_ids: invalid list of GPUs"),
@@ -122,7 +135,7 @@ def test_a_value_may_follow_its_key():
     assert options.storage == "sqlite:///x" and options.dry_run and options.gpu_ids == "auto"
 
 
-def test_a_study_has_all_settings_of_its_runs(arguments, tmp_path, monkeypatch):
+def test_a_study_has_all_settings_of_its_runs(arguments, tiny, tmp_path, monkeypatch):
     """An edit of hyper_params.py makes another study, or is named; so do other data."""
     def plan(**block):
         return grid.make_plan("tiny", {"data_dir": data_dir, "seed": [1, 2], **block}, options)
@@ -130,7 +143,7 @@ def test_a_study_has_all_settings_of_its_runs(arguments, tmp_path, monkeypatch):
     options, _ = grid.parse([])
     data_dir = next(word.partition("=")[2] for word in arguments() if word.startswith("--data_dir"))
     before = plan().study_name(None)
-    assert before == plan(gumbel_tau=grid.resolve([], "")[0]["gumbel_tau"]).study_name(None), "said or not"
+    assert before == plan(gumbel_tau=grid.resolve([])[0]["gumbel_tau"]).study_name(None), "said or not"
     storage = search.open_storage(None, tmp_path / "a.db")
     search.open_study(storage, "mine", plan().about())
     search.open_study(storage, "mine", plan().about())
@@ -139,19 +152,19 @@ def test_a_study_has_all_settings_of_its_runs(arguments, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cardinality_reg 0.001 then, 0.5 now; seed .1, 2. then, 3 now."):
         search.open_study(storage, "mine", plan(seed=3).about())
     monkeypatch.setitem(sys.modules["hyper_params"].hyper_params, "cardinality_reg", 1e-3)
-    monkeypatch.setattr(grid, "data_fingerprint", lambda *_: "others")
+    data_known(monkeypatch, "others", recipes.statistics_of(tiny))
     assert plan().study_name(None) != before
     with pytest.raises(UserError, match="data .* then, others now. Another"):
         search.open_study(storage, "mine", plan().about())
 
 
-def test_a_recipe_that_is_edited_makes_another_study(arguments, monkeypatch):
-    monkeypatch.setattr(grid, "data_fingerprint", lambda *_: "same")
+def test_a_recipe_that_is_edited_makes_another_study(monkeypatch):
+    data_known(monkeypatch)
     options, _ = grid.parse([])
     about = grid.make_plan("ml-1m", {"user_support": [10, 40, 100]}, options).about()
     assert about["learning_rate"] == [0.5, 0.3, 0.08]
-    monkeypatch.setitem(sys.modules["hyper_params"].recipes["ml-1m"][50], "learning_rate", 0.5)
-    monkeypatch.setitem(sys.modules["hyper_params"].recipes["ml-1m"][20], "learning_rate", 0.3)
+    for users, rate in ((50, 0.5), (20, 0.3)):
+        monkeypatch.setitem(recipes.RECIPES[f"well-known items, up to {users} users"], "learning_rate", rate)
     edited = grid.make_plan("ml-1m", {"user_support": [10, 40, 100]}, options).about()
     assert edited["combinations"] != about["combinations"]
 
@@ -170,16 +183,18 @@ def test_each_data_set_has_its_own_place(arguments, tiny_data, tmp_path, monkeyp
     assert [plan.places[1] for plan in plans] == [f"--data_dir={plan.data_dir}" for plan in plans]
 
 
-def test_the_shortest_arguments_give_the_same_run():
+def test_the_shortest_arguments_give_the_same_run(monkeypatch):
+    data_known(monkeypatch)
+    run = lambda words: grid.run_settings(dict(word.removeprefix("--").split("=", 1) for word in words), "data")
     for words in (["--dataset=ml-1m", "--user_support=20"],
                   ["--dataset=ml-1m", "--user_support=40", "--loss=softmax", "--seed=3"],
                   ["--dataset=magazine", "--paper=true", "--lamda_grid=[1,2]"],
                   ["--dataset=ml-1m", "--user_support=20", "--depth=1"]):
-        settings = grid.shaping(grid.resolve(words, "")[0])
-        found = grid.shortest_arguments(settings)
-        assert grid.shaping(grid.resolve(found, "")[0]) == settings and len(found) <= 18
+        settings = run(words)
+        found = grid.shortest_arguments(settings, [])
+        assert run(found) == settings and len(found) <= 24
     assert found == ["--dataset=ml-1m", "--depth=1", "--user_support=20"]
-    assert grid.shortest_arguments({**settings, "of_old": 1}) is None
+    assert grid.shortest_arguments({**settings, "of_old": 1}, []) is None
 
 
 def test_an_estimate_is_scaled_from_the_nearest_run():
@@ -242,8 +257,8 @@ def test_a_search_of_distill_from_plan_to_command(tiny_data, tmp_path, capfd):
     said, errors = capfd.readouterr()
     assert "workers: 1 on the CPU\n" in said and ": validation NDCG@10 " in said and errors == ""
     best = shlex.split(re.search("best: python distill.py (.*)", said)[1])
-    config = json.loads(next(tmp_path.glob("tiny-*/config.json")).read_text())
-    assert grid.shaping(grid.resolve(best, "")[0]) == grid.shaping(config["settings"])
+    config = json.loads(next(tmp_path.glob("distill-tiny-*/config.json")).read_text())
+    assert settled(best) == grid.shaping(config["settings"])
 
 
 def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
@@ -265,7 +280,7 @@ def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
     best = shlex.split(re.search("best: python distill.py (.*)", said)[1])
     study = study_in(tmp_path)
     assert "--seed=2" in best
-    assert grid.shaping(grid.resolve(best, "")[0]) == study.best_trial.user_attrs["settings"]
+    assert settled(best) == study.best_trial.user_attrs["settings"]
     grid.main([*words, "--dry-run"])
     planned = capfd.readouterr().out
     assert "4 runs, 2 of them to do; about" in planned, "what has failed is tried again"
@@ -347,7 +362,7 @@ def search_with_kills(launch, tmp_path, url, disturb, runs=6):
     first, second = launch(*words), launch(*words)
     killed = set()
     while len(killed) < 2:
-        path = until(lambda: next((path for path in tmp_path.glob("tiny-*/pid") if path not in killed), None))
+        path = until(lambda: next((path for path in tmp_path.glob("distill-tiny-*/pid") if path not in killed), None))
         os.kill(int(path.read_text()), signal.SIGKILL)
         killed.add(path)
     until(lambda: (tmp_path / "finished").exists())
@@ -364,19 +379,19 @@ def search_with_kills(launch, tmp_path, url, disturb, runs=6):
 
 def test_it_goes_on_after_ctrl_c_and_after_it_was_killed(launch, tmp_path, monkeypatch):
     def logs():
-        return "".join(path.read_text() for path in tmp_path.glob("tiny-*/log.txt"))
+        return "".join(path.read_text() for path in tmp_path.glob("distill-tiny-*/log.txt"))
 
     words = ("--seed=[1,2]", "--train_steps=20")
     monkeypatch.setenv("FAKE_SECONDS", "0.5")
     launcher = launch(*words)
-    path = until(lambda: next(tmp_path.glob("tiny-*/pid"), None))
+    path = until(lambda: next(tmp_path.glob("distill-tiny-*/pid"), None))
     launcher.send_signal(signal.SIGINT)
     out, err = launcher.communicate(timeout=15)
     assert launcher.returncode == 130 and "the same command goes on where it was" in out
     assert err == "grid_search_distill: interrupted\n" and logs().count("SIGTERM: stopped") == 1
     assert sorted(states(study_in(tmp_path))) == ["FAIL", "WAITING", "WAITING"], "no beat is waited for"
     launcher = launch(*words)
-    until(lambda: logs().count("going on") == 1 or len(list(tmp_path.glob("tiny-*/pid"))) == 2)
+    until(lambda: logs().count("going on") == 1 or len(list(tmp_path.glob("distill-tiny-*/pid"))) == 2)
     launcher.kill()
     until(lambda: logs().count("SIGTERM: stopped") == 2, 10)  # its run has ended with it
     monkeypatch.setenv("FAKE_SECONDS", "0")
