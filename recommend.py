@@ -4,7 +4,7 @@
     python recommend.py --run=results/<run> --all --k=100 --out=top.parquet
     python recommend.py --run=results/<run> --items='1,50,"one, with a comma"'   somebody new, by what they liked
     python recommend.py --run=results/<run> --history=new.csv            many new ones: columns user (or none, for one) and item
-    python recommend.py --run=results/<run> --user=1 --explain           and which synthetic users it comes from
+    python recommend.py --run=results/<run> --user=1 --explain           and the items of the history that speak for it most
 
 A list leaves out what the user has seen: of a known user, all interactions in the data set, those that were kept
 for validation and test among them. A user's scores are K(c, X) alpha, c their history; alpha is kept in alpha.npz in
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from tqdm import tqdm
 
 import devices
 import model
@@ -37,7 +38,7 @@ from settings import Parser, UserError, run_script
 
 MOST_AT_ONCE = 1024  # users of one call to the devices
 SHORTEST_LIST = 128  # of what the devices rank, so that one program serves every shorter k
-SYNTHETIC_USERS_NAMED, TOP_ITEMS_NAMED = 3, 5  # of an explanation
+REASONS_NAMED = 3    # items of the history, in an explanation
 FORMATS = ("table", "csv", "jsonl", "parquet")
 ENDINGS = {"": "table", ".txt": "table", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
@@ -49,8 +50,8 @@ def _top(scores, context, k):
 
 
 @jax.jit
-def _contributions(cross, alpha, chosen):
-    return cross * model.predict(chosen, alpha.T)
+def _total(scores, columns):
+    return jnp.where(columns >= 0, jnp.take_along_axis(scores, columns, axis=1), 0).sum(axis=1)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -121,23 +122,31 @@ class Recommender:
         return np.ma.masked_array(self.item_ids[columns], ended), np.ma.masked_array(scores, ended)
 
     def contributions(self, histories, columns):
-        """What each synthetic user adds to the scores of a list, (B, S).
+        """What each item of a history adds to the scores of a list, CSR (B, I): a user's row has an entry an item of the history.
 
-        A score is a sum over the synthetic users, K(c, x_s) alpha_si, and so is the sum of a list R of scores:
-        contribution_s = K(c, x_s) * sum over i in R of alpha_si. It may be negative.
+        It is what the list's sum of scores loses when that item alone is left out of the history; the list stays as it is. It
+        may be negative. The scores are no sum over the history's items, so the contributions do not add up to them.
 
         Args:
             histories: CSR (B, I).
             columns: the lists, (B, k) from `rank`.
         """
-        parts = [np.empty((0, len(self.rows)))]
-        for start, context, _, users in self._batches(histories):
-            lists = columns[start:start + users]
-            user, place = np.nonzero(lists >= 0)
-            chosen = np.zeros(context.shape, self._alpha.dtype)
-            chosen[user, lists[user, place]] = 1
-            cross = self._kernel(jnp.asarray(context, self._rows.dtype), self._rows)
-            parts.append(np.asarray(_contributions(cross, self._alpha, chosen))[:users])
+        histories = sp.csr_matrix(histories != 0, dtype=np.int8)
+        user, item = histories.nonzero()
+        left = np.empty(len(user), self._alpha.dtype)
+        # A row for every item of every history: as many at once as the devices take.
+        for start in tqdm(range(0, len(user), MOST_AT_ONCE), unit="block", desc="explaining", leave=False, disable=None, delay=2):
+            users, items = user[start:start + MOST_AT_ONCE], item[start:start + MOST_AT_ONCE]
+            out = sp.csr_matrix((np.ones(len(items), np.int8), (np.arange(len(items)), items)), (len(items), histories.shape[1]))
+            left[start:start + MOST_AT_ONCE] = self._totals(histories[users] - out, columns[users])
+        return sp.csr_matrix((self._totals(histories, columns)[user] - left, (user, item)), histories.shape)
+
+    def _totals(self, histories, columns):
+        """The sum of the scores of each list, (B,)."""
+        parts = [np.empty(0, self._alpha.dtype)]
+        for start, context, scores, users in self._batches(histories):
+            lists = np.pad(columns[start:start + users], ((0, len(context) - users), (0, 0)), constant_values=-1)
+            parts.append(np.asarray(_total(scores(), lists))[:users])
         return np.concatenate(parts)
 
     def _batches(self, histories):
@@ -222,15 +231,13 @@ def split_ids(text):
 
 
 def explain(recommender, asked, columns):
-    """For each user the synthetic users that weigh most: lists of (number, share of the scores' sum, columns of their top items).
-
-    The list of a user to whom nothing is recommended is empty.
-    """
-    contributions = recommender.contributions(asked.histories, columns)
-    order = np.argsort(-contributions, axis=1, kind="stable")[:, :SYNTHETIC_USERS_NAMED]
-    top = lambda number: np.argsort(-recommender.rows[number], kind="stable")[:TOP_ITEMS_NAMED]
-    return [[(int(number), float(given[number]), top(number)) for number in best if found]
-            for given, best, found in zip(contributions, order, columns[:, 0] >= 0)]
+    """For each user the items of the history that weigh most in the list: lists of (column, contribution); none where the list is empty."""
+    contributions, reasons = recommender.contributions(asked.histories, columns), []
+    for user in range(len(asked.names)):
+        given = contributions[user]
+        best = np.argsort(-given.data, kind="stable")[:REASONS_NAMED] if columns[user, 0] >= 0 else []
+        reasons.append([(int(given.indices[place]), float(given.data[place])) for place in best])
+    return reasons
 
 
 def show(text):
@@ -251,28 +258,27 @@ def to_frame(asked, columns, scores, dataset):
 def to_text(asked, columns, scores, dataset, reasons):
     """The lists for people, each followed by its explanation."""
     lines, title = [], lambda column: "" if dataset.titles is None else show(dataset.titles[column])
-    item = lambda column: title(column).strip() or show(dataset.item_ids[column])
+    item = lambda column: show(dataset.item_ids[column]) + (f": {title(column)}" if title(column).strip() else "")
     for place, name in enumerate(asked.names):
         lines.append(f"user {show(name)}" if name != "" else "you")
         found = columns[place][columns[place] >= 0]
         width = max((len(show(dataset.item_ids[column])) for column in found), default=0)
         lines += [f"{rank:5d}  {score:8.4f}  {show(dataset.item_ids[column]):>{width}}  {title(column)}".rstrip()
                   for rank, (column, score) in enumerate(zip(found, scores[place]), 1)]
-        lines += [f"       {given:+.3f} of {scores[place][:len(found)].sum():.3f} from synthetic user {number}: {'; '.join(map(item, top))}"
-                  for number, given, top in (reasons[place] if reasons else [])]
+        lines += [f"       {given:+.3f} of {scores[place][:len(found)].sum():.3f} because of {item(column)}"
+                  for column, given in (reasons[place] if reasons else [])]
     return "".join(line + "\n" for line in lines)
 
 
 def to_json_lines(asked, columns, scores, dataset, reasons):
-    """An object a user: user, items (item, title, score), and with reasons synthetic_users (user, contribution, items)."""
+    """An object a user: user, items (item, title, score), and with reasons because (item, title, contribution)."""
     def item(column):
         return {"item": dataset.item_ids[column].item(), **({} if dataset.titles is None else {"title": str(dataset.titles[column])})}
 
     for place, name in enumerate(asked.names):
         line = {"user": name, "items": [{**item(column), "score": float(score)} for column, score in zip(columns[place], scores[place]) if column >= 0]}
         if reasons:
-            line["synthetic_users"] = [{"user": number, "contribution": given, "items": [item(column) for column in top]}
-                                       for number, given, top in reasons[place]]
+            line["because"] = [{**item(column), "contribution": given} for column, given in reasons[place]]
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
@@ -297,7 +303,7 @@ def parse(arguments):
     add("--items", help="ids of the items that somebody new has liked, with commas between")
     add("--history", help="a .csv of what people who are new have liked: columns user and item, or item alone")
     add("--k", type=int, default=10, help="the length of a list (default 10)")
-    add("--explain", action="store_true", help="name the synthetic users that weigh most for each list, and their top items")
+    add("--explain", action="store_true", help="name the items of each history that weigh most for its list")
     add("--format", choices=FORMATS, help="default: as --out ends, or a table")
     add("--out", help="a file to write to, instead of the terminal; it ends in .csv, .jsonl, .parquet or .txt, a table, or --format says what it is")
     add("--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it")
