@@ -64,16 +64,18 @@ class Recommender:
 
     def __init__(self, distilled):
         settings = distilled.settings
-        devices.start(settings["float64"])
+        devices.find()  # or says in one line that there is none
+        self._float64 = settings["float64"]
         self.item_ids, self.rows = distilled.item_ids, distilled.rows
         self._kernel = model.make_kernel(settings["depth"], settings["normalize"], distilled.item_weights)
-        self._rows = jnp.asarray(self.rows, float if settings["float64"] else np.float32)
-        fits = lambda alpha: alpha.shape == self._rows.shape and alpha.dtype == self._rows.dtype and np.isfinite(alpha).all()
-        kept = keep_arrays(distilled.folder / "alpha.npz", distilled.digest,
-                           lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, distilled.lamda))},
-                           lambda kept: "alpha" in kept and fits(kept["alpha"]))
-        self._alpha = jnp.asarray(kept["alpha"])
-        if not jnp.isfinite(self._alpha).all():
+        with self._precision():
+            self._rows = jnp.asarray(self.rows, float if self._float64 else np.float32)
+            fits = lambda alpha: alpha.shape == self._rows.shape and alpha.dtype == self._rows.dtype and np.isfinite(alpha).all()
+            kept = keep_arrays(distilled.folder / "alpha.npz", distilled.digest,
+                               lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, distilled.lamda))},
+                               lambda kept: "alpha" in kept and fits(kept["alpha"]))
+            self._alpha = jnp.asarray(kept["alpha"])
+        if not np.isfinite(kept["alpha"]).all():
             raise UserError(f"the kernel of {distilled.folder}'s synthetic users is not positive definite at its lamda of {distilled.lamda:.3g} "
                             f"in {self._rows.dtype}, though it was when it was made: the folder, or this machine's JAX, is not what it was")
         self._scores = scores_of(self._kernel, self._rows, [self._alpha])
@@ -82,7 +84,7 @@ class Recommender:
     def load(cls, run):
         """Opens the folder of a finished run of distill.py; solves for alpha the first time, and compiles what ranks for one user.
 
-        JAX's default precision becomes that of the run (float64), for the whole process.
+        It calculates in the run's precision (float64), and leaves JAX's own alone.
 
         Raises:
             UserError: it is no such run, or is damaged.
@@ -110,8 +112,9 @@ class Recommender:
         k = min(k, len(self.item_ids))
         length = min(max(1 << (k - 1).bit_length(), SHORTEST_LIST), len(self.item_ids))
         parts = [(np.empty((0, k), self._alpha.dtype), np.empty((0, k), np.int32))]
-        for _, context, scores, users in self._batches(histories):
-            parts.append([np.asarray(each)[:users, :k] for each in _top(scores(), context, length)])
+        with self._precision():
+            for _, context, scores, users in self._batches(histories):
+                parts.append([np.asarray(each)[:users, :k] for each in _top(scores(), context, length)])
         scores, columns = (np.concatenate(each) for each in zip(*parts))
         return columns, scores
 
@@ -144,10 +147,15 @@ class Recommender:
     def _totals(self, histories, columns):
         """The sum of the scores of each list, (B,)."""
         parts = [np.empty(0, self._alpha.dtype)]
-        for start, context, scores, users in self._batches(histories):
-            lists = np.pad(columns[start:start + users], ((0, len(context) - users), (0, 0)), constant_values=-1)
-            parts.append(np.asarray(_total(scores(), lists))[:users])
+        with self._precision():
+            for start, context, scores, users in self._batches(histories):
+                lists = np.pad(columns[start:start + users], ((0, len(context) - users), (0, 0)), constant_values=-1)
+                parts.append(np.asarray(_total(scores(), lists))[:users])
         return np.concatenate(parts)
+
+    def _precision(self):
+        """What all that JAX calculates here stands in, whatever the precision of the process."""
+        return jax.enable_x64(self._float64)
 
     def _batches(self, histories):
         """(first user, their context (B', I) int8, a function that gives their scores, how many they are), users by users.

@@ -3,6 +3,8 @@ import csv
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -253,3 +255,24 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     with pytest.raises(UserError, match="has changed since"):
         load_dataset(open_distilled(distilled_run), tmp_path)
     assert load_dataset(open_distilled(distilled_run), titled_data).fingerprint == data.load("titled", titled_data).fingerprint
+
+
+@pytest.mark.parametrize("process", [False, True])
+def test_two_precisions_in_one_process(distilled_run, opened, process):
+    """A Recommender calculates in its run's precision, between others', and the process keeps its own."""
+    distilled, dataset, _ = opened
+    double = distilled._replace(settings={**distilled.settings, "float64": True}, digest="another")
+    with jax.enable_x64(process):
+        recommenders = [recommend.Recommender(each) for each in (distilled, double, distilled, double)]
+        assert jnp.ones(1).dtype == (np.float64 if process else np.float32)
+        lists = [each.rank(dataset.train, 5) for each in recommenders]
+        assert jnp.ones(1).dtype == (np.float64 if process else np.float32)
+        contributions = [each.contributions(dataset.train[:3], columns[:3]) for each, (columns, _) in zip(recommenders, lists)]
+    kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
+    with jax.enable_x64(True):
+        rows = jnp.asarray(distilled.rows, float)
+        expected = np.asarray(model.predict(kernel(dataset.train.toarray().astype(float), rows), model.ridge(kernel(rows), rows, distilled.lamda)))
+    for given, (columns, scores), dtype, tolerance in zip(contributions, lists, [np.float32, np.float64] * 2, [1e-4, 1e-8] * 2):
+        assert scores.dtype == given.dtype == dtype
+        np.testing.assert_allclose(scores, np.take_along_axis(expected, columns, axis=1), atol=tolerance)
+    assert np.abs(lists[0][1] - np.take_along_axis(expected, lists[0][0], axis=1)).max() > 1e-8
