@@ -34,6 +34,7 @@ from job import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
 from model import predict
 from runs import START_AGAIN, Stop
 from settings import UserError, fits
+from streams import Stream, generator
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "model", "grid", "sampler", "distilled", "user_support", "epochs", "log_freq", "patience",
         "validation_users", "eval_batch_size", "seed", "resume")
@@ -132,7 +133,7 @@ class Tuning:
     def __init__(self, settings, run, dataset, mesh):
         self.settings, self.run, self.dataset, self.mesh = settings, run, dataset, mesh
         self.weights = inverse_propensity(dataset.frequency)
-        self.view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
+        self.view = dataset.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
         self.history = []  # a dict a validation, as in metrics.jsonl
 
     def measure(self, scores, view):
@@ -153,7 +154,7 @@ class Tuning:
         return best_of(self.history) is line
 
     def test(self, scores):
-        return self.measure(scores, self.dataset.test_view(np.random.default_rng([self.settings["seed"], 3])))
+        return self.measure(scores, self.dataset.test_view(generator(self.settings["seed"], Stream.TEST)))
 
 
 def describe(setting):

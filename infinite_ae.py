@@ -30,6 +30,7 @@ from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, sum
 from hyper_params import infinite_ae
 from job import begin, best_of, carry_out, make_kernel, run_job, show
 from settings import UserError
+from streams import Stream, generator
 
 KEYS = ("dataset", "data_dir", "results_dir", "repeats", "noise", "user_support", "sampler", "distilled", "depth", "normalize", "item_discount", "float64", "lamda_grid",
         "validation_users", "eval_batch_size", "seed", "resume", "distributed", "coordinator", "num_processes", "process_id")
@@ -94,7 +95,7 @@ def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
     Returns:
         (history, a dict a lamda; the alpha of the best lamda).
     """
-    view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
+    view = dataset.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
     weights, here = inverse_propensity(dataset.frequency), devices.local(mesh)
     history, alpha = [], None
     if (saved := devices.share(run.load_checkpoint())) is not None:
@@ -137,7 +138,7 @@ def train_and_test(settings, run, dataset, mesh):
     history, alpha = search(settings, run, dataset, mesh, kernel, lambda lamda: solver(gram, rows, lamda),
                             lambda lamda: lamda * mean_diagonal, devices.localise(here, rows))
     best = best_of(history)
-    [metrics] = evaluate(scores_of(kernel, devices.localise(here, rows), [alpha]), 1, dataset.test_view(np.random.default_rng([settings["seed"], 3])),
+    [metrics] = evaluate(scores_of(kernel, devices.localise(here, rows), [alpha]), 1, dataset.test_view(generator(settings["seed"], Stream.TEST)),
                          inverse_propensity(dataset.frequency), settings["eval_batch_size"], here)
     title = f"∞-AE on {dataset.name}: " + title_of(settings, dataset)
     run.save("curve.png", pictures.grid([line for line in history if line["validation"]], best["lamda"], title))

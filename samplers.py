@@ -25,6 +25,7 @@ from data import TRAIN
 from distilled import open_distilled, to_matrix
 from runs import keep_arrays
 from settings import UserError
+from streams import Stream, generator
 
 PROXY = {"dimensions": 10, "dropout": 0.3, "l2": 0.0}  # matrix factorisation, as the paper's
 PROXY_LEARNING_RATE, PROXY_EPOCHS, PROXY_BATCH = 0.006, 50, 4096
@@ -45,7 +46,7 @@ def random_interactions(dataset, budget, seed):
     """Random train interactions, as many as `budget` users have on average; the rows of all users who keep any."""
     train = dataset.train_rows(np.arange(dataset.users))
     count = round(train.nnz * budget / dataset.users)
-    kept = np.random.default_rng([seed, 0]).choice(train.nnz, count, replace=False)
+    kept = generator(seed, Stream.SAMPLED_INTERACTIONS).choice(train.nnz, count, replace=False)
     user = np.repeat(np.arange(dataset.users), np.diff(train.indptr))[kept]
     rows = sp.csr_matrix((train.data[kept], (user, train.indices[kept])), train.shape)
     return rows[np.diff(rows.indptr) > 0]

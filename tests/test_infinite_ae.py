@@ -12,6 +12,7 @@ import eval as evaluation
 import infinite_ae
 import samplers
 from settings import UserError
+from streams import Stream, generator
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -54,14 +55,14 @@ def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, s
         [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores, jnp.float32)], 1, view, weights, 150, devices.start(False))
         return evaluation.summarise(found)
 
-    validation = tiny.validation_view(np.random.default_rng([42, 2]))
+    validation = tiny.validation_view(generator(42, Stream.VALIDATION))
     for line in history:
         if line["lamda"]:
             assert line["validation"] == pytest.approx(metrics(line["lamda"], validation), rel=1e-3)
         else:  # the users of the sample are ranked by rounding errors, all others are not
             assert 0 < line["validation"]["HR@100"] < 100
     assert result["lamda"] == max(history, key=lambda line: line["validation"]["HR@100"])["lamda"]
-    assert result["test"] == pytest.approx(metrics(result["lamda"], tiny.test_view(np.random.default_rng([42, 3]))), rel=1e-3)
+    assert result["test"] == pytest.approx(metrics(result["lamda"], tiny.test_view(generator(42, Stream.TEST))), rel=1e-3)
     assert [line["lamda"] for line in history] == grid and done.stdout.splitlines()[-1].startswith("test  HR@10")
 
 

@@ -18,6 +18,7 @@ import model
 import recommend
 from distilled import load_dataset, open_distilled
 from settings import UserError
+from streams import Stream, generator
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def opened(distilled_run):
 def test_lists_are_those_of_evals_ranking(opened):
     """From the test view's contexts: the run's own test metrics come out, and every user's HR and nDCG by a loop."""
     distilled, dataset, recommender = opened
-    view = dataset.test_view(np.random.default_rng([distilled.settings["seed"], 3]))
+    view = dataset.test_view(generator(distilled.settings["seed"], Stream.TEST))
     columns, scores = recommender.rank(view.context, 10)
     kernel = model.make_kernel(1, distilled.settings["normalize"], data.item_weights(dataset, distilled.settings["item_discount"]))
     [(_, _, expected)] = evaluation.search_lamda(kernel, distilled.rows, [distilled.lamda], view, evaluation.inverse_propensity(dataset.frequency),
