@@ -2,14 +2,17 @@
 import json
 import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from conftest import ROOT, write_layout
 
 import devices
 import eval as evaluation
 import infinite_ae
+import model
 import samplers
 from settings import UserError
 from streams import Stream, generator
@@ -64,6 +67,19 @@ def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, s
     assert result["lamda"] == max(history, key=lambda line: line["validation"]["HR@100"])["lamda"]
     assert result["test"] == pytest.approx(metrics(result["lamda"], tiny.test_view(generator(42, Stream.TEST))), rel=1e-3)
     assert [line["lamda"] for line in history] == grid and done.stdout.splitlines()[-1].startswith("test  HR@10")
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_users_that_nearly_coincide_have_the_alpha_of_double_precision(normalize):
+    """Soft rows, as those of a high temperature: they differ by a thousandth of what they have in common."""
+    rng, mesh = np.random.default_rng(4), devices.start(False)
+    soft = sp.csr_matrix((0.3 + 1e-3 * rng.random((60, 400))).astype(np.float32))
+    kernel, solve = model.make_kernel(1, normalize), infinite_ae.make_solver(mesh, 400)
+    alpha = solve(infinite_ae.build_gram(kernel, soft, jnp.asarray(soft.toarray()), mesh), soft.toarray(), 1e-2)
+    with jax.enable_x64(True):
+        rows = soft.toarray().astype(np.float64)
+        expected = np.asarray(model.ridge(kernel(rows), rows, 1e-2))
+    assert np.linalg.norm(alpha - expected) < 1e-3 * np.linalg.norm(expected)
 
 
 def test_eight_devices_give_the_same_metrics(tiny_data, tmp_path, run_script):
