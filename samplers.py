@@ -86,7 +86,7 @@ def forgetting(train, key):
 
         def of_entry(user, item, rivals):
             score = lambda item: params["item"][item] @ params["user"][user] + params["bias"][item]
-            return (score(rivals) >= score(item)).mean()
+            return ((rivals >= 0) & (score(rivals) >= score(item))).mean()  # -1 is no rival
 
         share = jax.lax.map(lambda each: of_entry(*each), (histories.user, histories.item, rivals), batch_size=65536)
         return jax.ops.segment_sum(share, histories.user, users)

@@ -158,3 +158,20 @@ def test_a_kernel_that_is_not_positive_definite_gives_nan(case):
     kernel = lambda first, second=None: -model.make_kernel(1, normalize=False)(first, second)
     [(_, _, found)] = evaluation.search_lamda(kernel, jnp.asarray(rows), [0.1], view, weights, 8, devices.start(False))
     assert math.isnan(evaluation.summarise(found)["HR@100"]) and math.isnan(found["AUC"])
+
+
+def test_a_user_who_has_every_item_has_no_negatives():
+    """Such users' -1 stands for nothing, though to an index it is the last item, which the scores here put above all others."""
+    known = np.ones((2, 60), np.int8)
+    known[1, 20:] = 0
+    targets = sp.csr_matrix(known * (np.arange(60) % 4 == 0))
+    view = View(np.arange(2), sp.csr_matrix(known) - targets, targets, sample_negatives(np.random.default_rng(0), sp.csr_matrix(known)))
+    scores = np.random.default_rng(1).random((2, 60)).astype(np.float32)
+    scores[:, -1] = 9
+    [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores)], 1, view, np.ones(60, np.float32), 2, devices.start(False))
+    positive, negative = scores[targets.nonzero()], scores[1, view.negatives[1]]
+    assert (view.negatives[0] == -1).all() and (view.negatives[1] >= 20).all()
+    assert found["AUC"] == pytest.approx(roc_auc_score(np.repeat([1, 0], [len(positive), len(negative)]), [*positive, *negative]))
+    alone = View(*(each[:1] for each in view))
+    [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores[:1])], 1, alone, np.ones(60, np.float32), 1, devices.start(False))
+    assert math.isnan(found["AUC"]) and found["HR@100"].tolist() == [100], "nobody to be told apart from"
