@@ -326,9 +326,13 @@ def _read_table(path):
         return None
     try:
         # As text: only `_column` knows whether all ids are numbers, and 007 is not one.
-        return pd.read_csv(path, keep_default_na=False, dtype=str).astype({"index": np.int64}).set_index("index")
-    except (OSError, ValueError) as error:
+        table = pd.read_csv(path, keep_default_na=False, dtype=str).astype({"index": np.int64})
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
+    for column in ("index", "id"):
+        if column in table and (twice := table[column].duplicated()).any():
+            raise UserError(f"{path} has the {column} {table[column][twice].iloc[0]} twice: remove or rename all but one")
+    return table.set_index("index")
 
 
 def _column(table, column, numbers):
