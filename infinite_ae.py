@@ -78,14 +78,22 @@ def make_solver(mesh, items):
 def check_fits(settings, dataset, mesh):
     """Raises UserError if the kernel of so many users cannot be held; nothing has been allocated yet."""
     m, items = settings["user_support"], dataset.items
-    m = dataset.users if m == -1 or settings["sampler"] == "interactions" else m  # random interactions are of almost all users
+    if m == -1:
+        m = dataset.users
+    elif settings["sampler"] == "interactions":  # of nearly all users, unless they are fewer than those
+        m = min(dataset.users, round(dataset.lengths[data.TRAIN].sum() * m / dataset.users))
     number, free = 8 if settings["float64"] else 4, devices.free_bytes(mesh)
     # The kernel, the regularised kernel and its factor; the rows, their solution, the best one and a copy to solve in.
     needed = number * (3 * m ** 2 + 4 * m * items)
     if needed > free:
         fits = int((math.sqrt((4 * items) ** 2 + 12 * free / number) - 4 * items) / 6)
+        if settings["sampler"] in samplers.VALUES:
+            advice = f"a run with {fits:,} synthetic users would fit" if fits > 0 else "nothing smaller would fit"
+        else:
+            whole = "--sampler=random " if settings["sampler"] == "interactions" else ""
+            advice = (f"{whole}--user_support={fits} would fit, or " if fits > 0 else "") + "distill.py needs no kernel of real users"
         raise UserError(f"the kernel of {m:,} users and its factor need {needed / 2 ** 30:,.1f} GiB, and {free / 2 ** 30:,.1f} GiB are "
-                        f"free on each device; --user_support={fits} would fit, or distill.py, which needs no kernel of real users")
+                        f"free on each device; {advice}")
 
 
 def search(settings, run, dataset, mesh, kernel, solve, strength, rows):

@@ -1,6 +1,7 @@
 """infinite_ae.py: against a float64 solve in NumPy, on one device and on eight, interrupted, and asked for too much."""
 import json
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -127,15 +128,29 @@ def test_without_a_ridge_everyone_is_left_out(tiny_data, tmp_path, run_script, s
     assert failed.returncode == 1 and "no lamda of [0] can be used: without a ridge the scores" in failed.stderr and len(failed.stderr.splitlines()) == 1
 
 
-def test_too_many_users_are_refused_with_what_would_fit(tiny, monkeypatch):
+@pytest.mark.parametrize("sampler, support", [("random", -1), ("head", 149), ("interactions", 149), ("interactions", -1), ("distilled", 149)])
+def test_too_many_users_are_refused_with_what_would_fit(tiny, monkeypatch, sampler, support):
+    """Whoever does what the message says is not refused again; with a little more they would be."""
     monkeypatch.setattr(devices, "free_bytes", lambda mesh: 200_000)
-    settings = {"user_support": -1, "sampler": "random", "float64": False}
-    with pytest.raises(UserError, match="kernel of 150 users .* need 0.0 GiB.*--user_support=") as caught:
+    settings = {"user_support": support, "sampler": sampler, "float64": False}
+    with pytest.raises(UserError, match=f"kernel of {150 if support == -1 or sampler == 'interactions' else 149} users .* need 0.0 GiB") as caught:
         infinite_ae.check_fits(settings, tiny, None)
-    fits = int(str(caught.value).split("--user_support=")[1].split()[0])
-    infinite_ae.check_fits({**settings, "user_support": fits}, tiny, None)
+    if sampler == "distilled":
+        advice = {"user_support": re.search(r"a run with (\d+) synthetic users would fit$", str(caught.value))[1]}
+    else:
+        advice = dict(re.findall(r"--(\w+)=(\w+)", str(caught.value)))
+    settings |= {**advice, "user_support": int(advice["user_support"])}
+    infinite_ae.check_fits(settings, tiny, None)
     with pytest.raises(UserError, match="would fit"):
-        infinite_ae.check_fits({**settings, "user_support": fits + 2}, tiny, None)
+        infinite_ae.check_fits({**settings, "user_support": settings["user_support"] + 2}, tiny, None)
+
+
+def test_where_nobody_fits_no_number_of_users_is_advised(tiny, monkeypatch):
+    monkeypatch.setattr(devices, "free_bytes", lambda mesh: 1)
+    for sampler in ("random", "interactions", "distilled"):
+        with pytest.raises(UserError) as caught:
+            infinite_ae.check_fits({"user_support": 5, "sampler": sampler, "float64": False}, tiny, None)
+        assert "--user_support" not in str(caught.value)
 
 
 @pytest.mark.parametrize("sampler, words", [("head", "the 20 longest users"), ("interactions", "random interactions, as of 20 users"), ("svp_cf", "the 20 hardest users")])
