@@ -62,7 +62,8 @@ def svp_cf_users(dataset, budget, seed, results_dir):
     the way, counts as often as it is wrong. Users without train interactions come last.
     """
     train = dataset.train_rows(np.arange(dataset.users))
-    key = hashlib.sha256(train.indptr.tobytes() + train.sorted_indices().indices.tobytes()).hexdigest()
+    proxy = repr((PROXY, PROXY_LEARNING_RATE, PROXY_EPOCHS, PROXY_BATCH, RIVALS))
+    key = hashlib.sha256(proxy.encode() + train.indptr.tobytes() + train.sorted_indices().indices.tobytes()).hexdigest()
     share = keep_arrays(Path(results_dir) / f".svp_cf-{dataset.name}-seed{seed}.npz", key,
                         lambda: {"share": forgetting(train, jax.random.key(seed, impl="rbg"))},
                         lambda arrays: "share" in arrays and arrays["share"].shape == (dataset.users,))["share"]
@@ -106,7 +107,7 @@ def settle(settings, dataset):
     """The settings, once it is sure that there are such users; the folder and the number of distilled ones filled in.
 
     Raises:
-        UserError: there are not so many users; or the run of the distilled ones cannot be used, or is not of these data.
+        UserError: there are not so many users; or the run of the distilled ones cannot be used, or is not of these data and their noise.
     """
     if settings["sampler"] not in VALUES:
         if settings["distilled"]:
@@ -117,9 +118,18 @@ def settle(settings, dataset):
     run = _open(settings)
     if run.config["data_fingerprint"] != dataset.fingerprint:
         raise UserError(f"{run.folder} was not made from this {dataset.name}, but from other interactions or another split")
+    # The fingerprint is that of the data before noise. Other noise is other interactions, to be fed as well as learnt from.
+    if (made := _noise(run.settings)) != _noise(settings):
+        raise UserError(f"{run.folder} was made with other random interactions in train: "
+                        f"{' '.join(f'--{key}={value}' for key, value in made.items())} has the same")
     if settings["user_support"] not in (-1, len(run.rows)):
         raise UserError(f"user_support is {settings['user_support']:,}, but {run.folder} has {len(run.rows):,} synthetic users")
     return {**settings, "distilled": str(run.folder), "user_support": len(run.rows)}
+
+
+def _noise(settings):
+    """The settings that say which interactions of train are noise; the seed does only if some are."""
+    return {key: settings[key] for key in ("noise", "seed")} if settings.get("noise") else {"noise": 0}
 
 
 def _open(settings):
