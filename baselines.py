@@ -28,7 +28,7 @@ from tqdm import tqdm
 import devices
 import learners
 import samplers
-from eval import evaluate, inverse_propensity, summarise
+from eval import evaluate, inverse_propensity, number, summarise
 from hyper_params import baselines, grids
 from job import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
 from model import predict
@@ -158,7 +158,7 @@ class Tuning:
 
 
 def describe(setting):
-    return ", ".join(f"{key} {value:g}" for key, value in setting.items()) or "nothing to set"
+    return ", ".join(f"{key} {number(value)}" for key, value in setting.items()) or "nothing to set"
 
 
 def fit_closed_form(settings, run, dataset, mesh, rows):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings as hypothesis_settings, strategies
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 import devices
@@ -81,6 +82,21 @@ def test_ndcg_against_scikit_learn(case):
         for k in (10, 100):
             expected = ndcg_score(view.targets[user].toarray().astype(float), scores[user:user + 1], k=k)
             assert found[f"NDCG@{k}"][user] == pytest.approx(100 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("value, text", [
+    (1400, "1400"), (1400.0, "1400"), (0.00142, "0.00142"), (5, "5"), (5.0, "5"), (0.5, "0.5"), (100, "100"), (0, "0"), (0.0, "0"), (1e-4, "0.0001"),
+    (65536, "65536"), (1234.56, "1235"), (12.345, "12.3"), (-0.0025, "-0.0025"), (9_999_999, "9999999"), (1e7, "1e+07"), (1e-30, "1e-30"),
+    (2.5e-5, "2.5e-05"), (0.1 + 0.2, "0.3"), (math.nan, "nan"), (math.inf, "inf"), (np.float32(0.1), "0.1")])
+def test_numbers_are_readable(value, text):
+    assert evaluation.number(value) == text
+
+
+@hypothesis_settings(deadline=None)
+@given(strategies.floats(1e-4, 1e7, exclude_max=True))
+def test_numbers_have_three_digits_and_no_exponent(value):
+    text = evaluation.number(value)
+    assert float(text) == pytest.approx(value, rel=5e-3) and not set(text) - set("0123456789.") and not text.endswith(".")
 
 
 def test_pooled_auc_counts_ties_half():
