@@ -232,6 +232,7 @@ def read_text(stream, name, size, separator, places, width, time=None, header=Fa
             raise UserError(f"{name} cannot be read: {shown(str(error).splitlines()[0], 200)}") from error
     finally:
         file.close()
+        stream.close()
     # Rows that were skipped count as lines, and so does a header: where each of them stood among the others.
     before = np.array([number for number, _ in skipped], np.int64) - 1 - np.arange(len(skipped))
     beyond = [text.count("\n") for _, text in skipped]
