@@ -27,7 +27,8 @@ def make_batches(settings, dataset, mesh):
     def batch(step, part):
         chosen = np.arange(dataset.users)
         if size < dataset.users:
-            chosen = np.sort(generator(settings["seed"], Stream.BATCH_USERS, step, part).choice(dataset.users, size, replace=False))
+            rng = generator(settings["seed"], Stream.BATCH_USERS, step, part)
+            chosen = np.sort(rng.choice(dataset.users, size, replace=False))
         position, rows = dataset.own(chosen)
         batch = dataset.train[rows]
         rng = generator(settings["seed"], Stream.BATCH_FED, step, part)

@@ -133,7 +133,8 @@ def to_markdown(table):
     place = 1 + METRICS.index("NDCG@10")
     short = [[name, *(cell for line in lines for cell in (line[place], line[-2]))] for name, *lines in zip((system.name for system in TABLE), *parts.values())]
     head = ["NDCG@10", *(cell for title in parts for cell in (title, "the paper's"))]
-    return "\n\n".join([_grid(head, short), *(f"{title}\n\n{_grid(['', *METRICS, 'paper, NDCG@10', f'p ({PAIRED})'], rows)}" for title, rows in parts.items())]) + "\n"
+    every = ["", *METRICS, "paper, NDCG@10", f"p ({PAIRED})"]
+    return "\n\n".join([_grid(head, short), *(f"{title}\n\n{_grid(every, rows)}" for title, rows in parts.items())]) + "\n"
 
 
 def to_latex(table):

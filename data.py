@@ -331,7 +331,8 @@ def _read_table(path):
         raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
     for column in ("index", "id"):
         if column in table and (twice := table[column].duplicated()).any():
-            raise UserError(f"{path} has the {column} {table[column][twice].iloc[0]} twice: remove or rename all but one")
+            value = table[column][twice].iloc[0]
+            raise UserError(f"{path} has the {column} {value} twice: remove or rename all but one")
     return table.set_index("index")
 
 

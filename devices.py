@@ -50,7 +50,7 @@ def _keep_standard_output():
 
 
 def start(float64):
-    """Chooses the precision of the whole process, before any array is made, and finds the devices: as `find`."""
+    """Chooses the precision of the whole process, and then is `find`; call once, before any array is made."""
     jax.config.update("jax_enable_x64", float64)
     return find()
 

@@ -181,7 +181,7 @@ def summarise(metrics):
 
 
 def number(value):
-    """A setting as text: 1400, 0.00142, 0.5; three digits or more, and an exponent only below 1e-4 or from 1e7."""
+    """A setting as text: 1400, 0.00142, 0.5; three digits or more, an exponent below 1e-4 and from 1e7."""
     if value == 0 or not 1e-4 <= abs(value) < 1e7:
         return f"{value:.3g}"
     text = f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"

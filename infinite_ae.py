@@ -46,7 +46,8 @@ def build_gram(kernel, train, rows, mesh):
         rows: X, (m, I) on every device.
     """
     if (train.data != 1).any():
-        # Synthetic users, which nearly coincide: only this form of the kernel is exact there. They are few, so every device calculates it whole.
+        # Synthetic users, which nearly coincide: only this form of the kernel is exact there. They are few, so
+        # every device calculates it whole.
         return jax.jit(kernel)(rows)
     if mesh.size == 1:
         # Not kernel(rows), which needs room for every layer: rows of 0 and 1 are far enough apart.
@@ -88,10 +89,11 @@ def check_fits(settings, dataset, mesh):
     if needed > free:
         fits = int((math.sqrt((4 * items) ** 2 + 12 * free / number) - 4 * items) / 6)
         if settings["sampler"] in samplers.VALUES:
-            advice = f"a run with {fits:,} synthetic users would fit" if fits > 0 else "nothing smaller would fit"
+            advice = f"a run with {fits:,} synthetic users would fit" if fits > 0 else "not one would"
         else:
-            whole = "--sampler=random " if settings["sampler"] == "interactions" else ""
-            advice = (f"{whole}--user_support={fits} would fit, or " if fits > 0 else "") + "distill.py needs no kernel of real users"
+            sampler = "--sampler=random " if settings["sampler"] == "interactions" else ""
+            advice = f"{sampler}--user_support={fits} would fit, or " if fits > 0 else ""
+            advice += "distill.py needs no kernel of real users"
         raise UserError(f"the kernel of {m:,} users and its factor need {needed / 2 ** 30:,.1f} GiB, and {free / 2 ** 30:,.1f} GiB are "
                         f"free on each device; {advice}")
 

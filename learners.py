@@ -108,12 +108,12 @@ def _params(params, histories):
 
 
 def _rows_of(table, items):
-    """The table's rows of these items; 0, without a derivative, of -1, which to a plain index is the last item."""
+    """The table's rows of these items; 0, without a derivative, of -1: a plain index takes the last row."""
     return table.at[items].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
 def _bpr(positive, negative, items):
-    """- mean log sigmoid(positive - negative), of (B,) against (B, n); 0 where the negative item (B, n) is none."""
+    """- mean log sigmoid(positive - negative), of (B,) against (B, n); 0 where the item (B, n) is -1."""
     return jnp.where(items >= 0, jax.nn.softplus(negative - positive[:, None]), 0).mean()
 
 
@@ -140,7 +140,8 @@ def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
         return {**_embeddings(key, users, items, dimensions, 0.1), "bias": jnp.zeros(items)}
 
     def loss(params, batch, histories, key, steps):
-        user, item, others = params["user"][batch.user], params["item"][batch.item], _rows_of(params["item"], batch.negatives)
+        user, item = params["user"][batch.user], params["item"][batch.item]
+        others = _rows_of(params["item"], batch.negatives)
         kept = jax.random.bernoulli(key, 1 - dropout, user.shape) / (1 - dropout)
         positive = (user * kept * item).sum(1) + params["bias"][batch.item]
         negative = jnp.einsum("bd,bnd->bn", user * kept, others) + params["bias"][batch.negatives]
@@ -187,10 +188,12 @@ def neumf(users, items, dimensions=32, l2=1e-5, dropout=0.0, negatives=4):
         item = jnp.concatenate([batch.item[:, None], batch.negatives], 1)
         of_user, of_item = halves(params)
         gmf, mlp = params["product"], params["perceptron"]
-        p, q, r, s = gmf["user"][batch.user][:, None], _rows_of(gmf["item"], item), mlp["user"][batch.user][:, None], _rows_of(mlp["item"], item)
+        p, q = gmf["user"][batch.user][:, None], _rows_of(gmf["item"], item)
+        r, s = mlp["user"][batch.user][:, None], _rows_of(mlp["item"], item)
         logits = forward(params, p * q, r @ of_user + s @ of_item, jax.random.split(key, len(widths)) if dropout else None)
         labels = jnp.arange(item.shape[1]) == 0
-        return jnp.where(item >= 0, optax.sigmoid_binary_cross_entropy(logits, labels), 0).mean() + l2 * _norm(p, q, r, s)
+        error = jnp.where(item >= 0, optax.sigmoid_binary_cross_entropy(logits, labels), 0)
+        return error.mean() + l2 * _norm(p, q, r, s)
 
     def scores(params, users, context):
         of_user, of_item = halves(params)
@@ -236,8 +239,8 @@ def lightgcn(users, items, dimensions=64, l2=1e-4, layers=3, negatives=1):
     """
     def loss(params, batch, histories, key, steps):
         tables = propagate(histories, params, layers)
-        user, item, others = tables["user"][batch.user], tables["item"][batch.item], _rows_of(tables["item"], batch.negatives)
-        norm = _norm(params["user"][batch.user], params["item"][batch.item], _rows_of(params["item"], batch.negatives))
+        rows = lambda tree: (tree["user"][batch.user], tree["item"][batch.item], _rows_of(tree["item"], batch.negatives))
+        (user, item, others), norm = rows(tables), _norm(*rows(params))
         return _bpr((user * item).sum(1), jnp.einsum("bd,bnd->bn", user, others), batch.negatives) + l2 * norm
 
     return Learner(lambda key: _embeddings(key, users, items, dimensions, 0.1), _draw_pairs(items, negatives), loss,

@@ -170,7 +170,7 @@ def sample(key, logits, tau, draws, noise_groups):
 
 
 def _below_the_top(scores, hidden):
-    """(scores less the largest that is ranked, -inf where hidden, (B, I); that largest one, without a derivative, (B, 1))."""
+    """(scores less the largest that is ranked, -inf where hidden, (B, I); that largest one, a constant, (B, 1))."""
     ranked = scores if hidden is None else jnp.where(hidden, -jnp.inf, scores)
     # Where all is hidden, the largest is no number to subtract.
     top = jax.lax.stop_gradient(jnp.maximum(ranked.max(axis=1, keepdims=True), jnp.finfo(scores.dtype).min))

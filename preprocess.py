@@ -60,7 +60,7 @@ def split_interactions(user, rng):
 
 
 def filter_interactions(interactions, min_rating, min_user_count, min_item_count):
-    """Each pair once, as it was rated last by time, or without times in the file, and of those the ones that count.
+    """Each pair once, the latest by time, or without times the last in the file, and of those what counts.
 
     Args:
         interactions: sources.Interactions.
@@ -76,7 +76,8 @@ def filter_interactions(interactions, min_rating, min_user_count, min_item_count
     """
     user, item, rating, items = interactions.user, interactions.item, interactions.rating, len(interactions.item_ids)
     key = user.astype(np.int64) * items + item
-    order = np.argsort(key, kind="stable") if interactions.time is None else np.lexsort((interactions.time, key))
+    timed = interactions.time is not None
+    order = np.lexsort((interactions.time, key)) if timed else np.argsort(key, kind="stable")
     key = key[order]
     last = np.append(key[1:] != key[:-1], True)[:len(key)]
     order, key = order[last], key[last]
@@ -99,7 +100,8 @@ def filter_interactions(interactions, min_rating, min_user_count, min_item_count
         raise UserError(f"nothing is left: of {unique:,} interactions, {rated:,} are rated high enough, and none of those is of a user with "
                         f"{min_user_count} and an item with {min_item_count} that remain; lower --min-rating, --min-user-count or --min-item-count")
     (user, user_ids), (item, item_ids) = _compact(user, interactions.user_ids), _compact(item, interactions.item_ids)
-    return interactions._replace(user=user, user_ids=user_ids, item=item, item_ids=item_ids, rating=rating, time=None), duplicates, unique - len(user)
+    return interactions._replace(user=user, user_ids=user_ids, item=item, item_ids=item_ids, rating=rating, time=None), \
+        duplicates, unique - len(user)
 
 
 def _compact(codes, ids):
@@ -216,8 +218,8 @@ def prepare(name, given, unreachable=()):
             shutil.rmtree(partial, ignore_errors=True)
             raise
     _say(f"{folder}: {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions: "
-         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test; left out: {duplicates:,} duplicates (of each pair {counted} counts), "
-         f"{filtered:,} by the filters, {bad:,} bad rows")
+         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test; "
+         f"left out: {duplicates:,} duplicates (of each pair {counted} counts), {filtered:,} by the filters, {bad:,} bad rows")
 
 
 def _file_hash(path):

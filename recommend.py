@@ -125,10 +125,10 @@ class Recommender:
         return np.ma.masked_array(self.item_ids[columns], ended), np.ma.masked_array(scores, ended)
 
     def contributions(self, histories, columns):
-        """What each item of a history adds to the scores of a list, CSR (B, I): a user's row has an entry an item of the history.
+        """What each item of a history adds to the scores of a list, CSR (B, I) with the histories' entries.
 
-        It is what the list's sum of scores loses when that item alone is left out of the history; the list stays as it is. It
-        may be negative. The scores are no sum over the history's items, so the contributions do not add up to them.
+        It is what the sum of the list's scores loses when that item alone is left out of the history; the list stays
+        as it is. It may be negative. The contributions do not add up to the sum, since the items work together.
 
         Args:
             histories: CSR (B, I).
@@ -138,10 +138,11 @@ class Recommender:
         user, item = histories.nonzero()
         left = np.empty(len(user), self._alpha.dtype)
         # A row for every item of every history: as many at once as the devices take.
-        for start in tqdm(range(0, len(user), MOST_AT_ONCE), unit="block", desc="explaining", leave=False, disable=None, delay=2):
-            users, items = user[start:start + MOST_AT_ONCE], item[start:start + MOST_AT_ONCE]
-            out = sp.csr_matrix((np.ones(len(items), np.int8), (np.arange(len(items)), items)), (len(items), histories.shape[1]))
-            left[start:start + MOST_AT_ONCE] = self._totals(histories[users] - out, columns[users])
+        for start in tqdm(range(0, len(user), MOST_AT_ONCE), desc="explaining", leave=False, disable=None, delay=2):
+            block = slice(start, start + MOST_AT_ONCE)
+            rows = histories[user[block]]
+            out = (np.ones(rows.shape[0], np.int8), (np.arange(rows.shape[0]), item[block]))
+            left[block] = self._totals(rows - sp.csr_matrix(out, rows.shape), columns[user[block]])
         return sp.csr_matrix((self._totals(histories, columns)[user] - left, (user, item)), histories.shape)
 
     def _totals(self, histories, columns):
@@ -149,7 +150,8 @@ class Recommender:
         parts = [np.empty(0, self._alpha.dtype)]
         with self._precision():
             for start, context, scores, users in self._batches(histories):
-                lists = np.pad(columns[start:start + users], ((0, len(context) - users), (0, 0)), constant_values=-1)
+                lists = columns[start:start + users]
+                lists = np.pad(lists, ((0, len(context) - users), (0, 0)), constant_values=-1)
                 parts.append(np.asarray(_total(scores(), lists))[:users])
         return np.concatenate(parts)
 
@@ -239,7 +241,10 @@ def split_ids(text):
 
 
 def explain(recommender, asked, columns):
-    """For each user the items of the history that weigh most in the list: lists of (column, contribution); none where the list is empty."""
+    """For each user the items of the history that weigh most in the list: lists of (column, contribution).
+
+    The list of a user to whom nothing is recommended is empty.
+    """
     contributions, reasons = recommender.contributions(asked.histories, columns), []
     for user in range(len(asked.names)):
         given = contributions[user]
@@ -266,7 +271,7 @@ def to_frame(asked, columns, scores, dataset):
 def to_text(asked, columns, scores, dataset, reasons):
     """The lists for people, each followed by its explanation."""
     lines, title = [], lambda column: "" if dataset.titles is None else show(dataset.titles[column])
-    item = lambda column: show(dataset.item_ids[column]) + (f": {title(column)}" if title(column).strip() else "")
+    item = lambda column: show(dataset.item_ids[column]) + f": {title(column)}" * bool(title(column).strip())
     for place, name in enumerate(asked.names):
         lines.append(f"user {show(name)}" if name != "" else "you")
         found = columns[place][columns[place] >= 0]
@@ -279,7 +284,7 @@ def to_text(asked, columns, scores, dataset, reasons):
 
 
 def to_json_lines(asked, columns, scores, dataset, reasons):
-    """An object a user: user, items (item, title, score), and with reasons because (item, title, contribution)."""
+    """An object a user: user, items (item, title, score), with reasons because (item, title, contribution)."""
     def item(column):
         return {"item": dataset.item_ids[column].item(), **({} if dataset.titles is None else {"title": str(dataset.titles[column])})}
 

@@ -63,7 +63,8 @@ def svp_cf_users(dataset, budget, seed, results_dir):
     """
     train = dataset.train_rows(np.arange(dataset.users))
     proxy = repr((PROXY, PROXY_LEARNING_RATE, PROXY_EPOCHS, PROXY_BATCH, RIVALS))
-    key = hashlib.sha256(proxy.encode() + train.indptr.tobytes() + train.sorted_indices().indices.tobytes()).hexdigest()
+    content = train.indptr.tobytes() + train.sorted_indices().indices.tobytes()
+    key = hashlib.sha256(proxy.encode() + content).hexdigest()
     share = keep_arrays(Path(results_dir) / f".svp_cf-{dataset.name}-seed{seed}.npz", key,
                         lambda: {"share": forgetting(train, jax.random.key(seed, impl="rbg"))},
                         lambda arrays: "share" in arrays and arrays["share"].shape == (dataset.users,))["share"]
@@ -107,7 +108,8 @@ def settle(settings, dataset):
     """The settings, once it is sure that there are such users; the folder and the number of distilled ones filled in.
 
     Raises:
-        UserError: there are not so many users; or the run of the distilled ones cannot be used, or is not of these data and their noise.
+        UserError: there are not so many users; or the run of the distilled ones cannot be used, or is not of these data
+            and their noise.
     """
     if settings["sampler"] not in VALUES:
         if settings["distilled"]:
@@ -118,7 +120,7 @@ def settle(settings, dataset):
     run = _open(settings)
     if run.config["data_fingerprint"] != dataset.fingerprint:
         raise UserError(f"{run.folder} was not made from this {dataset.name}, but from other interactions or another split")
-    # The fingerprint is that of the data before noise. Other noise is other interactions, to be fed as well as learnt from.
+    # The fingerprint is that of the data before noise; other noise is other interactions, learnt from and fed.
     if (made := _noise(run.settings)) != _noise(settings):
         raise UserError(f"{run.folder} was made with other random interactions in train: "
                         f"{' '.join(f'--{key}={value}' for key, value in made.items())} has the same")

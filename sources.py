@@ -226,7 +226,10 @@ def read_own(path, user=None, item=None, rating=None):
 
 
 def _choose_columns(path, names, by_place, asked):
-    """The places of the columns, (user, item, rating or None, time or None), among the names, which do not count where they are chosen by place."""
+    """The places of the columns among the names, (user, item, rating or None, time or None).
+
+    Names do not count where columns are chosen by place.
+    """
     names = list(map(str, range(len(names)))) if by_place else names
     chosen = []
     for what, column in zip(("user", "item", "rating"), asked):
@@ -247,7 +250,7 @@ def _choose_columns(path, names, by_place, asked):
 
 
 def _time_place(names, chosen):
-    """The place of the one column of times among the names, if there is one and it is not chosen for something else."""
+    """The place of the column of times among the names; None without one, or if it is chosen for something else."""
     found = [place for place, name in enumerate(names) if _plain(name) in USUAL_NAMES["time"]]
     return found[0] if len(found) == 1 and found[0] not in chosen else None
 

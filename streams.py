@@ -1,7 +1,8 @@
 """The random streams of a run, by name: whatever NumPy draws for one begins here.
 
-A stream is a function of the seed, of its name and of a position within it, such as a step. Names and positions are kept apart from the
-seed, so that no two of them begin alike: `default_rng([seed, 4])` and `default_rng([seed, 4, 0, 0])` would be one stream.
+A stream is a function of the seed, of its name and of a position within it, such as a step. Names and positions
+are kept apart from the seed, so that no two of them begin alike: `default_rng([seed, 4])` and
+`default_rng([seed, 4, 0, 0])` would be one stream.
 """
 from enum import IntEnum
 
@@ -9,7 +10,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What is drawn, and by which position. A number once given stays: with another one every result changes."""
+    """What is drawn, and by which position. A number stays as it is: with another one every result changes."""
     START = 0              # the users that synthetic users begin as, and those of a random sample
     BATCH_USERS = 1        # step, part of it
     BATCH_FED = 2          # step, part of it

@@ -106,7 +106,8 @@ def _to_time(column):
 def _block(batch, places, time):
     user, item, rating = (None if place is None else batch.column(place) for place in places)
     return (_encode(user), None if item is None else _encode(item),
-            np.ones(len(user), np.float32) if rating is None else _to_float(rating), None if time is None else _to_time(batch.column(time)))
+            np.ones(len(user), np.float32) if rating is None else _to_float(rating),
+            None if time is None else _to_time(batch.column(time)))
 
 
 def _join_ids(chunks):
@@ -133,8 +134,9 @@ def join(files):
     user, user_ids, no_user = _join_ids([block[0] for block in blocks])
     item, item_ids, no_item = _join_ids([block[1] for block in blocks])
     rating = np.concatenate([np.empty(0, np.float32), *(block[2] for block in blocks)])
-    time = np.concatenate([np.full(len(block[2]), -np.inf) if block[3] is None else block[3] for block in blocks]) \
-        if any(block[3] is not None and np.isfinite(block[3]).any() for block in blocks) else None
+    time = None
+    if any(block[3] is not None and np.isfinite(block[3]).any() for block in blocks):
+        time = np.concatenate([np.full(len(block[2]), -np.inf) if block[3] is None else block[3] for block in blocks])
     bad = [(file.name, *each) for file in files for each in file.bad]
     starts = np.cumsum([0, *(sum(len(block[2]) for block in file.blocks) for file in files)])
     left_out = no_user[user] | no_item[item] | ~np.isfinite(rating)
@@ -149,7 +151,8 @@ def join(files):
                                              "no number as rating")
         bad.append((files[file].name, files[file].line(row), what))
     if left_out.any():
-        user, item, rating, time = (None if column is None else column[~left_out] for column in (user, item, rating, time))
+        user, item, rating = (column[~left_out] for column in (user, item, rating))
+        time = None if time is None else time[~left_out]
     return Interactions(user, user_ids[~no_user], item, item_ids[~no_item], rating, rows, sorted(bad), swallowed, time)
 
 
@@ -377,7 +380,7 @@ def _with_marked_items(blocks, marks):
 # ---- Parquet -------------------------------------------------------------------------------------------
 
 def read_parquet(path, choose):
-    """The rows of a Parquet file; choose: names of its columns -> places of the user, item and rating column, and of times."""
+    """The rows of a Parquet file; choose: names of its columns -> places of users, items, ratings and times."""
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
@@ -385,7 +388,8 @@ def read_parquet(path, choose):
         wanted = [names[place] for place in chosen if place is not None]
         blocks = []
         for batch in file.iter_batches(batch_size=2 ** 20, columns=wanted):
-            *places, time = (None if place is None else batch.schema.names.index(names[place]) for place in chosen)
+            found = batch.schema.names
+            *places, time = (None if place is None else found.index(names[place]) for place in chosen)
             blocks.append(_block(batch, places, time))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise UserError(f"{path} cannot be read: {shown(str(error).splitlines()[0], 200)}") from error
