@@ -28,12 +28,13 @@ from tqdm import tqdm
 import devices
 import learners
 import samplers
-from eval import evaluate, inverse_propensity, summarise
+from eval import evaluate, inverse_propensity, number, summarise
 from hyper_params import grid_kinds, grids
 from job import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
 from model import predict
 from runs import START_AGAIN, Stop
 from settings import UserError, checked
+from streams import Stream, generator
 from yardsticks import popularity, rank_by_popularity
 
 CHECKPOINT_SECONDS = 60
@@ -104,7 +105,7 @@ class Tuning:
     def __init__(self, settings, run, dataset, mesh):
         self.settings, self.run, self.dataset, self.mesh = settings, run, dataset, mesh
         self.weights = inverse_propensity(dataset.frequency)
-        self.view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
+        self.view = dataset.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
         self.history = []  # a dict a validation, as in metrics.jsonl
 
     def measure(self, scores, view):
@@ -125,11 +126,11 @@ class Tuning:
         return best_of(self.history, self.settings["best_by"]) is line
 
     def test(self, scores):
-        return self.measure(scores, self.dataset.test_view(np.random.default_rng([self.settings["seed"], 3])))
+        return self.measure(scores, self.dataset.test_view(generator(self.settings["seed"], Stream.TEST)))
 
 
 def describe(setting):
-    return ", ".join(f"{key} {value:g}" for key, value in setting.items()) or "nothing to set"
+    return ", ".join(f"{key} {number(value)}" for key, value in setting.items()) or "nothing to set"
 
 
 def fit_closed_form(settings, run, dataset, mesh, rows):

@@ -4,6 +4,7 @@ import numpy as np
 
 import data
 import devices
+from streams import Stream, generator
 
 FED, HELD_OUT = 1, 2  # of a batch's entries
 
@@ -26,10 +27,11 @@ def make_batches(settings, dataset, mesh):
     def batch(step, part):
         chosen = np.arange(dataset.users)
         if size < dataset.users:
-            chosen = np.sort(np.random.default_rng([settings["seed"], 1, step, part]).choice(dataset.users, size, replace=False))
+            rng = generator(settings["seed"], Stream.BATCH_USERS, step, part)
+            chosen = np.sort(rng.choice(dataset.users, size, replace=False))
         position, rows = dataset.own(chosen)
         batch = dataset.train[rows]
-        rng = np.random.default_rng([settings["seed"], 4, step, part])
+        rng = generator(settings["seed"], Stream.BATCH_FED, step, part)
         # The numbers for the interactions of other processes' users, which come first, are passed over.
         rng.bit_generator.advance(int(dataset.lengths[data.TRAIN, chosen[:position.start]].sum()))
         batch.data[:] = np.where(rng.random(batch.nnz) < keep_prob, FED, HELD_OUT)

@@ -29,6 +29,7 @@ from runs import IN_USE, atomic
 from settings import UserError, resolve, run_script
 
 OPTIONS = ("data_dir", "results_dir")
+PAIRED = "paired over users, seeds averaged"  # so it does not know how far seeds are apart
 
 
 # ---- The tables ----------------------------------------------------------------------------------------
@@ -132,13 +133,14 @@ def to_markdown(table):
     place = 1 + METRICS.index("NDCG@10")
     short = [[name, *(cell for line in lines for cell in (line[place], line[-2]))] for name, *lines in zip((system.name for system in TABLE), *parts.values())]
     head = ["NDCG@10", *(cell for title in parts for cell in (title, "the paper's"))]
-    return "\n\n".join([_grid(head, short), *(f"{title}\n\n{_grid(['', *METRICS, 'paper, NDCG@10', 'p'], rows)}" for title, rows in parts.items())]) + "\n"
+    every = ["", *METRICS, "paper, NDCG@10", f"p ({PAIRED})"]
+    return "\n\n".join([_grid(head, short), *(f"{title}\n\n{_grid(every, rows)}" for title, rows in parts.items())]) + "\n"
 
 
 def to_latex(table):
     """One tabular; it needs the package booktabs."""
     lines = [r"\begin{tabular}{l" + "r" * (len(METRICS) + 2) + "}", r"\toprule",
-             " & ".join(["", *METRICS, "paper, NDCG@10", "$p$"]) + r" \\"]
+             " & ".join(["", *METRICS, "paper, NDCG@10", f"$p$ ({PAIRED})"]) + r" \\"]
     for title, rows in _rows(table, r"\textbf{{{}}}", r"$\pm$"):
         lines += [r"\midrule", rf"\multicolumn{{{len(METRICS) + 3}}}{{l}}{{{title}}} \\"]
         lines += [" & ".join(row).replace("∞", r"$\infty$").replace("< ", "$<$ ") + r" \\" for row in rows]

@@ -23,6 +23,7 @@ import scipy.sparse as sp
 
 from runs import read_npz
 from settings import UserError
+from streams import Stream, generator
 
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"
 DROPPED, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
@@ -76,7 +77,7 @@ class Dataset:
 
     def sample_users(self, count, seed):
         """Numbers of as many users, drawn evenly without replacement, in random order; the same for the same seed."""
-        return np.random.default_rng([seed, 0]).choice(self.users, count, replace=False)
+        return generator(seed, Stream.START).choice(self.users, count, replace=False)
 
     def train_rows(self, users):
         """The train rows of any users, in their order, CSR (len(users), I); every process gets all of them."""
@@ -175,7 +176,7 @@ def add_noise(dataset, share, seed):
     """
     if share == 0:
         return dataset
-    chosen, drawn = (np.random.default_rng([seed, stream]) for stream in (4, 5))
+    chosen, drawn = (generator(seed, stream) for stream in (Stream.NOISE_PLACES, Stream.NOISE_ITEMS))
     before = int(dataset.lengths[TRAIN][:dataset.first_user].sum())
     for rng in (chosen, drawn):
         rng.bit_generator.advance(before)
@@ -325,9 +326,14 @@ def _read_table(path):
         return None
     try:
         # As text: only `_column` knows whether all ids are numbers, and 007 is not one.
-        return pd.read_csv(path, keep_default_na=False, dtype=str).astype({"index": np.int64}).set_index("index")
-    except (OSError, ValueError) as error:
+        table = pd.read_csv(path, keep_default_na=False, dtype=str).astype({"index": np.int64})
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
+    for column in ("index", "id"):
+        if column in table and (twice := table[column].duplicated()).any():
+            value = table[column][twice].iloc[0]
+            raise UserError(f"{path} has the {column} {value} twice: remove or rename all but one")
+    return table.set_index("index")
 
 
 def _column(table, column, numbers):

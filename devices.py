@@ -50,15 +50,17 @@ def _keep_standard_output():
 
 
 def start(float64):
-    """Chooses the precision and finds the devices; call once, before any array is made.
+    """Chooses the precision of the whole process, and then is `find`; call once, before any array is made."""
+    jax.config.update("jax_enable_x64", float64)
+    return find()
 
-    Returns:
-        A mesh over every device of every process, with the one axis "users".
+
+def find():
+    """A mesh over every device of every process, with the one axis "users".
 
     Raises:
         UserError: JAX finds no device it can use.
     """
-    jax.config.update("jax_enable_x64", float64)
     try:
         return Mesh(jax.devices(), "users")
     except (RuntimeError, AssertionError) as error:  # an AssertionError where the wheels for CUDA are missing

@@ -32,6 +32,7 @@ from eval import inverse_propensity, search_lamda, summarise
 from job import begin, carry_out, from_arrays, make_kernel, quality, run_job, show, to_arrays
 from runs import START_AGAIN, Stop
 from settings import UserError
+from streams import Stream, generator
 
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
 LOSSES = {"softmax": model.cross_entropy, "generalized": model.generalized_cross_entropy, "squared": model.squared_error}
@@ -157,7 +158,7 @@ class Distillation:
     def __init__(self, settings, run, dataset, mesh):
         self.settings, self.run, self.mesh = settings, run, mesh
         self.weights = inverse_propensity(dataset.frequency)
-        self.view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
+        self.view = dataset.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
         self.kernel = make_kernel(settings, dataset)
         self.sample, optimizer = make_sampler(settings), make_optimizer(settings)
         self.update = make_step(settings, make_loss(settings, self.kernel, dataset), optimizer, mesh)
@@ -317,7 +318,7 @@ def finish(settings, run, dataset, mesh, best, progress):
     """Trains the ∞-AE on the best synthetic users, reads the test set once, writes what remains; the result."""
     chosen = next(line for line in progress.history if line["step"] == progress.best_step)
     kernel, mesh = make_kernel(settings, dataset), devices.local(mesh)
-    view = dataset.test_view(np.random.default_rng([settings["seed"], 3]))
+    view = dataset.test_view(generator(settings["seed"], Stream.TEST))
     [(_, _, metrics)] = search_lamda(kernel, devices.replicate(mesh, best.rows), [chosen["lamda"]], view,
                                      inverse_propensity(dataset.frequency), settings["eval_batch_size"], mesh)
     weights = data.item_weights(dataset, settings["item_discount"])

@@ -180,6 +180,14 @@ def summarise(metrics):
             for name, values in metrics.items()}
 
 
+def number(value):
+    """A setting as text: 1400, 0.00142, 0.5; three digits or more, an exponent below 1e-4 and from 1e7."""
+    if value == 0 or not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    text = f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 @jax.jit
 def _solve(gram, rows, lamda):
     return ridge(gram, rows, lamda)

@@ -29,19 +29,24 @@ import samplers
 from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, summarise
 from job import begin, best_of, carry_out, make_kernel, run_job, show
 from settings import UserError
+from streams import Stream, generator
 
 NO_RIDGE = "without a ridge the scores of the training users are their own rows"
 
 
 def build_gram(kernel, train, rows, mesh):
-    """K(X, X), (m, m) on every device; each one has calculated its share of the rows.
+    """K(X, X), (m, m) on every device; of 0 and 1, each one has calculated its share of the rows.
 
     Args:
         train: X, CSR (m, I).
         rows: X, (m, I) on every device.
     """
+    if (train.data != 1).any():
+        # Synthetic users, which nearly coincide: only this form of the kernel is exact there. They are few, so
+        # every device calculates it whole.
+        return jax.jit(kernel)(rows)
     if mesh.size == 1:
-        # Not kernel(rows), which is for rows that nearly coincide and needs room for every layer: of 0 and 1 this one is exact.
+        # Not kernel(rows), which needs room for every layer: rows of 0 and 1 are far enough apart.
         return jax.jit(kernel)(rows, rows)
     shares = data.shares(train.shape[0], jax.process_count())
     first, last = shares[jax.process_index():][:2]
@@ -70,14 +75,23 @@ def make_solver(mesh, items):
 def check_fits(settings, dataset, mesh):
     """Raises UserError if the kernel of so many users cannot be held; nothing has been allocated yet."""
     m, items = settings["user_support"], dataset.items
-    m = dataset.users if m == -1 or settings["sampler"] == "interactions" else m  # random interactions are of almost all users
+    if m == -1:
+        m = dataset.users
+    elif settings["sampler"] == "interactions":  # of nearly all users, unless they are fewer than those
+        m = min(dataset.users, round(dataset.lengths[data.TRAIN].sum() * m / dataset.users))
     number, free = 8 if settings["float64"] else 4, devices.free_bytes(mesh)
     # The kernel, the regularised kernel and its factor; the rows, their solution, the best one and a copy to solve in.
     needed = number * (3 * m ** 2 + 4 * m * items)
     if needed > free:
         fits = int((math.sqrt((4 * items) ** 2 + 12 * free / number) - 4 * items) / 6)
+        if settings["sampler"] in samplers.VALUES:
+            advice = f"a run with {fits:,} synthetic users would fit" if fits > 0 else "not one would"
+        else:
+            sampler = "--sampler=random " if settings["sampler"] == "interactions" else ""
+            advice = f"{sampler}--user_support={fits} would fit, or " if fits > 0 else ""
+            advice += "distill.py needs no kernel of real users"
         raise UserError(f"the kernel of {m:,} users and its factor need {needed / 2 ** 30:,.1f} GiB, and {free / 2 ** 30:,.1f} GiB are "
-                        f"free on each device; --user_support={fits} would fit, or distill.py, which needs no kernel of real users")
+                        f"free on each device; {advice}")
 
 
 def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
@@ -90,7 +104,7 @@ def search(settings, run, dataset, mesh, kernel, solve, strength, rows):
     Returns:
         (history, a dict a lamda; the alpha of the best lamda).
     """
-    view = dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
+    view = dataset.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
     weights, here = inverse_propensity(dataset.frequency), devices.local(mesh)
     history, alpha = [], None
     if (saved := devices.share(run.load_checkpoint())) is not None:
@@ -133,7 +147,7 @@ def train_and_test(settings, run, dataset, mesh):
     history, alpha = search(settings, run, dataset, mesh, kernel, lambda lamda: solver(gram, rows, lamda),
                             lambda lamda: lamda * mean_diagonal, devices.localise(here, rows))
     best = best_of(history, settings["best_by"])
-    [metrics] = evaluate(scores_of(kernel, devices.localise(here, rows), [alpha]), 1, dataset.test_view(np.random.default_rng([settings["seed"], 3])),
+    [metrics] = evaluate(scores_of(kernel, devices.localise(here, rows), [alpha]), 1, dataset.test_view(generator(settings["seed"], Stream.TEST)),
                          inverse_propensity(dataset.frequency), settings["eval_batch_size"], here)
     title = f"∞-AE on {dataset.name}: " + title_of(settings, dataset)
     run.save("curve.png", pictures.grid([line for line in history if line["validation"]], best["lamda"], title))

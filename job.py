@@ -12,9 +12,10 @@ import model
 import paper
 import recipes
 import yardsticks
-from eval import METRICS, summarise
+from eval import METRICS, number, summarise
 from runs import START_AGAIN, describe, open_run, peak_rss_mb, read_npz
 from settings import UserError, resolve, run_script, without_effect
+from streams import Stream, generator
 
 PER_USER = ("HR@10", "NDCG@10")  # what is kept of every user, to compare models by
 
@@ -96,8 +97,8 @@ def carry_out(work, settings, reasons, dataset, mesh, kind, product, system):
             run.say(f"run: {run.folder} on {devices.describe(mesh)}, {dataset.name}")
             try:
                 result = work(run)
-                views = (dataset.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"]),
-                         dataset.test_view(np.random.default_rng([settings["seed"], 3])))
+                views = (dataset.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"]),
+                         dataset.test_view(generator(settings["seed"], Stream.TEST)))
                 result["yardsticks"] = yardsticks.measure(settings, dataset, views, devices.local(mesh))
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) and "ut of memory" not in str(error):
@@ -123,7 +124,7 @@ def last_lines(settings, dataset, result, system):
     best = "" if result["best_step"] is None else f"best step {result['best_step']} of {result['steps']}, "
     speed = f", {result['step_seconds']:.2f} s a step" if result["step_seconds"] else ""
     choice = result["choice"] if "choice" in result else {"lamda": result["lamda"]}
-    yield (f"{dataset.name}: {best}" + "".join(f"{key} {value:.3g}, " for key, value in choice.items())
+    yield (f"{dataset.name}: {best}" + "".join(f"{key} {number(value)}, " for key, value in choice.items())
            + f"{result['wall_seconds']:.0f} s{speed}, {result['peak_rss_mb']:,.0f} MiB")
     if result["best_step"] == 0:
         yield (f"NOTHING WAS LEARNT: no step was better than the start on validation, so the {settings['user_support']:,} synthetic users are "
@@ -160,8 +161,8 @@ def from_arrays(name, tree, arrays):
 
 def show(metrics):
     """The metrics in one line."""
-    number = lambda name: "none" if metrics[name] is None else f"{metrics[name]:.{4 if name == 'AUC' else 2}f}"
-    return "  ".join(f"{name} {number(name)}" for name in METRICS)
+    shown = lambda name: "none" if metrics[name] is None else f"{metrics[name]:.{4 if name == 'AUC' else 2}f}"
+    return "  ".join(f"{name} {shown(name)}" for name in METRICS)
 
 
 def quality(metrics, by):

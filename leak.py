@@ -23,6 +23,8 @@ import numpy as np
 import scipy.sparse as sp
 from tqdm import tqdm
 
+from streams import Stream, generator
+
 MEASURES = ("cosine", "correlation", "jaccard")
 REAL_USERS = 1000             # asked for their nearest others, drawn at random
 NUMBERS_AT_ONCE = 16_000_000  # what a block of references holds in memory
@@ -121,7 +123,7 @@ def check(distilled, dataset):
         the nearest, "near", "start": counts}}}, "synthetic_users": [{"user", "start", measure: {"user", "value"}}]}. The
         synthetic users' nearest are those in train; users are named by the data set's ids.
     """
-    rng = np.random.default_rng([distilled.settings["seed"], 6])
+    rng = generator(distilled.settings["seed"], Stream.LEAK)
     start = dataset.sample_users(distilled.settings["user_support"], distilled.settings["seed"])
     asked = np.sort(rng.choice(dataset.users, min(REAL_USERS, dataset.users), replace=False))
     real = dataset.train[asked].toarray().astype(np.float32)

@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     """B interactions for a pairwise learner."""
     user: jax.Array       # (B,)
     item: jax.Array       # (B,)
-    negatives: jax.Array  # (B, n), none of them in the user's history
+    negatives: jax.Array  # (B, n), none of them in the user's history; -1 for a user who has every item
 
 
 class Learner(NamedTuple):
@@ -60,12 +60,12 @@ def draw_negatives(key, histories, user, items, count):
     """Items drawn evenly, with replacement, from those a user does not have.
 
     Args:
-        user: (B,), each of whom lacks at least one item.
+        user: (B,).
         items: I.
         count: n.
 
     Returns:
-        (B, n) int32.
+        (B, n) int32; -1 for users who have every item.
     """
     first, last = histories.starts[user, None], histories.starts[user + 1, None]
     free = items - (last - first)
@@ -107,9 +107,14 @@ def _params(params, histories):
     return params
 
 
-def _bpr(positive, negative):
-    """- mean log sigmoid(positive - negative), of (B,) against (B, n)."""
-    return jax.nn.softplus(negative - positive[:, None]).mean()
+def _rows_of(table, items):
+    """The table's rows of these items; 0, without a derivative, of -1: a plain index takes the last row."""
+    return table.at[items].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+
+def _bpr(positive, negative, items):
+    """- mean log sigmoid(positive - negative), of (B,) against (B, n); 0 where the item (B, n) is -1."""
+    return jnp.where(items >= 0, jax.nn.softplus(negative - positive[:, None]), 0).mean()
 
 
 def _embeddings(key, users, items, dimensions, scale):
@@ -135,11 +140,12 @@ def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
         return {**_embeddings(key, users, items, dimensions, 0.1), "bias": jnp.zeros(items)}
 
     def loss(params, batch, histories, key, steps):
-        user, item, others = params["user"][batch.user], params["item"][batch.item], params["item"][batch.negatives]
+        user, item = params["user"][batch.user], params["item"][batch.item]
+        others = _rows_of(params["item"], batch.negatives)
         kept = jax.random.bernoulli(key, 1 - dropout, user.shape) / (1 - dropout)
         positive = (user * kept * item).sum(1) + params["bias"][batch.item]
         negative = jnp.einsum("bd,bnd->bn", user * kept, others) + params["bias"][batch.negatives]
-        return _bpr(positive, negative) + l2 * _norm(user, item, others)
+        return _bpr(positive, negative, batch.negatives) + l2 * _norm(user, item, others)
 
     scores = lambda tables, users, context: tables["user"][users] @ tables["item"].T + tables["bias"]
     return Learner(initialise, _draw_pairs(items, negatives), loss, _params, scores, by_user=False)
@@ -182,10 +188,12 @@ def neumf(users, items, dimensions=32, l2=1e-5, dropout=0.0, negatives=4):
         item = jnp.concatenate([batch.item[:, None], batch.negatives], 1)
         of_user, of_item = halves(params)
         gmf, mlp = params["product"], params["perceptron"]
-        p, q, r, s = gmf["user"][batch.user][:, None], gmf["item"][item], mlp["user"][batch.user][:, None], mlp["item"][item]
+        p, q = gmf["user"][batch.user][:, None], _rows_of(gmf["item"], item)
+        r, s = mlp["user"][batch.user][:, None], _rows_of(mlp["item"], item)
         logits = forward(params, p * q, r @ of_user + s @ of_item, jax.random.split(key, len(widths)) if dropout else None)
         labels = jnp.arange(item.shape[1]) == 0
-        return optax.sigmoid_binary_cross_entropy(logits, labels).mean() + l2 * _norm(p, q, r, s)
+        error = jnp.where(item >= 0, optax.sigmoid_binary_cross_entropy(logits, labels), 0)
+        return error.mean() + l2 * _norm(p, q, r, s)
 
     def scores(params, users, context):
         of_user, of_item = halves(params)
@@ -231,9 +239,9 @@ def lightgcn(users, items, dimensions=64, l2=1e-4, layers=3, negatives=1):
     """
     def loss(params, batch, histories, key, steps):
         tables = propagate(histories, params, layers)
-        user, item, others = tables["user"][batch.user], tables["item"][batch.item], tables["item"][batch.negatives]
-        norm = _norm(params["user"][batch.user], params["item"][batch.item], params["item"][batch.negatives])
-        return _bpr((user * item).sum(1), jnp.einsum("bd,bnd->bn", user, others)) + l2 * norm
+        rows = lambda tree: (tree["user"][batch.user], tree["item"][batch.item], _rows_of(tree["item"], batch.negatives))
+        (user, item, others), norm = rows(tables), _norm(*rows(params))
+        return _bpr((user * item).sum(1), jnp.einsum("bd,bnd->bn", user, others), batch.negatives) + l2 * norm
 
     return Learner(lambda key: _embeddings(key, users, items, dimensions, 0.1), _draw_pairs(items, negatives), loss,
                    lambda params, histories: propagate(histories, params, layers),

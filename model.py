@@ -169,6 +169,14 @@ def sample(key, logits, tau, draws, noise_groups):
     return jnp.clip(sums.reshape(-1, items)[:users], 0, 1)
 
 
+def _below_the_top(scores, hidden):
+    """(scores less the largest that is ranked, -inf where hidden, (B, I); that largest one, a constant, (B, 1))."""
+    ranked = scores if hidden is None else jnp.where(hidden, -jnp.inf, scores)
+    # Where all is hidden, the largest is no number to subtract.
+    top = jax.lax.stop_gradient(jnp.maximum(ranked.max(axis=1, keepdims=True), jnp.finfo(scores.dtype).min))
+    return ranked - top, top
+
+
 def cross_entropy(scores, targets, hidden, discount, scale=1.0):
     """- sum over targets of log softmax(scale scores), divided by (number of targets)^discount; (B,).
 
@@ -180,11 +188,8 @@ def cross_entropy(scores, targets, hidden, discount, scale=1.0):
         scale: 1 as in the paper. Ridge regression's scores are small, mostly below 0.1, where a softmax is nearly linear in them.
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
-    # The largest score of all, hidden ones too, is quicker to find than that of the ranked ones. Should a hidden
-    # one lie so far above that every ranked exponential is 0, the loss is infinite, and the run stops.
-    top = jax.lax.stop_gradient(jnp.max(scores, axis=1, keepdims=True))
-    exponents = jnp.exp((scores if hidden is None else jnp.where(hidden, -jnp.inf, scores)) - top)
-    count, total = _row_sums(targets), _row_sums(exponents)
+    below, top = _below_the_top(scores, hidden)
+    count, total = _row_sums(targets), _row_sums(jnp.exp(below))
     log_total = jnp.log(jnp.where(count > 0, total, 1)) + top[:, 0]
     return (count * log_total - _row_sums(targets * scores)) / jnp.maximum(count, 1) ** discount
 
@@ -200,13 +205,9 @@ def generalized_cross_entropy(scores, targets, hidden, discount, scale=1.0, powe
         power: q, in (0, 1]; towards 0, the cross entropy.
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
-    ranked = scores if hidden is None else jnp.where(hidden, -jnp.inf, scores)
-    # Where all is hidden, the largest is no number to subtract.
-    top = jax.lax.stop_gradient(jnp.maximum(ranked.max(axis=1, keepdims=True), jnp.finfo(scores.dtype).min))
-    exponents = jnp.exp(power * (ranked - top))
-    total = _row_sums(jnp.exp(ranked - top))
-    count = _row_sums(targets)
-    gain = _row_sums(targets * exponents) / jnp.where(count > 0, total, 1) ** power
+    below, _ = _below_the_top(scores, hidden)
+    count, total = _row_sums(targets), _row_sums(jnp.exp(below))
+    gain = _row_sums(targets * jnp.exp(power * below)) / jnp.where(count > 0, total, 1) ** power
     return -gain / power / jnp.maximum(count, 1) ** discount
 
 

@@ -60,7 +60,7 @@ def split_interactions(user, rng):
 
 
 def filter_interactions(interactions, min_rating, min_user_count, min_item_count):
-    """Each pair once, as it was rated last, and of those the ones that count.
+    """Each pair once, the latest by time, or without times the last in the file, and of those what counts.
 
     Args:
         interactions: sources.Interactions.
@@ -76,7 +76,8 @@ def filter_interactions(interactions, min_rating, min_user_count, min_item_count
     """
     user, item, rating, items = interactions.user, interactions.item, interactions.rating, len(interactions.item_ids)
     key = user.astype(np.int64) * items + item
-    order = np.argsort(key, kind="stable")
+    timed = interactions.time is not None
+    order = np.lexsort((interactions.time, key)) if timed else np.argsort(key, kind="stable")
     key = key[order]
     last = np.append(key[1:] != key[:-1], True)[:len(key)]
     order, key = order[last], key[last]
@@ -99,7 +100,8 @@ def filter_interactions(interactions, min_rating, min_user_count, min_item_count
         raise UserError(f"nothing is left: of {unique:,} interactions, {rated:,} are rated high enough, and none of those is of a user with "
                         f"{min_user_count} and an item with {min_item_count} that remain; lower --min-rating, --min-user-count or --min-item-count")
     (user, user_ids), (item, item_ids) = _compact(user, interactions.user_ids), _compact(item, interactions.item_ids)
-    return interactions._replace(user=user, user_ids=user_ids, item=item, item_ids=item_ids, rating=rating), duplicates, unique - len(user)
+    return interactions._replace(user=user, user_ids=user_ids, item=item, item_ids=item_ids, rating=rating, time=None), \
+        duplicates, unique - len(user)
 
 
 def _compact(codes, ids):
@@ -202,6 +204,7 @@ def prepare(name, given, unreachable=()):
             path, source, read = fetch(name, given.data_dir / ".downloads", given.url, given.file, given.sha256, unreachable)
             interactions, titles = read(path)
         bad = check_bad_rows(interactions, given.max_bad_share)
+        counted = "the last in the file" if interactions.time is None else "the latest by time"
         interactions, duplicates, filtered = filter_interactions(interactions, given.min_rating, given.min_user_count, given.min_item_count)
         partial = given.data_dir / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
@@ -215,8 +218,8 @@ def prepare(name, given, unreachable=()):
             shutil.rmtree(partial, ignore_errors=True)
             raise
     _say(f"{folder}: {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions: "
-         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test; left out: {duplicates:,} duplicates, "
-         f"{filtered:,} by the filters, {bad:,} bad rows")
+         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test; "
+         f"left out: {duplicates:,} duplicates (of each pair {counted} counts), {filtered:,} by the filters, {bad:,} bad rows")
 
 
 def _file_hash(path):

@@ -4,7 +4,7 @@
     python recommend.py --run=results/<run> --all --k=100 --out=top.parquet
     python recommend.py --run=results/<run> --items='1,50,"one, with a comma"'   somebody new, by what they liked
     python recommend.py --run=results/<run> --history=new.csv            many new ones: columns user (or none, for one) and item
-    python recommend.py --run=results/<run> --user=1 --explain           and which synthetic users it comes from
+    python recommend.py --run=results/<run> --user=1 --explain           and the items of the history that speak for it most
 
 A list leaves out what the user has seen: of a known user, all interactions in the data set, those that were kept
 for validation and test among them. A user's scores are K(c, X) alpha, c their history; alpha is kept in alpha.npz in
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from tqdm import tqdm
 
 import devices
 import model
@@ -37,7 +38,7 @@ from settings import Parser, UserError, run_script
 
 MOST_AT_ONCE = 1024  # users of one call to the devices
 SHORTEST_LIST = 128  # of what the devices rank, so that one program serves every shorter k
-SYNTHETIC_USERS_NAMED, TOP_ITEMS_NAMED = 3, 5  # of an explanation
+REASONS_NAMED = 3    # items of the history, in an explanation
 FORMATS = ("table", "csv", "jsonl", "parquet")
 ENDINGS = {"": "table", ".txt": "table", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
@@ -49,8 +50,8 @@ def _top(scores, context, k):
 
 
 @jax.jit
-def _contributions(cross, alpha, chosen):
-    return cross * model.predict(chosen, alpha.T)
+def _total(scores, columns):
+    return jnp.where(columns >= 0, jnp.take_along_axis(scores, columns, axis=1), 0).sum(axis=1)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -63,16 +64,18 @@ class Recommender:
 
     def __init__(self, distilled):
         settings = distilled.settings
-        devices.start(settings["float64"])
+        devices.find()  # or says in one line that there is none
+        self._float64 = settings["float64"]
         self.item_ids, self.rows = distilled.item_ids, distilled.rows
         self._kernel = model.make_kernel(settings["depth"], settings["normalize"], distilled.item_weights)
-        self._rows = jnp.asarray(self.rows, float if settings["float64"] else np.float32)
-        fits = lambda alpha: alpha.shape == self._rows.shape and alpha.dtype == self._rows.dtype and np.isfinite(alpha).all()
-        kept = keep_arrays(distilled.folder / "alpha.npz", distilled.digest,
-                           lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, distilled.lamda))},
-                           lambda kept: "alpha" in kept and fits(kept["alpha"]))
-        self._alpha = jnp.asarray(kept["alpha"])
-        if not jnp.isfinite(self._alpha).all():
+        with self._precision():
+            self._rows = jnp.asarray(self.rows, float if self._float64 else np.float32)
+            fits = lambda alpha: alpha.shape == self._rows.shape and alpha.dtype == self._rows.dtype and np.isfinite(alpha).all()
+            kept = keep_arrays(distilled.folder / "alpha.npz", distilled.digest,
+                               lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, distilled.lamda))},
+                               lambda kept: "alpha" in kept and fits(kept["alpha"]))
+            self._alpha = jnp.asarray(kept["alpha"])
+        if not np.isfinite(kept["alpha"]).all():
             raise UserError(f"the kernel of {distilled.folder}'s synthetic users is not positive definite at its lamda of {distilled.lamda:.3g} "
                             f"in {self._rows.dtype}, though it was when it was made: the folder, or this machine's JAX, is not what it was")
         self._scores = scores_of(self._kernel, self._rows, [self._alpha])
@@ -81,7 +84,7 @@ class Recommender:
     def load(cls, run):
         """Opens the folder of a finished run of distill.py; solves for alpha the first time, and compiles what ranks for one user.
 
-        JAX's default precision becomes that of the run (float64), for the whole process.
+        It calculates in the run's precision (float64), and leaves JAX's own alone.
 
         Raises:
             UserError: it is no such run, or is damaged.
@@ -109,8 +112,9 @@ class Recommender:
         k = min(k, len(self.item_ids))
         length = min(max(1 << (k - 1).bit_length(), SHORTEST_LIST), len(self.item_ids))
         parts = [(np.empty((0, k), self._alpha.dtype), np.empty((0, k), np.int32))]
-        for _, context, scores, users in self._batches(histories):
-            parts.append([np.asarray(each)[:users, :k] for each in _top(scores(), context, length)])
+        with self._precision():
+            for _, context, scores, users in self._batches(histories):
+                parts.append([np.asarray(each)[:users, :k] for each in _top(scores(), context, length)])
         scores, columns = (np.concatenate(each) for each in zip(*parts))
         return columns, scores
 
@@ -121,24 +125,39 @@ class Recommender:
         return np.ma.masked_array(self.item_ids[columns], ended), np.ma.masked_array(scores, ended)
 
     def contributions(self, histories, columns):
-        """What each synthetic user adds to the scores of a list, (B, S).
+        """What each item of a history adds to the scores of a list, CSR (B, I) with the histories' entries.
 
-        A score is a sum over the synthetic users, K(c, x_s) alpha_si, and so is the sum of a list R of scores:
-        contribution_s = K(c, x_s) * sum over i in R of alpha_si. It may be negative.
+        It is what the sum of the list's scores loses when that item alone is left out of the history; the list stays
+        as it is. It may be negative. The contributions do not add up to the sum, since the items work together.
 
         Args:
             histories: CSR (B, I).
             columns: the lists, (B, k) from `rank`.
         """
-        parts = [np.empty((0, len(self.rows)))]
-        for start, context, _, users in self._batches(histories):
-            lists = columns[start:start + users]
-            user, place = np.nonzero(lists >= 0)
-            chosen = np.zeros(context.shape, self._alpha.dtype)
-            chosen[user, lists[user, place]] = 1
-            cross = self._kernel(jnp.asarray(context, self._rows.dtype), self._rows)
-            parts.append(np.asarray(_contributions(cross, self._alpha, chosen))[:users])
+        histories = sp.csr_matrix(histories != 0, dtype=np.int8)
+        user, item = histories.nonzero()
+        left = np.empty(len(user), self._alpha.dtype)
+        # A row for every item of every history: as many at once as the devices take.
+        for start in tqdm(range(0, len(user), MOST_AT_ONCE), desc="explaining", leave=False, disable=None, delay=2):
+            block = slice(start, start + MOST_AT_ONCE)
+            rows = histories[user[block]]
+            out = (np.ones(rows.shape[0], np.int8), (np.arange(rows.shape[0]), item[block]))
+            left[block] = self._totals(rows - sp.csr_matrix(out, rows.shape), columns[user[block]])
+        return sp.csr_matrix((self._totals(histories, columns)[user] - left, (user, item)), histories.shape)
+
+    def _totals(self, histories, columns):
+        """The sum of the scores of each list, (B,)."""
+        parts = [np.empty(0, self._alpha.dtype)]
+        with self._precision():
+            for start, context, scores, users in self._batches(histories):
+                lists = columns[start:start + users]
+                lists = np.pad(lists, ((0, len(context) - users), (0, 0)), constant_values=-1)
+                parts.append(np.asarray(_total(scores(), lists))[:users])
         return np.concatenate(parts)
+
+    def _precision(self):
+        """What all that JAX calculates here stands in, whatever the precision of the process."""
+        return jax.enable_x64(self._float64)
 
     def _batches(self, histories):
         """(first user, their context (B', I) int8, a function that gives their scores, how many they are), users by users.
@@ -222,15 +241,16 @@ def split_ids(text):
 
 
 def explain(recommender, asked, columns):
-    """For each user the synthetic users that weigh most: lists of (number, share of the scores' sum, columns of their top items).
+    """For each user the items of the history that weigh most in the list: lists of (column, contribution).
 
     The list of a user to whom nothing is recommended is empty.
     """
-    contributions = recommender.contributions(asked.histories, columns)
-    order = np.argsort(-contributions, axis=1, kind="stable")[:, :SYNTHETIC_USERS_NAMED]
-    top = lambda number: np.argsort(-recommender.rows[number], kind="stable")[:TOP_ITEMS_NAMED]
-    return [[(int(number), float(given[number]), top(number)) for number in best if found]
-            for given, best, found in zip(contributions, order, columns[:, 0] >= 0)]
+    contributions, reasons = recommender.contributions(asked.histories, columns), []
+    for user in range(len(asked.names)):
+        given = contributions[user]
+        best = np.argsort(-given.data, kind="stable")[:REASONS_NAMED] if columns[user, 0] >= 0 else []
+        reasons.append([(int(given.indices[place]), float(given.data[place])) for place in best])
+    return reasons
 
 
 def show(text):
@@ -251,28 +271,27 @@ def to_frame(asked, columns, scores, dataset):
 def to_text(asked, columns, scores, dataset, reasons):
     """The lists for people, each followed by its explanation."""
     lines, title = [], lambda column: "" if dataset.titles is None else show(dataset.titles[column])
-    item = lambda column: title(column).strip() or show(dataset.item_ids[column])
+    item = lambda column: show(dataset.item_ids[column]) + f": {title(column)}" * bool(title(column).strip())
     for place, name in enumerate(asked.names):
         lines.append(f"user {show(name)}" if name != "" else "you")
         found = columns[place][columns[place] >= 0]
         width = max((len(show(dataset.item_ids[column])) for column in found), default=0)
         lines += [f"{rank:5d}  {score:8.4f}  {show(dataset.item_ids[column]):>{width}}  {title(column)}".rstrip()
                   for rank, (column, score) in enumerate(zip(found, scores[place]), 1)]
-        lines += [f"       {given:+.3f} of {scores[place][:len(found)].sum():.3f} from synthetic user {number}: {'; '.join(map(item, top))}"
-                  for number, given, top in (reasons[place] if reasons else [])]
+        lines += [f"       {given:+.3f} of {scores[place][:len(found)].sum():.3f} because of {item(column)}"
+                  for column, given in (reasons[place] if reasons else [])]
     return "".join(line + "\n" for line in lines)
 
 
 def to_json_lines(asked, columns, scores, dataset, reasons):
-    """An object a user: user, items (item, title, score), and with reasons synthetic_users (user, contribution, items)."""
+    """An object a user: user, items (item, title, score), with reasons because (item, title, contribution)."""
     def item(column):
         return {"item": dataset.item_ids[column].item(), **({} if dataset.titles is None else {"title": str(dataset.titles[column])})}
 
     for place, name in enumerate(asked.names):
         line = {"user": name, "items": [{**item(column), "score": float(score)} for column, score in zip(columns[place], scores[place]) if column >= 0]}
         if reasons:
-            line["synthetic_users"] = [{"user": number, "contribution": given, "items": [item(column) for column in top]}
-                                       for number, given, top in reasons[place]]
+            line["because"] = [{**item(column), "contribution": given} for column, given in reasons[place]]
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
@@ -297,7 +316,7 @@ def parse(arguments):
     add("--items", help="ids of the items that somebody new has liked, with commas between")
     add("--history", help="a .csv of what people who are new have liked: columns user and item, or item alone")
     add("--k", type=int, default=10, help="the length of a list (default 10)")
-    add("--explain", action="store_true", help="name the synthetic users that weigh most for each list, and their top items")
+    add("--explain", action="store_true", help="name the items of each history that weigh most for its list")
     add("--format", choices=FORMATS, help="default: as --out ends, or a table")
     add("--out", help="a file to write to, instead of the terminal; it ends in .csv, .jsonl, .parquet or .txt, a table, or --format says what it is")
     add("--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it")

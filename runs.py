@@ -200,7 +200,7 @@ class Run:
                 file.write(content)
 
     def save_json(self, name, value):
-        self.save(name, json.dumps(_without_nan(value), indent=2).encode() + b"\n")
+        self.save(name, json.dumps(_finite(value), indent=2).encode() + b"\n")
 
     def keep_config(self, about):
         """Writes config.json; on a run that goes on, keeps the first one and says what is not as it was then."""
@@ -227,7 +227,7 @@ class Run:
 
     def save_metrics(self, history):
         """Writes metrics.jsonl anew: a dict a validation."""
-        self.save("metrics.jsonl", b"".join(json.dumps(_without_nan(line)).encode() + b"\n" for line in history))
+        self.save("metrics.jsonl", b"".join(json.dumps(_finite(line)).encode() + b"\n" for line in history))
 
     def save_checkpoint(self, arrays, state):
         """Keeps arrays (a dict) and state (anything JSON can hold) for `load_checkpoint`."""
@@ -358,11 +358,13 @@ def peak_rss_mb(process="self"):
         return None
 
 
-def _without_nan(value):
-    """The same with None for NaN, which JSON does not have."""
+def _finite(value):
+    """The same with None for NaN and the infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _process_start():

@@ -25,6 +25,7 @@ from data import TRAIN
 from distilled import folder_of, open_distilled, to_matrix
 from runs import keep_arrays
 from settings import UserError
+from streams import Stream, generator
 
 PROXY = {"dimensions": 10, "dropout": 0.3, "l2": 0.0}  # matrix factorisation, as the paper's
 PROXY_LEARNING_RATE, PROXY_EPOCHS, PROXY_BATCH = 0.006, 50, 4096
@@ -45,7 +46,7 @@ def random_interactions(dataset, budget, seed):
     """Random train interactions, as many as `budget` users have on average; the rows of all users who keep any."""
     train = dataset.train_rows(np.arange(dataset.users))
     count = round(train.nnz * budget / dataset.users)
-    kept = np.random.default_rng([seed, 0]).choice(train.nnz, count, replace=False)
+    kept = generator(seed, Stream.SAMPLED_INTERACTIONS).choice(train.nnz, count, replace=False)
     user = np.repeat(np.arange(dataset.users), np.diff(train.indptr))[kept]
     rows = sp.csr_matrix((train.data[kept], (user, train.indices[kept])), train.shape)
     return rows[np.diff(rows.indptr) > 0]
@@ -61,7 +62,9 @@ def svp_cf_users(dataset, budget, seed, results_dir):
     the way, counts as often as it is wrong. Users without train interactions come last.
     """
     train = dataset.train_rows(np.arange(dataset.users))
-    key = hashlib.sha256(train.indptr.tobytes() + train.sorted_indices().indices.tobytes()).hexdigest()
+    proxy = repr((PROXY, PROXY_LEARNING_RATE, PROXY_EPOCHS, PROXY_BATCH, RIVALS))
+    content = train.indptr.tobytes() + train.sorted_indices().indices.tobytes()
+    key = hashlib.sha256(proxy.encode() + content).hexdigest()
     share = keep_arrays(Path(results_dir) / f".svp_cf-{dataset.name}-seed{seed}.npz", key,
                         lambda: {"share": forgetting(train, jax.random.key(seed, impl="rbg"))},
                         lambda arrays: "share" in arrays and arrays["share"].shape == (dataset.users,))["share"]
@@ -85,7 +88,7 @@ def forgetting(train, key):
 
         def of_entry(user, item, rivals):
             score = lambda item: params["item"][item] @ params["user"][user] + params["bias"][item]
-            return (score(rivals) >= score(item)).mean()
+            return ((rivals >= 0) & (score(rivals) >= score(item))).mean()  # -1 is no rival
 
         share = jax.lax.map(lambda each: of_entry(*each), (histories.user, histories.item, rivals), batch_size=65536)
         return jax.ops.segment_sum(share, histories.user, users)
@@ -105,7 +108,8 @@ def settle(settings, dataset):
     """The settings, once it is sure that there are such users; the folder and the number of distilled ones filled in.
 
     Raises:
-        UserError: there are not so many users; or the run of the distilled ones cannot be used, or is not of these data.
+        UserError: there are not so many users; or the run of the distilled ones cannot be used, or is not of these data
+            and their noise.
     """
     if settings["sampler"] not in VALUES:
         if settings["distilled"]:
@@ -116,6 +120,10 @@ def settle(settings, dataset):
     run = _open(settings)
     if run.config["data_fingerprint"] != dataset.fingerprint:
         raise UserError(f"{run.folder} was not made from this {dataset.name}, but from other interactions or another split")
+    # The fingerprint is that of the data before noise; other noise is other interactions, learnt from and fed.
+    if (made := _noise(run.settings)) != _noise(settings):
+        raise UserError(f"{run.folder} was made with other random interactions in train: "
+                        f"{' '.join(f'--{key}={value}' for key, value in made.items())} has the same")
     if settings["user_support"] not in (-1, len(run.rows)):
         raise UserError(f"user_support is {settings['user_support']:,}, but {run.folder} has {len(run.rows):,} synthetic users")
     return {**settings, "distilled": str(run.folder), "user_support": len(run.rows)}
@@ -127,6 +135,11 @@ def kernel_of_run(settings):
         return None
     run = _open(settings)
     return {**{key: run.settings[key] for key in ("depth", "normalize", "item_discount")}, "lamda_grid": [run.lamda]}
+
+
+def _noise(settings):
+    """The settings that say which interactions of train are noise; the seed does only if some are."""
+    return {key: settings[key] for key in ("noise", "seed")} if settings.get("noise") else {"noise": 0}
 
 
 def _open(settings):

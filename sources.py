@@ -20,7 +20,7 @@ from tables import check_is_text, join, read_header, read_parquet, read_text, sh
 LARGEST_MEMBER = 8 * 2 ** 30  # bytes; a zip member that claims more is not one of ours
 USUAL_NAMES = {"user": ("user", "user_id", "userid", "uid", "reviewerid", "reviewer_id"),
                "item": ("item", "item_id", "itemid", "iid", "movie", "movie_id", "movieid", "product_id", "productid", "asin", "parent_asin"),
-               "rating": ("rating", "ratings", "score", "stars", "overall")}
+               "rating": ("rating", "ratings", "score", "stars", "overall"), "time": ("timestamp",)}
 
 
 class Origin(NamedTuple):
@@ -80,12 +80,12 @@ def _read_archive(path, ratings, titles, titles_options, header=None, **options)
             found = read_header(stream, name, options["separator"], quoted=False)
             if found[:len(header)] != header:
                 raise UserError(f"{path}: {name} begins with {shown(', '.join(found))}, not with {', '.join(header)}: another file than expected")
-            options |= {"width": len(found), "header": True}
+            options |= {"width": len(found), "header": True, "time": _time_place(found, options["places"])}
         file = read_text(stream, name, size, **options)
         return join([file]), _read_titles(_member(archive, titles)[0], titles, **titles_options)
 
 
-RATED = {"places": (0, 1, 2), "width": 4}
+RATED = {"places": (0, 1, 2), "width": 4, "time": 3}
 UNQUOTED = {"quoting": 3, "header": None}
 
 
@@ -123,7 +123,7 @@ def read_recbole_ml_100k(path):
 
 def read_magazine(path):
     """Amazon's ratings: item,user,rating,timestamp, without a header."""
-    return _read_plain(path, ",", places=(1, 0, 2), width=4)
+    return _read_plain(path, ",", places=(1, 0, 2), width=4, time=3)
 
 
 def read_douban(path):
@@ -217,16 +217,19 @@ def read_own(path, user=None, item=None, rating=None):
         first = read_header(stream, path, separator, quoted=ending != ".inter")
         if len(first) < 2:
             raise UserError(f"{path} is not what its ending says: its first line has no {word}: {shown(first[0])}")
-        places = _choose_columns(path, first, by_place=by_place, asked=(user, item, rating))
+        *places, time = _choose_columns(path, first, by_place=by_place, asked=(user, item, rating))
         if by_place:
             _check_no_header(path, first, places)
             stream.seek(0)
-        return join([read_text(stream, path.name, path.stat().st_size, separator, places, len(first), header=not by_place,
+        return join([read_text(stream, path.name, path.stat().st_size, separator, places, len(first), time, header=not by_place,
                                quote=None if ending == ".inter" else '"')])
 
 
 def _choose_columns(path, names, by_place, asked):
-    """The places of the columns, (user, item, rating or None), among the names, which do not count where they are chosen by place."""
+    """The places of the columns among the names, (user, item, rating or None, time or None).
+
+    Names do not count where columns are chosen by place.
+    """
     names = list(map(str, range(len(names)))) if by_place else names
     chosen = []
     for what, column in zip(("user", "item", "rating"), asked):
@@ -243,7 +246,13 @@ def _choose_columns(path, names, by_place, asked):
     if len(set(chosen)) < 3:
         raise UserError(f"{path}: one column cannot be two of user, item and rating "
                         f"({', '.join('none' if place is None else names[place] for place in chosen)})")
-    return tuple(chosen)
+    return *chosen, _time_place(names, chosen)
+
+
+def _time_place(names, chosen):
+    """The place of the column of times among the names; None without one, or if it is chosen for something else."""
+    found = [place for place, name in enumerate(names) if _plain(name) in USUAL_NAMES["time"]]
+    return found[0] if len(found) == 1 and found[0] not in chosen else None
 
 
 def _plain(name):

@@ -30,6 +30,7 @@ from eval import evaluate, inverse_propensity, scores_of, search_lamda, summaris
 from job import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
 from runs import START_AGAIN
 from settings import UserError
+from streams import Stream, generator
 
 
 
@@ -41,7 +42,7 @@ def take(dataset, users):
 
 def arrive(dataset, parts, seed):
     """The users of each part, in random order: a list of arrays of about the same length."""
-    return np.array_split(np.random.default_rng([seed, 6]).permutation(dataset.users), parts)
+    return np.array_split(generator(seed, Stream.ARRIVALS).permutation(dataset.users), parts)
 
 
 class Learnt:
@@ -62,7 +63,7 @@ class Learnt:
         settings = {**self.settings, "learning_rate": self.settings["learning_rate"] / (number + 1)}
         optimizer = distill.make_optimizer(settings)
         step = distill.make_step(settings, distill.make_loss(settings, self.kernel, dataset), optimizer, self.mesh)
-        batches = make_batches({**settings, "seed": int(np.random.SeedSequence([settings["seed"], 7, number]).generate_state(1)[0])}, dataset, self.mesh)
+        batches = make_batches({**settings, "seed": int(generator(settings["seed"], Stream.PART_SEED, number).integers(2 ** 31))}, dataset, self.mesh)
         state = devices.replicate(self.mesh, distill.State(params, optimizer.init(params)))
         part_key = jax.random.fold_in(self.key, number)
         for count in tqdm(range(settings["train_steps"]), unit="step", desc=f"part {number + 1}", leave=False, disable=None):
@@ -90,7 +91,7 @@ def remember(settings, dataset, arrived, learnt, params, newest):
         return dataset.train_rows(everyone).toarray().astype(dtype), settings["lamda_grid"], None
     if settings["memory"] == "random":
         # Users with the smallest of random numbers that each keeps: an even sample of those so far, whatever their number.
-        priority = np.random.default_rng([settings["seed"], 8]).permutation(dataset.users)
+        priority = generator(settings["seed"], Stream.MEMORY).permutation(dataset.users)
         kept = everyone[np.argsort(priority[everyone])[:size]]
         return dataset.train_rows(kept).toarray().astype(dtype), settings["lamda_grid"], None
     number = len(arrived) - 1
@@ -123,7 +124,7 @@ def train_and_test(settings, run, dataset, mesh):
     weights, here = inverse_propensity(dataset.frequency), devices.local(mesh)
     learnt = Learnt(settings, mesh)
     kernel = learnt.kernel
-    test_view = dataset.test_view(np.random.default_rng([settings["seed"], 3]))
+    test_view = dataset.test_view(generator(settings["seed"], Stream.TEST))
     arrivals, metrics = arrive(dataset, settings["parts"], settings["seed"]), None
     parts, params = restore(settings, run, dataset, learnt)
     # The last part is not in the checkpoint: its metrics are needed user by user.
@@ -131,7 +132,7 @@ def train_and_test(settings, run, dataset, mesh):
         arrived = arrivals[:number + 1]
         rows, lamdas, params = remember(settings, dataset, arrived, learnt, params, take(dataset, arrivals[number]))
         so_far = take(dataset, np.sort(np.concatenate(arrived)))
-        view = so_far.validation_view(np.random.default_rng([settings["seed"], 2]), settings["validation_users"])
+        view = so_far.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
         rows = devices.replicate(mesh, rows)
         found = search_lamda(kernel, rows, lamdas, view, weights, settings["eval_batch_size"], here)
         found = [(lamda, alpha, summarise(each)) for lamda, alpha, each in found]

@@ -39,12 +39,13 @@ class Interactions(NamedTuple):
     rows: int             # that were read, bad ones and what they swallowed included
     bad: list             # (file, line, text) of each bad row
     swallowed: int = 0    # lines of bad rows beyond their first
+    time: np.ndarray | None = None  # (N,) float64, -inf where a row has none; None if no row has one
 
 
 class _File(NamedTuple):
     """The rows of one file, and how to say where one of them stands."""
     name: str
-    blocks: list      # of (user, item, rating): two arrow dictionaries and float32
+    blocks: list      # of (user, item, rating, time): two arrow dictionaries, float32 and float64 or None
     line: Callable    # number of a row of the blocks, from 0 -> its line, from 1
     empty: np.ndarray = np.empty(0, int)  # numbers of rows with nothing in them, such as empty lines
     bad: list = []     # (line, text) of rows that are not in the blocks, since they did not have as many fields as the others
@@ -93,10 +94,20 @@ def _to_float(column):
         return pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float32)
 
 
-def _block(batch, places):
+def _to_time(column):
+    """Whatever rises with time, such as seconds, (n,) float64; -inf where there is no number."""
+    try:
+        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not numbers, or dates
+        values = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64)
+    return np.where(np.isfinite(values), values, -np.inf)
+
+
+def _block(batch, places, time):
     user, item, rating = (None if place is None else batch.column(place) for place in places)
     return (_encode(user), None if item is None else _encode(item),
-            np.ones(len(user), np.float32) if rating is None else _to_float(rating))
+            np.ones(len(user), np.float32) if rating is None else _to_float(rating),
+            None if time is None else _to_time(batch.column(time)))
 
 
 def _join_ids(chunks):
@@ -123,6 +134,9 @@ def join(files):
     user, user_ids, no_user = _join_ids([block[0] for block in blocks])
     item, item_ids, no_item = _join_ids([block[1] for block in blocks])
     rating = np.concatenate([np.empty(0, np.float32), *(block[2] for block in blocks)])
+    time = None
+    if any(block[3] is not None and np.isfinite(block[3]).any() for block in blocks):
+        time = np.concatenate([np.full(len(block[2]), -np.inf) if block[3] is None else block[3] for block in blocks])
     bad = [(file.name, *each) for file in files for each in file.bad]
     starts = np.cumsum([0, *(sum(len(block[2]) for block in file.blocks) for file in files)])
     left_out = no_user[user] | no_item[item] | ~np.isfinite(rating)
@@ -138,7 +152,8 @@ def join(files):
         bad.append((files[file].name, files[file].line(row), what))
     if left_out.any():
         user, item, rating = (column[~left_out] for column in (user, item, rating))
-    return Interactions(user, user_ids[~no_user], item, item_ids[~no_item], rating, rows, sorted(bad), swallowed)
+        time = None if time is None else time[~left_out]
+    return Interactions(user, user_ids[~no_user], item, item_ids[~no_item], rating, rows, sorted(bad), swallowed, time)
 
 
 # ---- Text ----------------------------------------------------------------------------------------------
@@ -159,13 +174,14 @@ def read_header(stream, name, separator, quoted=True):
     return [field.strip() for field in fields]
 
 
-def read_text(stream, name, size, separator, places, width, header=False, quote=None, colons=False, marks=None):
+def read_text(stream, name, size, separator, places, width, time=None, header=False, quote=None, colons=False, marks=None):
     """The rows of a delimited file, which behind its header is all rows.
 
     Args:
         stream: binary; size: its bytes, as far as they are known.
         places: of the user, item and rating column, from 0; None for an item that marks name, and a rating that every row is to have as 1.
         width: how many columns there are.
+        time: the place of the column of times, if there is one.
         header: whether the first line has been read already.
         quote: of fields that hold separators or line breaks.
         colons: fields are separated by '::'.
@@ -186,7 +202,7 @@ def read_text(stream, name, size, separator, places, width, header=False, quote=
         return "skip"
 
     names = [str(place) for place in range(width)]
-    types = {column: pa.string() if place in places else pa.binary() for place, column in enumerate(names)}
+    types = {column: pa.string() if place in (*places, time) else pa.binary() for place, column in enumerate(names)}
     file = _Stream(stream, size, name, colons)
     try:
         with _undecodable() as no_utf8:
@@ -204,7 +220,7 @@ def read_text(stream, name, size, separator, places, width, header=False, quote=
                     torn.update({int(start + row): text for row, (_, text) in found.items()})
                     swallowed += sum(lines for lines, _ in found.values())
                     batch = _without_ids(batch, found, places)
-                blocks.append(_block(batch, places))
+                blocks.append(_block(batch, places, time))
                 start += batch.num_rows
     except pa.ArrowInvalid as error:
         if "Empty CSV file" in str(error):
@@ -219,6 +235,7 @@ def read_text(stream, name, size, separator, places, width, header=False, quote=
             raise UserError(f"{name} cannot be read: {shown(str(error).splitlines()[0], 200)}") from error
     finally:
         file.close()
+        stream.close()
     # Rows that were skipped count as lines, and so does a header: where each of them stood among the others.
     before = np.array([number for number, _ in skipped], np.int64) - 1 - np.arange(len(skipped))
     beyond = [text.count("\n") for _, text in skipped]
@@ -354,8 +371,8 @@ def _with_marked_items(blocks, marks):
     places = [0, *(place for place, _ in marks), count]
     codes = np.repeat(np.arange(len(marks) + 1, dtype=np.int32), np.diff(places))
     items, start, whole = pa.array(["", *(item for _, item in marks)], pa.string()), 0, []
-    for user, _, rating in blocks:
-        whole.append((user, pa.DictionaryArray.from_arrays(codes[start:start + len(rating)], items), rating))
+    for user, _, rating, time in blocks:
+        whole.append((user, pa.DictionaryArray.from_arrays(codes[start:start + len(rating)], items), rating, time))
         start += len(rating)
     return whole
 
@@ -363,14 +380,17 @@ def _with_marked_items(blocks, marks):
 # ---- Parquet -------------------------------------------------------------------------------------------
 
 def read_parquet(path, choose):
-    """The rows of a Parquet file; choose: names of its columns -> places of the user, item and rating column."""
+    """The rows of a Parquet file; choose: names of its columns -> places of users, items, ratings and times."""
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
         chosen = choose(names)
         wanted = [names[place] for place in chosen if place is not None]
-        blocks = [_block(batch, [None if place is None else batch.schema.names.index(names[place]) for place in chosen])
-                  for batch in file.iter_batches(batch_size=2 ** 20, columns=wanted)]
+        blocks = []
+        for batch in file.iter_batches(batch_size=2 ** 20, columns=wanted):
+            found = batch.schema.names
+            *places, time = (None if place is None else found.index(names[place]) for place in chosen)
+            blocks.append(_block(batch, places, time))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise UserError(f"{path} cannot be read: {shown(str(error).splitlines()[0], 200)}") from error
     return _File(path.name, blocks, lambda row: row + 1)

@@ -189,6 +189,17 @@ def test_wrong_columns_are_named(tmp_path, column, words):
         data.load("set", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["users.csv", "items.csv"])
+@pytest.mark.parametrize("rows, words", [("0,a\n1,b\n2,c\n1,d\n", "has the index 1 twice"), ("0,a\n1,b\n2,a\n", "has the id a twice"),
+                                         ("0,7\n1,7\n2,8\n", "has the id 7 twice")])
+def test_ids_that_stand_twice_are_named(tmp_path, name, rows, words):
+    write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 0, 2])
+    (tmp_path / "set" / name).write_text("index,id\n" + rows)
+    with pytest.raises(UserError, match=f"{re.escape(name)} {words}") as error:
+        data.load("set", tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_data_set_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(UserError, match=r"\./prep\.sh ml-1m makes it"):
         data.load("ml-1m", tmp_path)

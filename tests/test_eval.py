@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings as hypothesis_settings, strategies
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 import devices
@@ -83,6 +84,21 @@ def test_ndcg_against_scikit_learn(case):
             assert found[f"NDCG@{k}"][user] == pytest.approx(100 * expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("value, text", [
+    (1400, "1400"), (1400.0, "1400"), (0.00142, "0.00142"), (5, "5"), (5.0, "5"), (0.5, "0.5"), (100, "100"), (0, "0"), (0.0, "0"), (1e-4, "0.0001"),
+    (65536, "65536"), (1234.56, "1235"), (12.345, "12.3"), (-0.0025, "-0.0025"), (9_999_999, "9999999"), (1e7, "1e+07"), (1e-30, "1e-30"),
+    (2.5e-5, "2.5e-05"), (0.1 + 0.2, "0.3"), (math.nan, "nan"), (math.inf, "inf"), (np.float32(0.1), "0.1")])
+def test_numbers_are_readable(value, text):
+    assert evaluation.number(value) == text
+
+
+@hypothesis_settings(deadline=None)
+@given(strategies.floats(1e-4, 1e7, exclude_max=True))
+def test_numbers_have_three_digits_and_no_exponent(value):
+    text = evaluation.number(value)
+    assert float(text) == pytest.approx(value, rel=5e-3) and not set(text) - set("0123456789.") and not text.endswith(".")
+
+
 def test_pooled_auc_counts_ties_half():
     rng = np.random.default_rng(1)
     positive, negative = rng.integers(0, 5, 40).astype(float), rng.integers(0, 4, 60).astype(float)
@@ -158,3 +174,20 @@ def test_a_kernel_that_is_not_positive_definite_gives_nan(case):
     kernel = lambda first, second=None: -model.make_kernel(1, normalize=False)(first, second)
     [(_, _, found)] = evaluation.search_lamda(kernel, jnp.asarray(rows), [0.1], view, weights, 8, devices.start(False))
     assert math.isnan(evaluation.summarise(found)["HR@100"]) and math.isnan(found["AUC"])
+
+
+def test_a_user_who_has_every_item_has_no_negatives():
+    """Such users' -1 stands for nothing, though to an index it is the last item, which the scores here put above all others."""
+    known = np.ones((2, 60), np.int8)
+    known[1, 20:] = 0
+    targets = sp.csr_matrix(known * (np.arange(60) % 4 == 0))
+    view = View(np.arange(2), sp.csr_matrix(known) - targets, targets, sample_negatives(np.random.default_rng(0), sp.csr_matrix(known)))
+    scores = np.random.default_rng(1).random((2, 60)).astype(np.float32)
+    scores[:, -1] = 9
+    [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores)], 1, view, np.ones(60, np.float32), 2, devices.start(False))
+    positive, negative = scores[targets.nonzero()], scores[1, view.negatives[1]]
+    assert (view.negatives[0] == -1).all() and (view.negatives[1] >= 20).all()
+    assert found["AUC"] == pytest.approx(roc_auc_score(np.repeat([1, 0], [len(positive), len(negative)]), [*positive, *negative]))
+    alone = View(*(each[:1] for each in view))
+    [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores[:1])], 1, alone, np.ones(60, np.float32), 1, devices.start(False))
+    assert math.isnan(found["AUC"]) and found["HR@100"].tolist() == [100], "nobody to be told apart from"

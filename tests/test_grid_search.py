@@ -284,7 +284,7 @@ def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
     grid.main([*words, "--dry-run"])
     planned = capfd.readouterr().out
     assert "4 runs, 2 of them to do; about" in planned, "what has failed is tried again"
-    assert "min with 2 at a time, reckoned from tiny-6-" in planned
+    assert "min with 2 at a time, reckoned from distill-tiny-6-" in planned
     # The studies that there are, and one by its printed name, without its lists.
     grid.main(["--report", f"--results_dir={tmp_path}"])
     [line] = capfd.readouterr().out.splitlines()
@@ -309,7 +309,7 @@ def test_it_goes_by_best_by(arguments, tmp_path, capfd):
     grid.main(arguments("--seed=[1,2,3]", "--best_by=HR@100", f"--results_dir={results}"))
     said = capfd.readouterr().out
     assert "3 finished runs, by validation HR@100" in said and "--seed=1 " in re.search("best: .*", said)[0]
-    assert study_in(results).best_value == pytest.approx(50 - 11.08)
+    assert study_in(results).best_value == pytest.approx(50 - 11.02)
 
 
 def test_tpe_searches_as_often_as_told(arguments, tmp_path, capfd):
@@ -492,5 +492,5 @@ def test_a_run_is_stopped_by_what_its_validations_gave(arguments, tmp_path, monk
     trial = study.get_trials()[0]
     steps = list(trial.intermediate_values)
     assert trial.state == TrialState.PRUNED and steps == [25 * step for step in range(len(steps))]
-    assert 2 <= len(steps) < 30 and trial.value == pytest.approx(11.08)
+    assert 2 <= len(steps) < 30 and trial.value == pytest.approx(11.02)
     assert "SIGTERM: stopped" in (run.folder / "log.txt").read_text()

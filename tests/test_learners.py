@@ -1,4 +1,6 @@
 """learners.py: losses, propagation and negatives against the slow obvious ones."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,3 +113,16 @@ def test_an_epoch_sees_every_example_once_and_leaves_out_what_fills_no_batch():
     params, _, _ = epoch(params, optimizer.init(params), jax.random.key(0), 0)
     assert steps == 10 and sorted(np.asarray(params)) == [-1.0] * 40 + [0.0] * 3
     assert learners.make_epoch(seen, learners.histories_of(matrix), optimizer, 1000)[1] == 8  # of 5, with 3 left out
+
+
+@pytest.mark.parametrize("make", [learners.mf, learners.neumf, partial(learners.lightgcn, layers=0)])
+def test_a_user_who_has_every_item_is_compared_with_none(make):
+    """The last item, which an index of -1 would be, changes nothing."""
+    histories = learners.histories_of(sp.csr_matrix(np.array([[1, 1, 1, 1], [1, 0, 0, 1]], np.int8)))
+    learner = make(2, 4, dimensions=8, l2=0.1, negatives=3)
+    batch = learner.draw(histories, jnp.array([0, 4]), jax.random.key(0))
+    assert batch.user.tolist() == [0, 1] and (batch.negatives[0] == -1).all() and set(batch.negatives[1].tolist()) <= {1, 2}
+    params = learner.initialise(jax.random.key(1))
+    gradient = jax.grad(learner.loss)(params, batch, histories, jax.random.key(2), 0)
+    of_items = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if "item" in str(path) or "bias" in str(path)]
+    assert of_items and all((leaf[3] == 0).all() and leaf.any() for leaf in of_items)

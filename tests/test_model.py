@@ -237,3 +237,14 @@ def test_the_loss_of_a_user_whose_every_item_is_hidden_is_zero_with_a_finite_gra
     hidden = jnp.ones((1, 4), bool)
     value, gradient = jax.value_and_grad(lambda scores: loss(scores, ~hidden, hidden, 0.5).sum())(jnp.ones((1, 4)))
     assert value == 0 and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("loss", [model.cross_entropy, model.generalized_cross_entropy])
+def test_a_hidden_item_changes_no_softmax_however_high_its_score(loss):
+    rng = np.random.default_rng(18)
+    scores, hidden = jnp.asarray(rng.standard_normal((4, 9)), jnp.float32), jnp.zeros((4, 9), bool).at[:, 5].set(True)
+    targets = (rng.random((4, 9)) < 0.5) & ~np.asarray(hidden)
+    of = jax.value_and_grad(lambda scores: loss(scores, targets, hidden, 0.5).sum())
+    (value, slope), (expected, expected_slope) = (of(scores.at[:, 5].set(high)) for high in (1e4, 0.0))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-6)

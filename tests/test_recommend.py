@@ -3,6 +3,8 @@ import csv
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ import model
 import recommend
 from distilled import load_dataset, open_distilled
 from settings import UserError
+from streams import Stream, generator
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def opened(distilled_run):
 def test_lists_are_those_of_evals_ranking(opened):
     """From the test view's contexts: the run's own test metrics come out, and every user's HR and nDCG by a loop."""
     distilled, dataset, recommender = opened
-    view = dataset.test_view(np.random.default_rng([distilled.settings["seed"], 3]))
+    view = dataset.test_view(generator(distilled.settings["seed"], Stream.TEST))
     columns, scores = recommender.rank(view.context, 10)
     kernel = model.make_kernel(1, distilled.settings["normalize"], data.item_weights(dataset, distilled.settings["item_discount"]))
     [(_, _, expected)] = evaluation.search_lamda(kernel, distilled.rows, [distilled.lamda], view, evaluation.inverse_propensity(dataset.frequency),
@@ -63,19 +66,31 @@ def test_padding_ids_and_empty_histories(opened):
     assert recommender.rank(sp.csr_matrix((0, dataset.items)), 5)[0].shape == (0, 5)
 
 
-def test_contributions_add_up_to_the_scores(opened):
-    _, dataset, recommender = opened
-    histories = dataset.train[:7]
-    columns, scores = recommender.rank(histories, 5)
-    given = recommender.contributions(histories, columns)
-    assert given.shape == (7, len(recommender.rows))
-    np.testing.assert_allclose(given.sum(axis=1), scores.sum(axis=1), rtol=1e-3, atol=1e-4)
-    kernel = model.make_kernel(1, True, data.item_weights(dataset, 0.25))
-    alpha = np.asarray(recommender._alpha)
-    cross = np.asarray(kernel(histories.toarray().astype(np.float32), recommender.rows))
-    for user in range(7):
-        for number in range(len(recommender.rows)):
-            assert given[user, number] == pytest.approx(sum(cross[user, number] * alpha[number, column] for column in columns[user]), rel=1e-3, abs=1e-4)
+def test_contributions_against_a_loop(opened, monkeypatch):
+    """Each item of a history left out in turn, in blocks that cut histories; lists that end early, and an empty history."""
+    distilled, dataset, recommender = opened
+    histories = dataset.train[:6].toarray()
+    histories[1, 3:], histories[2] = 1, 0
+    columns, scores = recommender.rank(sp.csr_matrix(histories), 5)
+    monkeypatch.setattr(recommend, "MOST_AT_ONCE", 16)
+    found = recommender.contributions(sp.csr_matrix(histories * 2), columns)
+    kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
+
+    def total(history, listed):
+        cross = np.asarray(kernel(history[None].astype(np.float32), recommender.rows))
+        return (cross @ np.asarray(recommender._alpha))[0, listed].sum(dtype=np.float64)
+
+    assert columns[1, 3] == -1 and found[2].nnz == 0 and found.nnz == histories.sum()
+    for user, history in enumerate(histories):
+        listed = [column for column in columns[user] if column >= 0]
+        assert total(history, listed) == pytest.approx(scores[user][:len(listed)].sum(), abs=1e-4)
+        for item in np.flatnonzero(history):
+            without = history.copy()
+            without[item] = 0
+            assert found[user, item] == pytest.approx(total(history, listed) - total(without, listed), abs=2e-4)
+    assert abs(found).max() > 0.01
+    reasons = recommend.explain(recommender, recommend.Asked(list("abcdef"), sp.csr_matrix(histories)), columns)
+    assert reasons[2] == [] and [column for column, _ in reasons[0]] == np.argsort(-found[0].toarray()[0], kind="stable")[:3].tolist()
 
 
 def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
@@ -131,7 +146,7 @@ def test_every_format_says_the_same(run_script, distilled_run, tmp_path, opened)
         assert [row[3] for row in found] == pytest.approx([row[3] for row in expected], abs=1e-4)
         assert all(row[4] == title[row[2]] for row in found)
     table = run_script("recommend.py", f"--run={distilled_run}", "--all", "--k=100", "--explain").stdout
-    assert "\x1b" not in table and "\u2028" not in table and "from synthetic user" in table and "a\N{REPLACEMENT CHARACTER}b" in table
+    assert "\x1b" not in table and "\u2028" not in table and " because of i" in table and "a\N{REPLACEMENT CHARACTER}b" in table
 
 
 def test_known_and_new_users_get_the_same_from_the_same_history(run_script, distilled_run, tmp_path, opened):
@@ -205,7 +220,7 @@ def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
     assert done.returncode == 0 and done.stderr == "recommend: every item has been seen by user all: nothing is left to recommend\n"
     assert done.stdout.endswith("lists for 1 users\n")
     lines = [json.loads(line) for line in (tmp_path / "l.JSONL").read_text().splitlines()]
-    assert lines[0] == {"user": "all", "items": [], "synthetic_users": []} and len(lines[1]["items"]) == 10 and len(lines[1]["synthetic_users"]) == 3
+    assert lines[0] == {"user": "all", "items": [], "because": []} and len(lines[1]["items"]) == 10 and [each["item"] for each in lines[1]["because"]] == ["i1"]
 
 
 def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
@@ -241,3 +256,24 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     with pytest.raises(UserError, match="has changed since"):
         load_dataset(open_distilled(distilled_run), tmp_path)
     assert load_dataset(open_distilled(distilled_run), titled_data).fingerprint == data.load("titled", titled_data).fingerprint
+
+
+@pytest.mark.parametrize("process", [False, True])
+def test_two_precisions_in_one_process(distilled_run, opened, process):
+    """A Recommender calculates in its run's precision, between others', and the process keeps its own."""
+    distilled, dataset, _ = opened
+    double = distilled._replace(settings={**distilled.settings, "float64": True}, digest="another")
+    with jax.enable_x64(process):
+        recommenders = [recommend.Recommender(each) for each in (distilled, double, distilled, double)]
+        assert jnp.ones(1).dtype == (np.float64 if process else np.float32)
+        lists = [each.rank(dataset.train, 5) for each in recommenders]
+        assert jnp.ones(1).dtype == (np.float64 if process else np.float32)
+        contributions = [each.contributions(dataset.train[:3], columns[:3]) for each, (columns, _) in zip(recommenders, lists)]
+    kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
+    with jax.enable_x64(True):
+        rows = jnp.asarray(distilled.rows, float)
+        expected = np.asarray(model.predict(kernel(dataset.train.toarray().astype(float), rows), model.ridge(kernel(rows), rows, distilled.lamda)))
+    for given, (columns, scores), dtype, tolerance in zip(contributions, lists, [np.float32, np.float64] * 2, [1e-4, 1e-8] * 2):
+        assert scores.dtype == given.dtype == dtype
+        np.testing.assert_allclose(scores, np.take_along_axis(expected, columns, axis=1), atol=tolerance)
+    assert np.abs(lists[0][1] - np.take_along_axis(expected, lists[0][0], axis=1)).max() > 1e-8

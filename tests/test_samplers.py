@@ -1,4 +1,5 @@
 """samplers.py: what each of them picks, and how much."""
+import json
 import tempfile
 
 import jax
@@ -70,6 +71,18 @@ def test_the_proxy_learns_once_for_all_budgets_of_the_same_data(tiny, tmp_path, 
     assert calls == [1]
 
 
+@pytest.mark.parametrize("name, value", [("PROXY", {**samplers.PROXY, "dropout": 0.1}), ("PROXY_LEARNING_RATE", 0.01), ("PROXY_EPOCHS", 3),
+                                         ("PROXY_BATCH", 64), ("RIVALS", 2)])
+def test_another_proxy_learns_anew(tiny, tmp_path, monkeypatch, name, value):
+    calls = []
+    monkeypatch.setattr(samplers, "forgetting", lambda train, key: calls.append(1) or np.zeros(train.shape[0]))
+    samplers.svp_cf_users(tiny, 5, 0, tmp_path)
+    monkeypatch.setattr(samplers, name, value)
+    for _ in range(2):
+        samplers.svp_cf_users(tiny, 5, 0, tmp_path)
+    assert calls == [1, 1]
+
+
 def test_more_users_than_there_are(tiny):
     with pytest.raises(UserError, match="151, but tiny has 150 users"):
         sample("head", tiny, 151, seed=0)
@@ -99,3 +112,20 @@ def test_distilled_users_of_other_data(distilled_run, tiny):
     given = {"sampler": "distilled", "distilled": str(distilled_run), "results_dir": "", "user_support": -1, "seed": 3}
     with pytest.raises(UserError, match="not made from this tiny"):
         samplers.settle(given, tiny)
+
+
+@pytest.mark.parametrize("learnt, asked, fits", [((0, 42), (0, 1), True), ((0.1, 42), (0.1, 42), True), ((0, 42), (0.1, 42), False),
+                                                 ((0.1, 42), (0, 42), False), ((0.1, 42), (0.2, 42), False), ((0.1, 42), (0.1, 1), False)])
+def test_distilled_users_of_other_noise(distilled_run, titled_data, monkeypatch, learnt, asked, fits):
+    """Refused, with what to type; the seed counts only where there is noise."""
+    run, dataset = open_distilled(distilled_run), data.load("titled", titled_data)
+    run = run._replace(settings={**run.settings, "noise": learnt[0], "seed": learnt[1]})
+    monkeypatch.setattr(samplers, "open_distilled", lambda folder: run)
+    given = {"sampler": "distilled", "distilled": str(distilled_run), "results_dir": "", "user_support": -1, "noise": asked[0], "seed": asked[1]}
+    if fits:
+        assert samplers.settle(given, dataset)["user_support"] == 6
+    else:
+        with pytest.raises(UserError) as caught:
+            samplers.settle(given, dataset)
+        advice = dict(word[2:].split("=") for word in str(caught.value).split() if word.startswith("--"))
+        samplers.settle({**given, **{key: json.loads(value) for key, value in advice.items()}}, dataset)

@@ -266,12 +266,15 @@ def test_ids_of_any_kind_survive(text, chunk):
 
 
 @hypothesis_settings(deadline=None, max_examples=80)
-@given(strategies.lists(strategies.tuples(strategies.integers(0, 6), strategies.integers(0, 6), strategies.integers(1, 5)), min_size=1, max_size=60),
-       strategies.integers(3, 4), strategies.integers(1, 4), strategies.sampled_from([None, 2.0, 4.0]))
-def test_filters_against_a_loop(rows, min_user, min_item, min_rating):
-    user, item, rating = (np.array(column) for column in zip(*rows))
-    given = tables.Interactions(user.astype(np.int32), np.arange(100, 107), item.astype(np.int32), np.array(list("abcdefg")), rating.astype(np.float32), len(rows), [])
-    expected = {(u, i): r for u, i, r in rows}  # the last one wins
+@given(strategies.lists(strategies.tuples(*(strategies.integers(0, 6),) * 2, strategies.integers(1, 5), strategies.sampled_from([-np.inf, 1, 2, 3])),
+                        min_size=1, max_size=60),
+       strategies.integers(3, 4), strategies.integers(1, 4), strategies.sampled_from([None, 2.0, 4.0]), strategies.booleans())
+def test_filters_against_a_loop(rows, min_user, min_item, min_rating, timed):
+    user, item, rating, time = (np.array(column) for column in zip(*rows))
+    given = tables.Interactions(user.astype(np.int32), np.arange(100, 107), item.astype(np.int32), np.array(list("abcdefg")), rating.astype(np.float32), len(rows), [],
+                                time=time if timed else None)
+    rows = sorted(rows, key=lambda row: row[3]) if timed else rows
+    expected = {(u, i): r for u, i, r, _ in rows}  # the last one wins, or the latest, and of those of one time the last
     unique = len(expected)
     expected = {pair: r for pair, r in expected.items() if min_rating is None or r >= min_rating}
     while True:
@@ -288,6 +291,38 @@ def test_filters_against_a_loop(rows, min_user, min_item, min_rating):
     assert pairs(found) == sorted((100 + u, "abcdefg"[i], float(r)) for (u, i), r in expected.items())
     assert duplicates == len(rows) - unique and filtered == unique - len(expected)
     assert (np.diff(found.user.astype(int) * 100 + found.item) > 0).all() and len(set(found.user)) == len(found.user_ids)
+
+
+def test_of_a_pair_rated_twice_the_latest_counts_wherever_it_stands(tmp_path):
+    """In all formats with times; rows without one are the earliest. Where there are no times it is the last in the file."""
+    rows = [(1, 5, 4, 300), (1, 5, 1, 100), (1, 5, 2, 200), (2, 5, 3, 7), (2, 6, 5, ""), (2, 7, 1, 9)]
+    late, last = [(1, 5, 4), (2, 5, 3), (2, 6, 5), (2, 7, 1)], [(1, 5, 2), (2, 5, 3), (2, 6, 5), (2, 7, 1)]
+    lines = lambda separator, order=(0, 1, 2, 3): "".join(separator.join(str(row[place]) for place in order) + "\n" for row in rows)
+    movies = {"movies.dat": "5::a::b\n", "movies.csv": "movieId,title,genres\n5,a,b\n", "u.item": "5|a\n"}
+    own = "user,item,rating,{}\n" + lines(",")
+    pd.DataFrame([row[:3] + (row[3] or None,) for row in rows], columns=["user", "item", "rating", "timestamp"]).to_parquet(tmp_path / "n.parquet")
+    pd.read_parquet(tmp_path / "n.parquet").assign(timestamp=lambda table: pd.to_datetime(table.timestamp, unit="s")).to_parquet(tmp_path / "d.parquet")
+    zipped = {"ml-1m": {"ml-1m/ratings.dat": lines("::"), "ml-1m/movies.dat": movies["movies.dat"]},
+              "ml-100k": {"ml-100k/u.data": lines("\t"), "ml-100k/u.item": movies["u.item"]},
+              "ml-20m": {"ml-20m/ratings.csv": "userId,movieId,rating,timestamp\n" + lines(","), "ml-20m/movies.csv": movies["movies.csv"]}}
+    read = {name: sources.SOURCES[name][0].read(zip_of(tmp_path / f"{name}.zip", **members))[0] for name, members in zipped.items()}
+    read |= {"magazine": sources.read_magazine(write(tmp_path / "m.csv", lines(",", (1, 0, 2, 3))))[0],
+             "douban": sources.read_douban(write(tmp_path / "d.txt", lines("\t")))[0], "own": sources.read_own(write(tmp_path / "a.csv", own.format("Timestamp"))),
+             "numbers": sources.read_own(tmp_path / "n.parquet"), "dates": sources.read_own(tmp_path / "d.parquet"),
+             "recbole": sources.read_own(write(tmp_path / "a.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + lines("\t")))}
+    for name, interactions in read.items():
+        assert not interactions.bad, name
+        assert pairs(preprocess.filter_interactions(interactions, None, 1, 1)[0]) == late, name
+    for path, more in ((write(tmp_path / "b.csv", own.format("when")), ()), (write(tmp_path / "c.csv", lines(",")), ("0", "1", "2"))):
+        assert pairs(preprocess.filter_interactions(sources.read_own(path, *more), None, 1, 1)[0]) == last
+
+
+@pytest.mark.parametrize("column, words", [("timestamp", "1 duplicates (of each pair the latest by time counts)"),
+                                           ("when", "1 duplicates (of each pair the last in the file counts)")])
+def test_prep_says_which_of_a_pair_counts(tmp_path, capsys, column, words):
+    path = write(tmp_path / "a.csv", f"user,item,rating,{column}\n1,5,4,3\n1,6,1,9\n1,7,1,9\n1,5,2,1\n")
+    preprocess.main(["--name=own", f"--file={path}", f"--data_dir={tmp_path}"])
+    assert words in capsys.readouterr().err
 
 
 def test_users_split_some_at_a_time_are_split_alike(monkeypatch):
