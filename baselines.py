@@ -152,7 +152,7 @@ class Descent:
 
     def __init__(self, tuning, rows):
         self.tuning, self.rows, self.histories = tuning, rows, learners.histories_of(rows)
-        self.key = jax.random.key(tuning.settings["seed"], impl="rbg")
+        self.key = jax.random.key(tuning.settings["seed"])
         self.best, self.number, self.done, self.seconds = None, 0, 0, []
         self.begin(0)
         self._saved_at = time.monotonic()

@@ -13,6 +13,7 @@ user by user in Python; interactions read one at a time. Ratios are to be truste
 both sides of one were measured in the same process, one after the other.
 """
 import io
+import itertools
 import json
 import math
 import tempfile
@@ -30,9 +31,9 @@ import bench_gpu
 import data
 import devices
 import distill
-import hyper_params
 import infinite_ae
 import model
+import recipes
 from batches import FED, HELD_OUT, make_batches
 from bench_size import growth, netflix
 from eval import CUTOFFS, inverse_propensity, search_lamda
@@ -62,7 +63,6 @@ def plain_sample(key, logits, tau, draws):
 
 def make_plain_loss(settings, kernel, dataset):
     """distill.make_loss with independent noise, by the letter of the equations."""
-    scale = distill.score_scale(settings, dataset)
 
     def loss(params, lamda, noise_key, batch):
         rows = plain_sample(noise_key, params.logits, settings["gumbel_tau"], settings["num_per_user"])
@@ -71,7 +71,7 @@ def make_plain_loss(settings, kernel, dataset):
         alpha = jax.scipy.linalg.solve(gram + lamda * jnp.trace(gram) / len(rows) * jnp.eye(len(rows)), rows, assume_a="pos")
         fed, targets = (batch == part for part in (FED, HELD_OUT))
         scores = jnp.where(fed > 0, -jnp.inf, kernel(fed.astype(rows.dtype), rows) @ alpha)
-        entropy = -jnp.sum(jnp.where(targets > 0, jax.nn.log_softmax(scale * scores), 0), axis=1)
+        entropy = -jnp.sum(jnp.where(targets > 0, jax.nn.log_softmax(settings["score_scale"] * scores), 0), axis=1)
         entropy = entropy / jnp.maximum(targets.sum(axis=1), 1) ** settings["history_discount"]
         return entropy.mean() + settings["cardinality_reg"] * rows.sum() / len(rows) / (dataset.train.nnz / dataset.users), lamda
     return loss
@@ -131,27 +131,24 @@ def product_seconds(settings):
 
 def bench_step(settings, dataset, mesh):
     """Full-batch steps: ours, ours with independent noise, and the plain one; against the products alone."""
-    settings = {**settings, "loss": "softmax"}  # which the plain one has
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
     optimizer = distill.make_optimizer(settings)
     logits = jnp.asarray(distill.initial_logits(settings, dataset))
     state = distill.initial_state(settings, logits, optimizer)
     batch, wish = make_batches(settings, dataset, mesh)(0), devices.spread(mesh, np.zeros(len(mesh.local_devices), np.int32))
-    fast, default = jax.random.key(0, impl="rbg"), jax.random.key(0)
 
-    def make(loss, key):
+    def make(loss):
         step = distill.make_step(settings, loss, optimizer, mesh)
-        return lambda: step(state, settings["lamda"], key, batch, wish)
+        return lambda: step(state, settings["lamda"], jax.random.key(0), batch, wish)
 
     independent = distill.make_loss({**settings, "noise_groups": -1}, kernel, dataset)
     plain = make_plain_loss(settings, kernel, dataset)
     with threadpool_limits(limits=1, user_api="blas"):  # as distill.py does
-        ours, alone = seconds(make(distill.make_loss(settings, kernel, dataset), fast)), seconds(make(independent, fast))
-    scanned, scanned_fast = seconds(make(plain, default)), seconds(make(plain, fast))
+        ours, alone = seconds(make(distill.make_loss(settings, kernel, dataset))), seconds(make(independent))
+    scanned = seconds(make(plain))
     products, rate = product_seconds(settings)
     return [("step, full batch, shared noise", ours, scanned, "independent noise, scanned draw by draw"),
             ("step, full batch, independent noise", alone, scanned, "the same"),
-            ("step, full batch, shared noise", ours, scanned_fast, "the same, with our random generator"),
             (f"step beyond its matrix products ({rate:.0f} GFLOP/s)", ours, products, "the products alone")]
 
 
@@ -178,8 +175,8 @@ def bench_validation(settings, dataset, mesh):
 
 def bench_infinite_ae(settings, dataset, mesh):
     """∞-AE on all users, its lamda grid and the test: all that infinite_ae.py does once the data are loaded, compilation too."""
-    settings = {key: {**settings, **hyper_params.infinite_ae}[key] for key in infinite_ae.KEYS}
-    settings["lamda_grid"] = [0.2, 1, 5, 20, 50, 100]  # six that are all validated, which 0 is not
+    own = resolve(["--lamda_grid=[0.2, 1, 5, 20, 50, 100]"], script="infinite_ae")[0]  # six that are all validated, which 0 is not
+    settings, _ = recipes.settle({**own, "float64": settings["float64"], "seed": settings["seed"]}, recipes.statistics_of(dataset))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, open_run({**settings, "results_dir": folder}, "", "bench") as run, \
             redirect_stdout(io.StringIO()):
@@ -204,7 +201,7 @@ def bench_loading(folder):
 
 def ratios(settings, mesh):
     """[(what, seconds, plain seconds, what is plain)]."""
-    settings = {**settings, "dataset": "generated", "batch_size": -1, "objective": "held_out", "learn_lamda": True}
+    settings = {**settings, "batch_size": -1, "objective": "held_out", "learn_lamda": True}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "generated"
         count = write_data_set(folder, USERS, ITEMS, INTERACTIONS, settings["seed"])
@@ -221,14 +218,17 @@ def ratios(settings, mesh):
 
 
 def main(arguments):
-    words = [word for word in arguments if not word.startswith("-")] or ["ratios", "growth"]
-    settings, changed = resolve([word for word in arguments if word.startswith("-")], __doc__)
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    settings, changed = resolve(arguments[len(words):], __doc__)
+    words = words or ["ratios", "growth"]
     if unknown := set(words) - {"ratios", "growth", "gpu", "netflix"}:
         raise UserError(f"there is no benchmark '{min(unknown)}'; there are ratios, growth, gpu and netflix")
     if "gpu" in words:
         if len(words) > 1:
             raise UserError("gpu is run alone: it leaves the devices to processes of its own")
         return bench_gpu.gpu(settings, changed)
+    # The plain step has the softmax.
+    settings, _ = recipes.settle({**settings, "dataset": "generated", "loss": "softmax"}, recipes.Statistics(USERS, ITEMS, INTERACTIONS))
     mesh = devices.start(settings["float64"])
     out = Path(settings["results_dir"]) / "bench.json"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ def step_seconds(settings, dataset, mesh):
     wish, spent = devices.spread(mesh, np.zeros(len(mesh.local_devices), np.int32)), []
     for number in range(STEPS + 2):
         began = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, settings["lamda"], jax.random.key(number, impl="rbg"), batches(number), wish))
+        state, _ = jax.block_until_ready(step(state, settings["lamda"], jax.random.key(number), batches(number), wish))
         spent.append(time.perf_counter() - began)
     return float(np.median(spent[2:]))
 

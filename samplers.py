@@ -66,7 +66,7 @@ def svp_cf_users(dataset, budget, seed, results_dir):
     content = train.indptr.tobytes() + train.sorted_indices().indices.tobytes()
     key = hashlib.sha256(proxy.encode() + content).hexdigest()
     share = keep_arrays(Path(results_dir) / f".svp_cf-{dataset.name}-seed{seed}.npz", key,
-                        lambda: {"share": forgetting(train, jax.random.key(seed, impl="rbg"))},
+                        lambda: {"share": forgetting(train, jax.random.key(seed))},
                         lambda arrays: "share" in arrays and arrays["share"].shape == (dataset.users,))["share"]
     hard = np.where(np.diff(train.indptr) > 0, share, -1)
     return dataset.train_rows(np.argsort(-hard, kind="stable")[:budget])

@@ -52,7 +52,7 @@ class Learnt:
         self.settings, self.mesh = settings, mesh
         self.kernel = model.make_kernel(settings["depth"], settings["normalize"])
         self.sample = distill.make_sampler(settings)
-        self.key = jax.random.key(settings["seed"], impl="rbg")
+        self.key = jax.random.key(settings["seed"])
 
     def begin(self, logits):
         """Fresh parameters from (S, I) real users."""

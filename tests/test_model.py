@@ -108,7 +108,7 @@ def plain_sample(key, logits, tau, draws, noise_groups):
 @pytest.mark.parametrize("noise_groups", [1, 3, 7])
 def test_sample_is_the_sum_of_its_draws(tau, noise_groups):
     logits = 2 * np.random.default_rng(3).standard_normal((7, 11))
-    key = jax.random.key(4, impl="rbg")
+    key = jax.random.key(4)
     rows = jax.jit(lambda logits: model.sample(key, logits, tau, 5, noise_groups))(logits)
     np.testing.assert_allclose(rows, plain_sample(key, logits, tau, 5, noise_groups), rtol=1e-8, atol=1e-12)
 
