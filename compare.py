@@ -188,7 +188,7 @@ def stream(matched):
         runs = select(matched, "stream", system.name, STREAM_DATASET)
         parts = pd.DataFrame([[part["test"]["NDCG@10"] for part in run.result["parts"]] for run in runs], dtype=float)
         drawn[names[system.name]] = pd.DataFrame({"x": parts.columns + 1, "NDCG@10": parts.mean(),
-                                                  "NDCG@10 deviation": parts.std().fillna(0)})
+                                                  "NDCG@10 deviation": parts.std().fillna(0)}, dtype=float)
     return drawn
 
 

@@ -79,24 +79,27 @@ def group(runs):
     return list(groups.values()), repeated
 
 
-def in_words(run, peers, with_size=True):
-    """A run's system: what it is, on how many users, and its settings other than usual, or than a peer's of its kind.
+def in_words(runs, groups, with_size=True):
+    """The system of a group: what it is, on how many users, its settings other than usual, or than another group's of its kind.
 
     What was "auto" is left out: it follows from the data and the number of users.
     """
+    run = runs[0]
     try:
         usual = recipes.usual(run.settings, run.statistics, run.script) if run.statistics else defaults(run.script)
         usual |= {"grid": grids[run.settings["model"]]} if "grid" in usual else {}
     except (KeyError, UserError):  # of a script, or with settings, that this version does not have
         usual = {}
     kind, users = (run.script, run.settings.get("model")), run.settings["user_support"]
-    peers = [peer.settings for peer in peers if (peer.script, peer.settings.get("model")) == kind]
-    differs = lambda key, value: (key == "sampler" and users != -1 or usual.get(key, value) != value
-                                  or any(peer.get(key, value) != value for peer in peers))
+    peers = [peer.settings for peer, *_ in groups if (peer.script, peer.settings.get("model")) == kind]
+    differs = lambda key, value: users != -1 if key == "sampler" else value != "" and (
+        usual.get(key, value) != value or any(peer.get(key, value) != value for peer in peers))
     words = [NAMES.get(run.settings.get("model", run.script), run.script)]
     words += [("all users" if users == -1 else f"S = {users:,}")] if with_size else []
     words += [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in run.settings.items()
               if key not in IN_COLUMNS and key not in run.auto and differs(key, value)]
+    if len({other.settings.get("distilled") for other in runs}) > 1:
+        words.append("every seed its own")
     return ", ".join(words)
 
 
@@ -114,9 +117,9 @@ def by_size(groups):
             x = first.statistics.users if users == -1 else users
             found.setdefault(json.dumps([first.script, own]), {})[x] = runs
     found = [dict(sorted(sizes.items())) for sizes in found.values() if len(sizes) > 1]
-    firsts = [next(iter(sizes.values()))[0] for sizes in found]
-    return {in_words(first, firsts, with_size=False): with_deviations(sizes, ("NDCG@10",))
-            for first, sizes in zip(firsts, found)}
+    smallest = [next(iter(sizes.values())) for sizes in found]
+    return {in_words(runs, smallest, with_size=False): with_deviations(sizes, ("NDCG@10",))
+            for runs, sizes in zip(smallest, found)}
 
 
 def show(results, dataset=None, runs=None):
@@ -134,9 +137,8 @@ def show(results, dataset=None, runs=None):
         print(note)
     found, others = of_one_data_set(found, dataset, runs is not None)
     groups, repeated = group(found)
-    firsts = [own[0] for own in groups]
-    lines = [{"system": in_words(first, firsts), "chosen by": first.settings.get("best_by", ""), **line_of(own),
-              "seconds": sum(run.result["wall_seconds"] for run in own) / len(own)} for first, own in zip(firsts, groups)]
+    lines = [{"system": in_words(own, groups), "chosen by": own[0].settings.get("best_by", ""), **line_of(own),
+              "seconds": sum(run.result["wall_seconds"] for run in own) / len(own)} for own in groups]
     compare_with_best(lines, groups)
     table = pd.DataFrame(lines).sort_values("NDCG@10", ascending=False, kind="stable")
     rows = [[line["system"], f"{line['runs']}", line["chosen by"], *metrics, f"{line['seconds']:,.0f}", p]

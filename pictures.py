@@ -83,7 +83,7 @@ def lines(drawn, metric, x_label, title, kind, log_x=False):
 def _plot_lines(axes, drawn, metric):
     for number, ((name, line), marker) in enumerate(zip(drawn.items(), itertools.cycle("os^Dv"))):
         axes.plot(line["x"], line[metric], marker=marker, markersize=5, label=name, color=f"C{number}")
-        axes.fill_between(line["x"].astype(float), line[metric] - line[f"{metric} deviation"], line[metric] + line[f"{metric} deviation"],
+        axes.fill_between(line["x"], line[metric] - line[f"{metric} deviation"], line[metric] + line[f"{metric} deviation"],
                           color=f"C{number}", alpha=0.2, linewidth=0)
     axes.set(ylabel=f"{metric}, %")
     axes.spines[["top", "right"]].set_visible(False)

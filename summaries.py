@@ -30,7 +30,7 @@ def with_deviations(found, metrics):
     for x, runs in found.items():
         mean, deviation = moments(runs)
         rows.append([x, *(mean[name] for name in metrics), *(deviation.fillna(0)[name] for name in metrics)])
-    return pd.DataFrame(rows, columns=["x", *metrics, *(f"{name} deviation" for name in metrics)])
+    return pd.DataFrame(rows, columns=["x", *metrics, *(f"{name} deviation" for name in metrics)], dtype=float)
 
 
 def holm(p):
@@ -39,6 +39,13 @@ def holm(p):
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)), 1)
     return corrected
+
+
+def paired(users, others):
+    """p of the paired t-test, NaN left out; 1 where no user differs."""
+    if np.nanmax(np.abs(users - others)) == 0:
+        return 1.0
+    return stats.ttest_rel(users, others, nan_policy="omit").pvalue
 
 
 def compare_with_best(lines, runs):
@@ -51,8 +58,7 @@ def compare_with_best(lines, runs):
     users = {place: np.mean([run.users() for run in own], axis=0, dtype=np.float64) for place, own in enumerate(runs) if own}
     best = max(users, key=lambda place: lines[place]["NDCG@10"], default=None)
     others = [place for place in users if place != best]
-    alone = [stats.ttest_rel(users[best], users[place], nan_policy="omit").pvalue for place in others]
-    p = dict(zip(others, holm(alone)))
+    p = dict(zip(others, holm([paired(users[best], users[place]) for place in others])))
     for place, line in enumerate(lines):
         line |= {"best": place == best, "p": float(p.get(place, np.nan))}
 
