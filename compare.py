@@ -127,7 +127,7 @@ def to_latex(matched):
 def to_csv(matched):
     columns = ["dataset", "system", "chosen by", "runs", "seeds", *METRICS, *DEVIATIONS, "paper", "p"]
     table = summary(matched)[columns]
-    return table.rename(columns={"p": "p, paired over users, seeds averaged"}).to_csv(index=False)
+    return table.rename(columns={"p": "p, paired over users, seeds averaged"}).to_csv(index=False, float_format="%.6g")
 
 
 def uncommitted(matched):
@@ -244,6 +244,7 @@ def main(arguments):
     runs, damaged = comparison.find(results)
     matched, failed = comparison.match(runs), []
     if flags == ["--plan"]:
+        print("".join(f"{note}\n" for note in damaged), end="")
         return make_runs.show_plan(comparison.missing_of(runs), matched, options)
     if flags == ["--run"]:
         failed = make_runs.make(options)

@@ -72,7 +72,7 @@ def group(runs):
 
     for run in runs:
         own = groups.setdefault(identity(run), [])
-        if same := [other.name for other in own if other.settings["seed"] == run.settings["seed"]]:
+        if same := [other.name for other in own if other.settings.get("seed") == run.settings.get("seed")]:
             repeated.append(f"left out: {run.name} has the settings and the seed of {same[0]}")
         else:
             own.append(run)
@@ -90,7 +90,7 @@ def in_words(runs, groups, with_size=True):
         usual |= {"grid": grids[run.settings["model"]]} if "grid" in usual else {}
     except (KeyError, UserError):  # of a script, or with settings, that this version does not have
         usual = {}
-    kind, users = (run.script, run.settings.get("model")), run.settings["user_support"]
+    kind, users = (run.script, run.settings.get("model")), run.settings.get("user_support", -1)
     peers = [peer.settings for peer, *_ in groups if (peer.script, peer.settings.get("model")) == kind]
     differs = lambda key, value: users != -1 if key == "sampler" else value != "" and (
         usual.get(key, value) != value or any(peer.get(key, value) != value for peer in peers))
@@ -111,7 +111,7 @@ def by_size(groups):
     found = {}
     for runs in groups:
         first = runs[0]
-        users = first.settings["user_support"]
+        users = first.settings.get("user_support", -1)
         if first.script in ("distill", "infinite_ae") and (users != -1 or first.statistics):
             own = {key: value for key, value in first.settings.items() if key not in ("seed", "user_support", *first.auto)}
             x = first.statistics.users if users == -1 else users
@@ -145,7 +145,7 @@ def show(results, dataset=None, runs=None):
             for (_, line), (metrics, p) in zip(table.iterrows(), cells(table, MARKDOWN))]
     text = markdown([found[0].dataset, "seeds", "chosen by", *METRICS, "seconds", P], rows) + f"\n\n{CAPTION}\n"
     columns = ["system", "runs", "chosen by", *METRICS, *DEVIATIONS, "seconds", "p"]
-    files = {"mine.md": text.encode(), "mine.csv": table[columns].to_csv(index=False).encode()}
+    files = {"mine.md": text.encode(), "mine.csv": table[columns].to_csv(index=False, float_format="%.6g").encode()}
     if drawn := by_size(groups):
         files["mine.png"] = pictures.lines(drawn, "NDCG@10", "users it is trained on", found[0].dataset, "png", log_x=True)
     folder = results / "compare"

@@ -145,6 +145,8 @@ def test_the_paired_test_and_its_correction(results):
     assert table.loc["∞-AE, all users", "p"] == pytest.approx(p, rel=1e-3)  # the largest of three: not multiplied
     assert summaries.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert summaries.holm([0.9, 0.8]) == pytest.approx([1, 1])
+    one, other = np.array([1, 2, np.nan, 4.0]), np.array([1.5, 2, np.nan, 3])
+    assert summaries.paired(one, one) == 1 and summaries.paired(one, other) == pytest.approx(stats.ttest_rel([1, 2, 4], [1.5, 2, 3]).pvalue)
 
 
 def test_tables_are_filled_between_their_markers(docs):
@@ -169,7 +171,7 @@ def test_the_tables_of_the_readme_are_those_of_the_record():
     assert {"ndcg", "ml-1m", "learners"} <= set(re.findall("<!-- table: (.*) -->", readme))
     assert compare.fill(readme, compare.to_markdown(matched), "README.md") == readme, "python compare.py fills README.md from the record"
     names, _ = compare.write(matched, record.DOCS)
-    for name in (name for name in names if name.startswith("results") and name.endswith((".md", ".tex", ".csv"))):
+    for name in (name for name in names if name.startswith("results") and name.endswith((".md", ".tex"))):
         assert (record.DOCS / name).read_text() == (root / "docs" / name).read_text(), f"python compare.py writes docs/{name} from the record"
     assert {planned.part for planned in comparison.missing_of(found)} <= {"table"}
     assert all(run.clean or run.revision.endswith(" with uncommitted changes") for run in found.runs)
