@@ -2,14 +2,14 @@
 
     python compare.py          the tables in README.md and docs/, as Markdown, LaTeX and CSV, and the figures
     python compare.py --plan   which runs are missing, and the commands that make them
-    python compare.py --run    makes them, one after another, and then the tables; killed, it goes on where it was
-    python compare.py --mine   the finished runs in results_dir of one data set: table, figure and test, written in
-                               results_dir/compare/; --dataset=NAME picks the data set, --runs=a,b,c the runs
+    python compare.py --run    makes them, one after another, and then the tables; killed, it goes on
+    python compare.py --mine   your own runs of one data set: table, figure and test, in results_dir/compare/;
+                               --dataset=NAME picks the data set, --runs=a,b,c the runs
 
-Which runs the paper's table needs stands in comparison.py. They are looked for in results_dir and in the record
-that is kept with the code (record.py). --run adds to the record what it has made at a revision without uncommitted
-changes. README.md and docs/ show the record alone; what is missing is shown as missing. All runs of a data set
-must be on the same interactions and the same split.
+Which runs the paper's table needs stands in comparison.py. They are looked for in results_dir and in the
+record that is kept with the code (record.py). --run adds to the record what it has made at a revision without
+uncommitted changes. README.md and docs/ show the record alone; what is missing is shown as missing. All runs
+of a data set must be on the same interactions and the same split.
 """
 import re
 from pathlib import Path
@@ -22,13 +22,13 @@ import make_runs
 import mine
 import pictures
 import record
-from comparison import (ALL, BUDGETS, DATASETS, EVERYONE, LEARNERS, LEARNT_FROM, NOISE, NOISE_DATASET, NOISY, STRATEGIES,
-                        STREAM, STREAM_DATASET, TABLE, Runs)
+from comparison import (ALL, BUDGETS, DATASETS, EVERYONE, LEARNERS, LEARNT_FROM, NOISE, NOISE_DATASET, NOISY,
+                        STRATEGIES, STREAM, STREAM_DATASET, TABLE, Runs)
 from eval import METRICS
 from runs import atomic
 from settings import UserError, resolve, run_script, split
-from summaries import (CAPTION, DEVIATIONS, LATEX, MARKDOWN, P, cells, compare_with_best, line_of, markdown, moments,
-                       with_deviations)
+from summaries import (CAPTION, DEVIATIONS, LATEX, MARKDOWN, P, cells, compare_with_best, line_of, markdown,
+                       moments, to_csv, with_deviations)
 
 README = Path(__file__).parent / "README.md"
 TITLES = {"ndcg": "NDCG@10", **DATASETS, "learners": "Synthetic users for other models"}
@@ -44,20 +44,22 @@ def select(matched, part, system, dataset, at=None):
 def summary(matched):
     """A line a data set and system of the table, as a DataFrame.
 
-    Columns: dataset, system, chosen by, seeds (that there are to be), paper, and as summaries.line_of and compare_with_best.
+    Columns: dataset, system, chosen by, seeds (that are planned), paper, and as summaries.line_of and
+    compare_with_best have them.
     """
     lines = []
     for dataset in DATASETS:
         runs = [select(matched, "table", system.name, dataset) for system in TABLE]
-        own = [{"dataset": dataset, "system": system.name, "chosen by": system.chosen_by, "seeds": len(system.seeds),
-                "paper": system.paper(dataset), **line_of(found)} for system, found in zip(TABLE, runs)]
+        own = [{"dataset": dataset, "system": system.name, "chosen by": system.chosen_by,
+                "seeds": len(system.seeds), "paper": system.paper(dataset), **line_of(found)}
+               for system, found in zip(TABLE, runs)]
         compare_with_best(own, runs)
         lines += own
     return pd.DataFrame(lines)
 
 
 def _rows(table, style):
-    """Of each data set its rows: system, the metrics, what it is chosen by, the paper's NDCG@10, p; all text."""
+    """Of each data set its rows: system, the metrics, its choice, the paper's NDCG@10, p; all text."""
     for dataset, part in table.groupby("dataset", sort=False):
         rows = []
         for (_, line), (metrics, p) in zip(part.iterrows(), cells(part, style)):
@@ -76,9 +78,10 @@ def learners(matched):
             for dataset in DATASETS:
                 runs = select(matched, "learners", system.name, dataset, data)
                 mean, deviation = (of["NDCG@10"] for of in moments(runs))
-                text = f"{mean:.2f}" + ("" if np.isnan(deviation) else f" ± {deviation:.2f}")
-                so_far = f" ({len(runs)} of {len(system.seeds)} seeds)" if len(runs) < len(system.seeds) else ""
-                values.append(text + so_far if runs else "missing")
+                text, seeds = f"{mean:.2f}", len(system.seeds)
+                text += "" if np.isnan(deviation) else f" ± {deviation:.2f}"
+                text += f" ({len(runs)} of {seeds} seeds)" if len(runs) < seeds else ""
+                values.append(text if runs else "missing")
             rows.append([system.name, data, system.chosen_by, *values])
     return markdown(["NDCG@10 of", "trained on", "chosen by", *DATASETS.values()], rows)
 
@@ -106,7 +109,8 @@ def fill(text, tables, name):
             raise UserError(f"{name} has <!-- table: {found[1]} -->, and the tables are {', '.join(tables)}")
         return f"<!-- table: {found[1]} -->\n{tables[found[1]]}\n<!-- end -->"
 
-    filled, count = re.subn(r"<!-- table: ([^\s>]+) -->\n(?:(?!<!-- table).)*?<!-- end -->", table, text, flags=re.S)
+    block = r"<!-- table: ([^\s>]+) -->\n(?:(?!<!-- table).)*?<!-- end -->"
+    filled, count = re.subn(block, table, text, flags=re.S)
     if not text.count("<!-- table: ") == text.count("<!-- end -->") == count:
         raise UserError(f"{name}: every <!-- table: NAME --> needs its own <!-- end -->")
     return filled
@@ -120,22 +124,16 @@ def to_latex(matched):
     for dataset, rows in _rows(summary(matched), LATEX):
         lines += [r"\midrule", rf"\multicolumn{{{columns}}}{{l}}{{{DATASETS[dataset]}}} \\"]
         lines += [" & ".join(row).replace("∞", r"$\infty$").replace("< ", "$<$ ") + r" \\" for row in rows]
-    caption = CAPTION.replace("±", r"$\pm$")
-    return "\n".join([*lines, r"\bottomrule", rf"\multicolumn{{{columns}}}{{l}}{{{caption}}} \\", r"\end{tabular}"]) + "\n"
-
-
-def to_csv(matched):
-    columns = ["dataset", "system", "chosen by", "runs", "seeds", *METRICS, *DEVIATIONS, "paper", "p"]
-    table = summary(matched)[columns]
-    return table.rename(columns={"p": "p, paired over users, seeds averaged"}).to_csv(index=False, float_format="%.6g")
+    caption = rf"\multicolumn{{{columns}}}{{l}}{{{CAPTION.replace('±', r'$\pm$')}}} \\"
+    return "\n".join([*lines, r"\bottomrule", caption, r"\end{tabular}"]) + "\n"
 
 
 def uncommitted(matched):
     """How many of the runs were made by code that nobody can look up, in a line; "" if none."""
     runs = {run.name: run for run in matched.values() if run}.values()
     unclean = sum(not run.clean for run in runs)
-    return (f"{unclean} of the {len(runs)} runs in these tables and figures were made at a revision with uncommitted changes: "
-            f"`revision` in docs/{record.LINES} says which.") if unclean else ""
+    return (f"{unclean} of the {len(runs)} runs in these tables and figures were made at a revision with "
+            f"uncommitted changes: `revision` in docs/{record.LINES} says which.") if unclean else ""
 
 
 # ---- The figures ---------------------------------------------------------------------------------------
@@ -145,7 +143,8 @@ def labels(matched, part, systems):
     found = {}
     for system in systems:
         runs = [run for planned, run in matched.items() if planned[:2] == (part, system.name)]
-        made, unit = sum(run is not None for run in runs), "seeds" if len(runs) == len(system.seeds) else "runs"
+        made = sum(run is not None for run in runs)
+        unit = "seeds" if len(runs) == len(system.seeds) else "runs"
         found[system.name] = system.name + (f" ({made} of {len(runs)} {unit})" if made < len(runs) else "")
     return found
 
@@ -164,9 +163,10 @@ def strategies(matched):
     """What pictures.strategies draws: {data set: {label: `line`}}, x the share of all users in percent."""
     drawn, names = {}, labels(matched, "strategies", (*STRATEGIES, EVERYONE))
     for dataset, title in DATASETS.items():
-        sizes = [run.data["users"] for run in matched.values() if run and run.dataset == dataset and run.statistics]
+        sizes = [run.statistics.users for run in matched.values()
+                 if run and run.dataset == dataset and run.statistics]
         places = {budget: 100 * budget / sizes[0] for budget in BUDGETS} if sizes else {}
-        of = lambda system, places: line(matched, "strategies", system.name, dataset, places, ("HR@10", "PSP@10"))
+        of = lambda system, places: line(matched, "strategies", system.name, dataset, places, pictures.TWO)
         lines = {names[system.name]: of(system, places) for system in STRATEGIES}
         lines[names[ALL]] = of(EVERYONE, {None: 100})
         if any(map(len, lines.values())):
@@ -186,7 +186,8 @@ def stream(matched):
     drawn, names = {}, labels(matched, "stream", STREAM)
     for system in STREAM:
         runs = select(matched, "stream", system.name, STREAM_DATASET)
-        parts = pd.DataFrame([[part["test"]["NDCG@10"] for part in run.result["parts"]] for run in runs], dtype=float)
+        values = [[part["test"]["NDCG@10"] for part in run.result["parts"]] for run in runs]
+        parts = pd.DataFrame(values, dtype=float)
         drawn[names[system.name]] = pd.DataFrame({"x": parts.columns + 1, "NDCG@10": parts.mean(),
                                                   "NDCG@10 deviation": parts.std().fillna(0)}, dtype=float)
     return drawn
@@ -194,21 +195,23 @@ def stream(matched):
 
 def figures(matched):
     """({file's name: bytes}, [a line on each figure that lacks runs])."""
-    drawn = {"results": strategies(matched), "noise": noise(matched), "stream": stream(matched)}
-    draw = {"results": pictures.strategies,
-            "noise": lambda lines, kind: pictures.lines(lines, "NDCG@10", "random interactions, % of train",
-                                                        DATASETS[NOISE_DATASET], kind),
-            "stream": lambda lines, kind: pictures.lines(lines, "NDCG@10", "parts of the users that have come",
-                                                         DATASETS[STREAM_DATASET], kind)}
+    by_share, by_noise, by_part = strategies(matched), noise(matched), stream(matched)
+    of_all = {label: line for lines in by_share.values() for label, line in lines.items()}
+    title_of_noise, title_of_stream = DATASETS[NOISE_DATASET], DATASETS[STREAM_DATASET]
+    draw = {
+        "results": (of_all, lambda kind: pictures.strategies(by_share, kind)),
+        "noise": (by_noise, lambda kind: pictures.lines(
+            by_noise, "NDCG@10", "random interactions, % of train", title_of_noise, kind)),
+        "stream": (by_part, lambda kind: pictures.lines(
+            by_part, "NDCG@10", "parts of the users that have come", title_of_stream, kind))}
     files, notes = {}, []
-    for name, content in drawn.items():
-        lines = content if name != "results" else {key: line for named in content.values() for key, line in named.items()}
+    for name, (lines, to_bytes) in draw.items():
         if not any(map(len, lines.values())):
-            notes.append(f"{name}.png, {name}.svg: not drawn, since none of its runs has been made")
+            notes.append(f"{name}.png, {name}.svg: not drawn, since none of their runs has been made")
             continue
-        files |= {f"{name}.{kind}": draw[name](content, kind) for kind in ("png", "svg")}
+        files |= {f"{name}.{kind}": to_bytes(kind) for kind in ("png", "svg")}
         if short := [label for label in lines if label.endswith((" runs)", " seeds)"))]:
-            notes.append(f"{name}.png, {name}.svg: drawn from the runs that have been made, {', '.join(short)}")
+            notes.append(f"{name}.png, {name}.svg: drawn without the missing runs, {', '.join(short)}")
     return files, notes
 
 
@@ -218,7 +221,9 @@ def write(matched, folder):
     blocks = [f"{TITLES[name]}\n\n<!-- table: {name} -->\n{table}\n<!-- end -->"
               for name, table in to_markdown(matched).items()]
     text = "\n\n".join([*blocks, uncommitted(matched)]).rstrip() + "\n"
-    files |= {"results.md": text.encode(), "results.tex": to_latex(matched).encode(), "results.csv": to_csv(matched).encode()}
+    columns = ["dataset", "system", "chosen by", "runs", "seeds", *METRICS, *DEVIATIONS, "paper", "p"]
+    files |= {"results.md": text.encode(), "results.tex": to_latex(matched).encode(),
+              "results.csv": to_csv(summary(matched)[columns])}
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with atomic(folder / name) as file:
@@ -257,7 +262,7 @@ def main(arguments):
 
 
 def show(runs, matched, damaged, results):
-    """Writes what the record gives in README.md and docs/, prints the tables of all runs, and says what is missing and why."""
+    """Writes what the record gives in README.md and docs/, prints the tables of all runs, says what is missing."""
     kept = comparison.match(Runs([run for run in runs.runs if run.folder is None]))
     names, notes = write(kept, record.DOCS)
     text = fill(README.read_text(encoding="utf-8"), to_markdown(kept), README.name)
@@ -270,16 +275,16 @@ def show(runs, matched, damaged, results):
     print(f"written: the tables of {README.name}, and in {record.DOCS}: {', '.join(names)}")
     if note := uncommitted(kept):
         print(note)
-    absent = [f"{line.system} on {line.dataset} ({line.runs} of {line.seeds})" for line in summary(kept).itertuples()
-              if line.runs < line.seeds]
+    absent = [f"{line.system} on {line.dataset} ({line.runs} of {line.seeds})"
+              for line in summary(kept).itertuples() if line.runs < line.seeds]
     if absent:
         print(f"the record lacks {', '.join(absent)}: --plan shows how to make what is missing")
     others = {run.name: run for run in matched.values() if run and run.folder}.values()
     if clean := [run.name for run in others if run.clean]:
         print(f"shown, and not in the record yet: {', '.join(clean)}; --run keeps them")
     if unclean := [run.name for run in others if not run.clean]:
-        print(f"shown, and not kept, since the code that made them had uncommitted changes: {', '.join(unclean)}; to keep "
-              f"such runs, commit, delete these folders of {results}, and call --run again")
+        print(f"shown, and not kept, since the code that made them had uncommitted changes: {', '.join(unclean)}; "
+              f"to keep such runs, commit, delete these folders of {results}, and call --run again")
     if others:
         write(matched, results / "compare")
         print(f"the tables and figures with these runs are in {results / 'compare'}")

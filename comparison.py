@@ -54,7 +54,7 @@ class Planned(NamedTuple):
     seed: int
     script: str
     arguments: tuple | None  # None: they are known once another run has finished
-    teachers: tuple = ()     # names of the runs, all of the same settings, whose synthetic users it may be trained on
+    teachers: tuple = ()     # names of the runs, all of one setting, whose synthetic users it may be trained on
 
 
 def _baseline(name, model, *more, seeds=SEEDS, best_by=None):
@@ -64,15 +64,16 @@ def _baseline(name, model, *more, seeds=SEEDS, best_by=None):
 EASE, MVAE = _baseline("EASE", "ease", seeds=SEEDS[:1]), _baseline("MVAE", "mvae", best_by=CHOSEN_BEFORE)
 FULL = System("∞-AE, all users", "infinite_ae", seeds=SEEDS[:1], in_paper="infinite_ae")
 # What its items' weights bring ∞-AE itself: on ML-1M's validation it gains nDCG@10 by them, with normalised rows.
-WEIGHTED = System("∞-AE, all users, items weighted", "infinite_ae", ("--normalize=true", "--item_discount=0.25"), SEEDS[:1])
+WEIGHTED = System("∞-AE, all users, items weighted", "infinite_ae",
+                  ("--normalize=true", "--item_discount=0.25"), SEEDS[:1])
 DISTILLED = System(f"∞-AE on Distill-CF, S = {SUMMARY}", "distill", in_paper="distill")
 # On ML-1M LightGCN would gain little, and slowly, from twice as many epochs.
 LIGHTGCN = _baseline("LightGCN", "lightgcn", "--epochs=150", best_by=CHOSEN_BEFORE)
 TABLE = (_baseline("PopRec", "pop", seeds=SEEDS[:1]), _baseline("MF", "mf", best_by=CHOSEN_BEFORE),
          _baseline("NeuMF", "neumf", best_by=CHOSEN_BEFORE), MVAE, LIGHTGCN, EASE, FULL, WEIGHTED, DISTILLED)
 
-# Of few users a weaker ridge is the best, of many users with few interactions each a stronger one: other grids
-# than that for all. The head users are the same whatever the seed.
+# Of few users a weaker ridge is the best, of many users with few interactions a stronger one: other grids than
+# that for all. The head users are the same whatever the seed.
 _FEW, _SPARSE = "--lamda_grid=[0.03, 0.1, 0.3, 1, 3, 10, 30]", "--lamda_grid=[0.1, 1, 10, 30, 100, 300, 1000]"
 ALL = "all users"
 STRATEGIES = (
@@ -91,11 +92,10 @@ LEARNT_FROM = {f"{SUMMARY} synthetic users": "distilled",
                f"{SUMMARY} random users": "random"}
 EASE_BEFORE = EASE._replace(best_by=CHOSEN_BEFORE)
 # Of each learner, on SUMMARY users and on all of them.
-LEARNERS = (
-    (System("EASE", "baselines", ("--model=ease", f"--grid={json.dumps(_WIDE)}"), best_by=CHOSEN_BEFORE), EASE_BEFORE),
-    (MVAE, MVAE))
+LEARNERS = ((System("EASE", "baselines", ("--model=ease", f"--grid={json.dumps(_WIDE)}"), best_by=CHOSEN_BEFORE),
+             EASE_BEFORE), (MVAE, MVAE))
 NOISE = (0, 0.02, 0.05, 0.1)
-NOISY = (EASE_BEFORE, FULL._replace(best_by=CHOSEN_BEFORE), DISTILLED)  # the first two know no chance without noise
+NOISY = (EASE_BEFORE, FULL._replace(best_by=CHOSEN_BEFORE), DISTILLED)  # without noise, the first two need one seed
 STREAM = tuple(System(name, "stream", arguments, best_by=CHOSEN_BEFORE) for name, arguments in (
     ("everyone so far", ("--memory=all", "--normalize=false")), ("synthetic users", ("--memory=distilled",)),
     ("random users", ("--memory=random", "--normalize=false"))))
@@ -144,7 +144,7 @@ class Runs:
 
 
 def _same(made, settings, set_by_plan, teachers):
-    """Whether a run of the settings `made` is one of these settings; `distilled` may be any of the teachers."""
+    """Whether a run of the settings `made` is one of `settings`; `distilled` may be any of the teachers."""
     alike = lambda key, value: settings.get(key) == value or key == "distilled" and value in teachers
     return set_by_plan <= made.keys() <= settings.keys() and all(alike(*item) for item in made.items())
 
@@ -184,7 +184,7 @@ def teacher(dataset, seed, runs):
 
 
 def of_learner(system, dataset, data, seed, runs):
-    """The Planned run of a model on distilled users, which a run of the table has learnt, or on random ones."""
+    """The Planned run of a model on distilled users, learnt by a run of the table, or on random ones."""
     def more_of(seed):
         arguments = f"--sampler={LEARNT_FROM[data]}", f"--user_support={SUMMARY}"
         if LEARNT_FROM[data] == "random":
@@ -216,7 +216,8 @@ def plan(runs):
     strategies += [run for dataset in DATASETS for budget in BUDGETS for system in STRATEGIES
                    for run in of_part("strategies", system, dataset, budget, f"--user_support={budget}")]
     learners = [of_learner(some, dataset, data, seed, runs)
-                for dataset in DATASETS for some, _ in LEARNERS for data in LEARNT_FROM for seed in some.seeds]
+                for dataset in DATASETS for some, _ in LEARNERS for data in LEARNT_FROM
+                for seed in some.seeds]
     learners += [run for dataset in DATASETS for _, everyone in LEARNERS
                  for run in of_part("learners", everyone, dataset, ALL)]
     noise = [run for share in NOISE for system in NOISY
@@ -244,7 +245,7 @@ def match(runs):
 
 
 def missing_of(runs):
-    """The Planned runs that have not been made, once where two are the same; last, those of unknown arguments.
+    """The Planned runs that have not been made, once if two are the same; last, those of unknown arguments.
 
     Of a run of distill.py that is only kept with the code, the synthetic users are not on this machine: where
     others are to learn from them, it is missing, too, and comes first.
@@ -264,9 +265,9 @@ def missing_of(runs):
 
 
 def keep(matched):
-    """Adds to the record what it lacks, of clean revisions only, the users' metrics where the table's tests need them.
+    """Adds to the record the runs of clean revisions that it lacks, with users' metrics where the table needs them.
 
-    It is written once, when all runs have been made: written before, it would itself be an uncommitted change.
+    It is written once, after the last run: written before, it would itself be an uncommitted change.
     """
     new = {run.name: run for run in matched.values() if run and run.folder and run.clean}
     of_table = {run.name for planned, run in matched.items() if run and planned.part == "table"}

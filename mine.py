@@ -1,4 +1,4 @@
-"""`compare.py --mine`: one's own finished runs of one data set, as a table, a figure and a test over users."""
+"""`compare.py --mine`: one's own finished runs of one data set; a table, a figure and a test over users."""
 import json
 from collections import Counter
 
@@ -12,10 +12,11 @@ from hyper_params import grids
 from record import read_folder, read_run
 from runs import atomic
 from settings import UserError, defaults
-from summaries import CAPTION, DEVIATIONS, MARKDOWN, P, cells, compare_with_best, line_of, markdown, with_deviations
+from summaries import (CAPTION, DEVIATIONS, MARKDOWN, P, cells, compare_with_best, line_of, markdown, to_csv,
+                       with_deviations)
 
-NAMES = {"pop": "PopRec", "mf": "MF", "neumf": "NeuMF", "mvae": "MVAE", "lightgcn": "LightGCN", "ease": "EASE",
-         "distill": "∞-AE on Distill-CF", "infinite_ae": "∞-AE"}
+NAMES = {"pop": "PopRec", "mf": "MF", "neumf": "NeuMF", "mvae": "MVAE", "lightgcn": "LightGCN",
+         "ease": "EASE", "distill": "∞-AE on Distill-CF", "infinite_ae": "∞-AE"}
 IN_COLUMNS = ("model", "user_support", "seed", "dataset", "best_by")  # of the table, or in the system's name
 
 
@@ -41,8 +42,8 @@ def of_one_data_set(runs, dataset, named):
     """(the runs that can be compared, [a line on each that is on other data]).
 
     Raises:
-        UserError: there are none; they are of several data sets, and none is chosen; runs given by name are on
-            different data.
+        UserError: there are none; they are of several data sets, and none is chosen; runs given by name are
+            on different data.
     """
     counts = Counter(run.dataset for run in runs)
     in_words = ", ".join(f"{name} ({count})" for name, count in counts.items())
@@ -54,10 +55,12 @@ def of_one_data_set(runs, dataset, named):
     prints = Counter(run.data["fingerprint"] for run in runs)
     most = next(run for run in runs if run.data["fingerprint"] == prints.most_common(1)[0][0])
     same = [run for run in runs if run.data["fingerprint"] == most.data["fingerprint"]]
-    others = [run.name for run in runs if run not in same]
+    others = [run.name for run in runs if run.data["fingerprint"] != most.data["fingerprint"]]
     if others and named:
-        raise UserError(f"{most.name} and {others[0]} are on different data or splits of {most.dataset}: they cannot be compared")
-    return same, [f"left out: {name} is on other data or another split of {most.dataset} than {most.name}" for name in others]
+        raise UserError(f"{most.name} and {others[0]} are on different data or splits of {most.dataset}: they cannot "
+                        "be compared")
+    return same, [f"left out: {name} is on other data or another split of {most.dataset} than {most.name}"
+                  for name in others]
 
 
 def group(runs):
@@ -80,13 +83,14 @@ def group(runs):
 
 
 def in_words(runs, groups, with_size=True):
-    """The system of a group: what it is, on how many users, its settings other than usual, or than another group's of its kind.
+    """The system of a group: what it is, on how many users, and its settings other than usual, or than a peer's.
 
     What was "auto" is left out: it follows from the data and the number of users.
     """
     run = runs[0]
     try:
-        usual = recipes.usual(run.settings, run.statistics, run.script) if run.statistics else defaults(run.script)
+        data, script = run.statistics, run.script
+        usual = recipes.usual(run.settings, data, script) if data else defaults(script)
         usual |= {"grid": grids[run.settings["model"]]} if "grid" in usual else {}
     except (KeyError, UserError):  # of a script, or with settings, that this version does not have
         usual = {}
@@ -96,7 +100,8 @@ def in_words(runs, groups, with_size=True):
         usual.get(key, value) != value or any(peer.get(key, value) != value for peer in peers))
     words = [NAMES.get(run.settings.get("model", run.script), run.script)]
     words += [("all users" if users == -1 else f"S = {users:,}")] if with_size else []
-    words += [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in run.settings.items()
+    words += [f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+              for key, value in run.settings.items()
               if key not in IN_COLUMNS and key not in run.auto and differs(key, value)]
     if len({other.settings.get("distilled") for other in runs}) > 1:
         words.append("every seed its own")
@@ -104,7 +109,7 @@ def in_words(runs, groups, with_size=True):
 
 
 def by_size(groups):
-    """{label: what pictures.lines draws} of runs of distill.py and of infinite_ae.py that differ in their number of users.
+    """{label: what pictures.lines draws} of runs of distill.py or infinite_ae.py on several numbers of users.
 
     What a recipe chose by that number may differ, too.
     """
@@ -113,7 +118,8 @@ def by_size(groups):
         first = runs[0]
         users = first.settings.get("user_support", -1)
         if first.script in ("distill", "infinite_ae") and (users != -1 or first.statistics):
-            own = {key: value for key, value in first.settings.items() if key not in ("seed", "user_support", *first.auto)}
+            follows = "seed", "user_support", *first.auto
+            own = {key: value for key, value in first.settings.items() if key not in follows}
             x = first.statistics.users if users == -1 else users
             found.setdefault(json.dumps([first.script, own]), {})[x] = runs
     found = [dict(sorted(sizes.items())) for sizes in found.values() if len(sizes) > 1]
@@ -123,7 +129,7 @@ def by_size(groups):
 
 
 def show(results, dataset=None, runs=None):
-    """Compares runs in the folder `results`, writes the table and the figure in its folder compare/, and prints them.
+    """Compares runs in the folder `results`, prints the table, and writes it and the figure in compare/ in it.
 
     Args:
         dataset: whose runs; needed if there are several data sets.
@@ -138,16 +144,19 @@ def show(results, dataset=None, runs=None):
     found, others = of_one_data_set(found, dataset, runs is not None)
     groups, repeated = group(found)
     lines = [{"system": in_words(own, groups), "chosen by": own[0].settings.get("best_by", ""), **line_of(own),
-              "seconds": sum(run.result["wall_seconds"] for run in own) / len(own)} for own in groups]
+              "seconds": sum(run.result["wall_seconds"] for run in own) / len(own)}
+             for own in groups]
     compare_with_best(lines, groups)
     table = pd.DataFrame(lines).sort_values("NDCG@10", ascending=False, kind="stable")
     rows = [[line["system"], f"{line['runs']}", line["chosen by"], *metrics, f"{line['seconds']:,.0f}", p]
             for (_, line), (metrics, p) in zip(table.iterrows(), cells(table, MARKDOWN))]
-    text = markdown([found[0].dataset, "seeds", "chosen by", *METRICS, "seconds", P], rows) + f"\n\n{CAPTION}\n"
+    head = [found[0].dataset, "seeds", "chosen by", *METRICS, "seconds", P]
+    text = f"{markdown(head, rows)}\n\n{CAPTION}\n"
     columns = ["system", "runs", "chosen by", *METRICS, *DEVIATIONS, "seconds", "p"]
-    files = {"mine.md": text.encode(), "mine.csv": table[columns].to_csv(index=False, float_format="%.6g").encode()}
+    files = {"mine.md": text.encode(), "mine.csv": to_csv(table[columns])}
     if drawn := by_size(groups):
-        files["mine.png"] = pictures.lines(drawn, "NDCG@10", "users it is trained on", found[0].dataset, "png", log_x=True)
+        files["mine.png"] = pictures.lines(drawn, "NDCG@10", "users it is trained on", found[0].dataset, "png",
+                                           log_x=True)
     folder = results / "compare"
     folder.mkdir(exist_ok=True)
     (folder / "mine.png").unlink(missing_ok=True)  # of an earlier comparison

@@ -5,6 +5,8 @@ import itertools
 from matplotlib import rc_context, ticker
 from matplotlib.figure import Figure
 
+TWO = "HR@10", "PSP@10"  # that `strategies` draws
+
 
 def curve(history, best_step, title):
     """Validation HR@100 and nDCG@10, and lamda, over the steps of `history` (a dict a validation)."""
@@ -40,18 +42,19 @@ def strategies(drawn, kind):
     """HR@10 above PSP@10 against the share of users, a column a data set, a line a strategy, a band of one standard deviation.
 
     Args:
-        drawn: {title: {label: DataFrame of x, the share in percent, HR@10, PSP@10 and their deviations}}; the last label is that of
-            all users, whose one line is drawn from side to side. A label without lines stands in the legend alone.
+        drawn: {title: {label: DataFrame of x, the share in percent, the metrics of TWO and their deviations}};
+            the last label is that of all users, drawn from side to side. A label without lines stands in the
+            legend alone.
         kind: "png" or "svg".
     """
-    metrics = "HR@10", "PSP@10"
     figure = Figure(figsize=(5.2 * len(drawn), 6.4), layout="constrained")
     grid = figure.subplots(2, len(drawn), sharex="col", squeeze=False)
     for column, (title, named) in zip(grid.T, drawn.items()):
         *strategies, (everyone, full) = named.items()
-        for axes, metric in zip(column, metrics):
+        for axes, metric in zip(column, TWO):
             _plot_lines(axes, dict(strategies), metric)
-            axes.axhline(*(full[metric] if len(full) else [float("nan")]), color="0.4", linestyle="--", label=everyone)
+            [level] = full[metric] if len(full) else [float("nan")]
+            axes.axhline(level, color="0.4", linestyle="--", label=everyone)
             axes.set(xscale="log")
             axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
         column[0].set_title(title)
@@ -65,7 +68,8 @@ def lines(drawn, metric, x_label, title, kind, log_x=False):
     """A metric in percent over x, a line a label, a band of one standard deviation.
 
     Args:
-        drawn: {label: DataFrame of x, the metric and its deviation}; a label without lines stands in the legend alone.
+        drawn: {label: DataFrame of x, the metric and its deviation}; a label without lines stands in the
+            legend alone.
         kind: "png" or "svg".
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")

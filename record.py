@@ -1,8 +1,8 @@
-"""Finished runs: those in a results folder, and those kept with the code, in docs/results.jsonl, a line a run.
+"""Finished runs: those in a results folder, and those kept with the code, a line of docs/results.jsonl a run.
 
 A line has the settings that shaped the run, its data, revision, versions, devices and result, and two SHA-256
-sums: of the rest of the line, and of its users' NDCG@10 in docs/results-users.npz, which is kept for the runs that
-the table's tests need. A record that has been altered is refused. Nothing in it is a hash of settings:
+sums: of the rest of the line, and of its users' NDCG@10 in docs/results-users.npz, which is kept for the runs
+that the table's tests need. A record that has been altered is refused. Nothing in it is a hash of settings:
 comparison.py finds a run by the settings themselves.
 """
 import hashlib
@@ -21,8 +21,8 @@ from settings import UserError
 DOCS = Path(__file__).parent / "docs"
 LINES, USERS = "results.jsonl", "results-users.npz"
 UNCOMMITTED = " with uncommitted changes"
-FIELDS = {"name": str, "script": str, "settings": dict, "data": dict, "revision": str | None, "versions": dict,
-          "devices": str, "result": dict, "users": str | None}
+FIELDS = {"name": str, "script": str, "settings": dict, "data": dict, "revision": str | None,
+          "versions": dict, "devices": str, "result": dict, "users": str | None}
 
 
 class Found(NamedTuple):
@@ -62,11 +62,13 @@ class Found(NamedTuple):
         """
         where = f"{self.folder}/users.npz" if self.folder else f"the record's {self.name}"
         remedy = f"delete {self.folder}, and make the run again" if self.folder else restore(USERS)
-        values = self.kept if self.folder is None else read_npz(self.folder / "users.npz", remedy).get("NDCG@10")
-        mean = self.result["test"]["NDCG@10"]
-        sound = values is not None and values.ndim == 1 and values.dtype.kind == "f" and np.isfinite(values).any()
-        if not sound or mean is None or abs(np.nanmean(values, dtype=np.float64) - mean) > 0.01:
-            raise UserError(f"{where} does not have the users' NDCG@10 of which the result has the mean; {remedy}")
+        values, mean = self.kept, self.result["test"]["NDCG@10"]
+        if self.folder:
+            values = read_npz(self.folder / "users.npz", remedy).get("NDCG@10")
+        sound = (values is not None and mean is not None and values.ndim == 1 and values.dtype.kind == "f"
+                 and np.isfinite(values).any())
+        if not sound or abs(np.nanmean(values, dtype=np.float64) - mean) > 0.01:
+            raise UserError(f"{where} does not have the users' NDCG@10 whose mean the result has; {remedy}")
         return values
 
 
@@ -128,9 +130,10 @@ def _read_line(text, users, number):
         raise UserError(f"{altered}: it is not what a run has ({error}); {restore(LINES)}") from error
     values = users.get(name)
     if line["users"] is not None and (values is None or digest(values.tobytes()) != line["users"]):
-        raise UserError(f"{USERS}: the users' metrics of {name} have been altered: their SHA-256 is not that of the "
-                        f"record; {restore(USERS)}")
-    return Found(**{key: line[key] for key in FIELDS if key != "users"}, kept=values if line["users"] else None)
+        raise UserError(f"{USERS}: the users' metrics of {name} have been altered: their SHA-256 is not that of "
+                        f"the record; {restore(USERS)}")
+    kept = values if line["users"] else None
+    return Found(**{key: line[key] for key in FIELDS if key != "users"}, kept=kept)
 
 
 def keep(runs, need_users, folder=None):
@@ -143,12 +146,14 @@ def keep(runs, need_users, folder=None):
     folder = folder or DOCS
     before = read_record(folder)
     users = {run.name: run.kept for run in before if run.kept is not None}
-    users |= {run.name: np.ascontiguousarray(run.users(), np.float32) for run in runs if run.name in need_users}
-    lines = sorted(to_line(run, users.get(run.name)) for run in {run.name: run for run in [*before, *runs]}.values())
+    users |= {run.name: np.ascontiguousarray(run.users(), np.float32)
+              for run in runs if run.name in need_users}
+    by_name = {run.name: run for run in [*before, *runs]}
+    lines = "".join(to_line(by_name[name], users.get(name)) + "\n" for name in sorted(by_name))
     arrays = io.BytesIO()
     np.savez_compressed(arrays, **dict(sorted(users.items())))
     # The lines last: with its line a run is there.
-    for name, content in ((USERS, arrays.getvalue()), (LINES, "".join(line + "\n" for line in lines).encode())):
+    for name, content in ((USERS, arrays.getvalue()), (LINES, lines.encode())):
         with atomic(folder / name) as file:
             file.write(content)
 

@@ -164,7 +164,8 @@ def prepare(folder):
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): --out=FOLDER writes the page elsewhere") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror}): --out=FOLDER writes the page "
+                        "elsewhere") from error
 
 
 def main(arguments):

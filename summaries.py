@@ -1,4 +1,4 @@
-"""Means over seeds, the test over users, and cells of text: what the paper's table and `compare.py --mine` share."""
+"""Means over seeds, the test over users, and cells: what the paper's table and `compare.py --mine` share."""
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -7,34 +7,39 @@ from eval import METRICS
 
 DEVIATIONS = tuple(f"{name} deviation" for name in METRICS)
 P = "p, over users"
-CAPTION = ("p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, Holm-corrected; it "
-           "knows nothing of the spread over seeds (±, a standard deviation).")
+CAPTION = ("p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, Holm-corrected; "
+           "it knows nothing of the spread over seeds (±, a standard deviation).")
 MARKDOWN, LATEX = ("**{}**", "±"), (r"\textbf{{{}}}", r"$\pm$")
 
 
 def moments(runs):
-    """Of each metric the mean and the standard deviation, NaN of a single run; NaN both where no run has it."""
+    """Of each metric the mean, and the standard deviation, NaN of a single run; NaN where no run has it."""
     tests = pd.DataFrame([run.result["test"] for run in runs], columns=METRICS, dtype=float)
     return tests.mean(), tests.std()
 
 
 def line_of(runs):
-    """What a line of a table has of its runs, a seed each: their number, and each metric's mean and standard deviation."""
+    """What a line of a table has of its runs, a seed each: their number, the metrics' means and deviations."""
     mean, deviation = moments(runs)
     return {"runs": len(runs), **mean, **dict(zip(DEVIATIONS, deviation))}
 
 
 def with_deviations(found, metrics):
-    """A DataFrame for pictures.py, a row an x of `found`, {x: runs}: x, and of each metric the mean and the deviation, 0 of one run."""
+    """A DataFrame for pictures.py, a row an x: x, and of each metric the mean and the deviation, 0 of one run.
+
+    Args:
+        found: {x: its runs, a seed each}.
+    """
     rows = []
     for x, runs in found.items():
         mean, deviation = moments(runs)
         rows.append([x, *(mean[name] for name in metrics), *(deviation.fillna(0)[name] for name in metrics)])
-    return pd.DataFrame(rows, columns=["x", *metrics, *(f"{name} deviation" for name in metrics)], dtype=float)
+    columns = ["x", *metrics, *(f"{name} deviation" for name in metrics)]
+    return pd.DataFrame(rows, columns=columns, dtype=float)
 
 
 def holm(p):
-    """Holm's correction of p-values, (n,): each times how many are at least as large, made monotone, at most 1."""
+    """Holm's correction of p-values, (n,): a p times how many are at least as large, made monotone, at most 1."""
     order = np.argsort(p)
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)), 1)
@@ -49,13 +54,14 @@ def paired(users, others):
 
 
 def compare_with_best(lines, runs):
-    """Gives the lines "best", whether it has the highest NDCG@10, and "p" as CAPTION says, NaN where there is no run.
+    """Gives a line "best", whether it has the highest NDCG@10, and "p" as CAPTION says, NaN without a run.
 
     Args:
         lines: dicts as of `line_of`.
         runs: of each line, its runs, all on the same users.
     """
-    users = {place: np.mean([run.users() for run in own], axis=0, dtype=np.float64) for place, own in enumerate(runs) if own}
+    users = {place: np.mean([run.users() for run in own], axis=0, dtype=np.float64)
+             for place, own in enumerate(runs) if own}
     best = max(users, key=lambda place: lines[place]["NDCG@10"], default=None)
     others = [place for place in users if place != best]
     p = dict(zip(others, holm([paired(users[best], users[place]) for place in others])))
@@ -85,4 +91,11 @@ def cells(table, style):
 
 
 def markdown(head, rows):
-    return "\n".join("".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in (head, ["---"] * len(head), *rows))
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join("".join(f"| {cell} " if cell else "| " for cell in line) + "|" for line in lines)
+
+
+def to_csv(table):
+    """A DataFrame as bytes; its p says what it knows."""
+    table = table.rename(columns={"p": "p, paired over users, seeds averaged"})
+    return table.to_csv(index=False, float_format="%.6g").encode()
