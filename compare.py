@@ -211,7 +211,7 @@ def figures(matched):
             continue
         files |= {f"{name}.{kind}": to_bytes(kind) for kind in ("png", "svg")}
         if short := [label for label in lines if label.endswith((" runs)", " seeds)"))]:
-            notes.append(f"{name}.png, {name}.svg: drawn without the missing runs, {', '.join(short)}")
+            notes.append(f"{name}.png, {name}.svg: drawn, and runs are missing: {', '.join(short)}")
     return files, notes
 
 
@@ -262,7 +262,7 @@ def main(arguments):
 
 
 def show(runs, matched, damaged, results):
-    """Writes what the record gives in README.md and docs/, prints the tables of all runs, says what is missing."""
+    """Writes the record's tables in README.md and docs/, prints those of all runs, says what is missing."""
     kept = comparison.match(Runs([run for run in runs.runs if run.folder is None]))
     names, notes = write(kept, record.DOCS)
     text = fill(README.read_text(encoding="utf-8"), to_markdown(kept), README.name)
@@ -283,8 +283,9 @@ def show(runs, matched, damaged, results):
     if clean := [run.name for run in others if run.clean]:
         print(f"shown, and not in the record yet: {', '.join(clean)}; --run keeps them")
     if unclean := [run.name for run in others if not run.clean]:
-        print(f"shown, and not kept, since the code that made them had uncommitted changes: {', '.join(unclean)}; "
-              f"to keep such runs, commit, delete these folders of {results}, and call --run again")
+        print("shown, and not kept, since the code that made them had uncommitted changes: "
+              f"{', '.join(unclean)}; to keep such runs, commit, delete these folders of {results}, and "
+              "call --run again")
     if others:
         write(matched, results / "compare")
         print(f"the tables and figures with these runs are in {results / 'compare'}")

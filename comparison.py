@@ -50,11 +50,11 @@ class Planned(NamedTuple):
     part: str                # "table", "strategies", "learners", "noise" or "stream"
     system: str
     dataset: str
-    at: object               # what a line of the part goes over: users, a share of noise, what a learner is trained on
+    at: object               # what a line of the part goes over: users, a share of noise, a learner's data
     seed: int
     script: str
     arguments: tuple | None  # None: they are known once another run has finished
-    teachers: tuple = ()     # names of the runs, all of one setting, whose synthetic users it may be trained on
+    teachers: tuple = ()     # names of runs, all of the same settings, whose synthetic users will do
 
 
 def _baseline(name, model, *more, seeds=SEEDS, best_by=None):
@@ -72,8 +72,8 @@ LIGHTGCN = _baseline("LightGCN", "lightgcn", "--epochs=150", best_by=CHOSEN_BEFO
 TABLE = (_baseline("PopRec", "pop", seeds=SEEDS[:1]), _baseline("MF", "mf", best_by=CHOSEN_BEFORE),
          _baseline("NeuMF", "neumf", best_by=CHOSEN_BEFORE), MVAE, LIGHTGCN, EASE, FULL, WEIGHTED, DISTILLED)
 
-# Of few users a weaker ridge is the best, of many users with few interactions a stronger one: other grids than
-# that for all. The head users are the same whatever the seed.
+# Of few users a weaker ridge is the best, of many users with few interactions a stronger one: other grids
+# than that for all. The head users are the same whatever the seed.
 _FEW, _SPARSE = "--lamda_grid=[0.03, 0.1, 0.3, 1, 3, 10, 30]", "--lamda_grid=[0.1, 1, 10, 30, 100, 300, 1000]"
 ALL = "all users"
 STRATEGIES = (
@@ -92,10 +92,11 @@ LEARNT_FROM = {f"{SUMMARY} synthetic users": "distilled",
                f"{SUMMARY} random users": "random"}
 EASE_BEFORE = EASE._replace(best_by=CHOSEN_BEFORE)
 # Of each learner, on SUMMARY users and on all of them.
-LEARNERS = ((System("EASE", "baselines", ("--model=ease", f"--grid={json.dumps(_WIDE)}"), best_by=CHOSEN_BEFORE),
-             EASE_BEFORE), (MVAE, MVAE))
+_EASE = System("EASE", "baselines", ("--model=ease", f"--grid={json.dumps(_WIDE)}"), best_by=CHOSEN_BEFORE)
+LEARNERS = (_EASE, EASE_BEFORE), (MVAE, MVAE)
 NOISE = (0, 0.02, 0.05, 0.1)
-NOISY = (EASE_BEFORE, FULL._replace(best_by=CHOSEN_BEFORE), DISTILLED)  # without noise, the first two need one seed
+# Without noise, the first two know no chance: one seed.
+NOISY = EASE_BEFORE, FULL._replace(best_by=CHOSEN_BEFORE), DISTILLED
 STREAM = tuple(System(name, "stream", arguments, best_by=CHOSEN_BEFORE) for name, arguments in (
     ("everyone so far", ("--memory=all", "--normalize=false")), ("synthetic users", ("--memory=distilled",)),
     ("random users", ("--memory=random", "--normalize=false"))))
@@ -265,7 +266,7 @@ def missing_of(runs):
 
 
 def keep(matched):
-    """Adds to the record the runs of clean revisions that it lacks, with users' metrics where the table needs them.
+    """Adds to the record the runs of clean revisions that it lacks; users' metrics of those of the table.
 
     It is written once, after the last run: written before, it would itself be an uncommitted change.
     """

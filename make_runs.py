@@ -16,13 +16,13 @@ from settings import UserError
 
 
 def command(planned, options):
-    """The words after python; data_dir and results_dir, the options, where they are not as in hyper_params.py."""
+    """The words after python; of the options, those that are not as in hyper_params.py."""
     elsewhere = (f"--{key}={value}" for key, value in options.items() if value != hyper_params[key])
     return [f"{planned.script}.py", *planned.arguments, *elsewhere]
 
 
 def seconds_of(planned, matched):
-    """How long a run may take: as long as the others of its system took, else as all did; None without one."""
+    """How long a run may take: as long as those of its system took, else as all did; None without one."""
     made = {done: run.result["wall_seconds"] for done, run in matched.items() if run}
     of = planned.part, planned.system, planned.dataset
     same = [seconds for done, seconds in made.items() if (done.part, done.system, done.dataset) == of]
@@ -42,7 +42,7 @@ def show_plan(missing, matched, options):
 
 
 def run_to_the_end(words):
-    """Runs a command; (its exit code, the last line of stderr). What ends this process ends that one first."""
+    """Runs a command; (exit code, last line of stderr). What ends this process ends that one first."""
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
             complaint = process.communicate()[1]
@@ -74,7 +74,7 @@ def make(options):
         script, *arguments = command(planned, options)
         code, complaint = run_to_the_end([sys.executable, Path(__file__).parent / script, *arguments])
         if code < 0 or code > 128:
-            raise UserError(f"{in_words(planned)} was interrupted; the same command goes on from the checkpoint")
+            raise UserError(f"{in_words(planned)} was interrupted; the same command goes on where it was")
         if IN_USE in complaint:
             raise UserError(complaint)
         runs, _ = comparison.find(options["results_dir"])
@@ -85,6 +85,7 @@ def make(options):
         else:
             at = "" if planned.at is None else f"{planned.at}, "
             unclean = "" if run.clean else "; not to be kept: the code has uncommitted changes"
-            tqdm.write(f"{planned.part}: {planned.system}, {planned.dataset}, {at}seed {planned.seed}: test NDCG@10 "
-                       f"{run.result['test']['NDCG@10']:.2f}, {time.monotonic() - began:.0f} s{unclean}")
+            tqdm.write(f"{planned.part}: {planned.system}, {planned.dataset}, {at}seed {planned.seed}: "
+                       f"test NDCG@10 {run.result['test']['NDCG@10']:.2f}, "
+                       f"{time.monotonic() - began:.0f} s{unclean}")
         bar.update()

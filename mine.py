@@ -57,8 +57,8 @@ def of_one_data_set(runs, dataset, named):
     same = [run for run in runs if run.data["fingerprint"] == most.data["fingerprint"]]
     others = [run.name for run in runs if run.data["fingerprint"] != most.data["fingerprint"]]
     if others and named:
-        raise UserError(f"{most.name} and {others[0]} are on different data or splits of {most.dataset}: they cannot "
-                        "be compared")
+        raise UserError(f"{most.name} and {others[0]} are on different data or splits of {most.dataset}: "
+                        "they cannot be compared")
     return same, [f"left out: {name} is on other data or another split of {most.dataset} than {most.name}"
                   for name in others]
 
@@ -83,7 +83,7 @@ def group(runs):
 
 
 def in_words(runs, groups, with_size=True):
-    """The system of a group: what it is, on how many users, and its settings other than usual, or than a peer's.
+    """The system of a group: what it is, on how many users, and its settings other than usual or a peer's.
 
     What was "auto" is left out: it follows from the data and the number of users.
     """
@@ -129,7 +129,7 @@ def by_size(groups):
 
 
 def show(results, dataset=None, runs=None):
-    """Compares runs in the folder `results`, prints the table, and writes it and the figure in compare/ in it.
+    """Compares runs in the folder `results`; prints the table, writes it and the figure in its compare/.
 
     Args:
         dataset: whose runs; needed if there are several data sets.
@@ -143,8 +143,8 @@ def show(results, dataset=None, runs=None):
         print(note)
     found, others = of_one_data_set(found, dataset, runs is not None)
     groups, repeated = group(found)
-    lines = [{"system": in_words(own, groups), "chosen by": own[0].settings.get("best_by", ""), **line_of(own),
-              "seconds": sum(run.result["wall_seconds"] for run in own) / len(own)}
+    lines = [{"system": in_words(own, groups), "chosen by": own[0].settings.get("best_by", ""),
+              **line_of(own), "seconds": sum(run.result["wall_seconds"] for run in own) / len(own)}
              for own in groups]
     compare_with_best(lines, groups)
     table = pd.DataFrame(lines).sort_values("NDCG@10", ascending=False, kind="stable")
@@ -155,8 +155,8 @@ def show(results, dataset=None, runs=None):
     columns = ["system", "runs", "chosen by", *METRICS, *DEVIATIONS, "seconds", "p"]
     files = {"mine.md": text.encode(), "mine.csv": to_csv(table[columns])}
     if drawn := by_size(groups):
-        files["mine.png"] = pictures.lines(drawn, "NDCG@10", "users it is trained on", found[0].dataset, "png",
-                                           log_x=True)
+        files["mine.png"] = pictures.lines(drawn, "NDCG@10", "users it is trained on", found[0].dataset,
+                                           "png", log_x=True)
     folder = results / "compare"
     folder.mkdir(exist_ok=True)
     (folder / "mine.png").unlink(missing_ok=True)  # of an earlier comparison

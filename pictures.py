@@ -1,7 +1,9 @@
 """The pictures of runs, as files in memory."""
 import io
 import itertools
+import textwrap
 
+import numpy as np
 from matplotlib import rc_context, ticker
 from matplotlib.figure import Figure
 
@@ -42,8 +44,8 @@ def strategies(drawn, kind):
     """HR@10 above PSP@10 against the share of users, a column a data set, a line a strategy, a band of one standard deviation.
 
     Args:
-        drawn: {title: {label: DataFrame of x, the share in percent, the metrics of TWO and their deviations}};
-            the last label is that of all users, drawn from side to side. A label without lines stands in the
+        drawn: {title: {label: DataFrame of x, the share in percent, the metrics of TWO, and deviations}}; the
+            last label is that of all users, drawn from side to side. A label without lines stands in the
             legend alone.
         kind: "png" or "svg".
     """
@@ -60,7 +62,7 @@ def strategies(drawn, kind):
         column[0].set_title(title)
         column[1].set_xlabel("users, % of all")
     labelled = {label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=3, frameon=False)
+    _legend(figure, labelled.values(), labelled)
     return _to_bytes(figure, kind)
 
 
@@ -80,7 +82,7 @@ def lines(drawn, metric, x_label, title, kind, log_x=False):
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     else:
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    _legend(figure, *axes.get_legend_handles_labels())
     return _to_bytes(figure, kind)
 
 
@@ -92,6 +94,17 @@ def _plot_lines(axes, drawn, metric):
     axes.set(ylabel=f"{metric}, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92")
+
+
+def _legend(figure, handles, labels):
+    """Below the axes, in up to three columns as the figure has room; beyond two rows the figure grows with it."""
+    room = int(12 * figure.get_figwidth())  # characters
+    labels = [textwrap.fill(label, room - 7) for label in labels]
+    width = lambda column: 7 + max(map(len, column), default=0)
+    columns = next((n for n in (3, 2) if sum(map(width, np.array_split(labels, n))) <= room), 1)
+    rows = sum(label.count("\n") + 1 for label in labels) / columns
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, rows - 2))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _plot_quality(axes, places, history, best):

@@ -130,8 +130,8 @@ def _read_line(text, users, number):
         raise UserError(f"{altered}: it is not what a run has ({error}); {restore(LINES)}") from error
     values = users.get(name)
     if line["users"] is not None and (values is None or digest(values.tobytes()) != line["users"]):
-        raise UserError(f"{USERS}: the users' metrics of {name} have been altered: their SHA-256 is not that of "
-                        f"the record; {restore(USERS)}")
+        raise UserError(f"{USERS}: the users' metrics of {name} have been altered: their SHA-256 is not "
+                        f"that of the record; {restore(USERS)}")
     kept = values if line["users"] else None
     return Found(**{key: line[key] for key in FIELDS if key != "users"}, kept=kept)
 

@@ -7,8 +7,8 @@ from eval import METRICS
 
 DEVIATIONS = tuple(f"{name} deviation" for name in METRICS)
 P = "p, over users"
-CAPTION = ("p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, Holm-corrected; "
-           "it knows nothing of the spread over seeds (±, a standard deviation).")
+CAPTION = ("p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, "
+           "Holm-corrected; it knows nothing of the spread over seeds (±, a standard deviation).")
 MARKDOWN, LATEX = ("**{}**", "±"), (r"\textbf{{{}}}", r"$\pm$")
 
 
@@ -19,13 +19,13 @@ def moments(runs):
 
 
 def line_of(runs):
-    """What a line of a table has of its runs, a seed each: their number, the metrics' means and deviations."""
+    """What a line of a table has of its runs, a seed each: their number, the means and the deviations."""
     mean, deviation = moments(runs)
     return {"runs": len(runs), **mean, **dict(zip(DEVIATIONS, deviation))}
 
 
 def with_deviations(found, metrics):
-    """A DataFrame for pictures.py, a row an x: x, and of each metric the mean and the deviation, 0 of one run.
+    """A DataFrame for pictures.py, a row an x: x, and of a metric the mean and the deviation, 0 of one run.
 
     Args:
         found: {x: its runs, a seed each}.
@@ -39,7 +39,7 @@ def with_deviations(found, metrics):
 
 
 def holm(p):
-    """Holm's correction of p-values, (n,): a p times how many are at least as large, made monotone, at most 1."""
+    """Holm's correction of p-values, (n,): times how many are at least as large, monotone, at most 1."""
     order = np.argsort(p)
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)), 1)
