@@ -1,8 +1,13 @@
 """The pictures of runs, as files in memory."""
 import io
+import itertools
+import textwrap
 
+import numpy as np
 from matplotlib import rc_context, ticker
 from matplotlib.figure import Figure
+
+TWO = "HR@10", "PSP@10"  # that `strategies` draws
 
 
 def curve(history, best_step, title):
@@ -39,50 +44,67 @@ def strategies(drawn, kind):
     """HR@10 above PSP@10 against the share of users, a column a data set, a line a strategy, a band of one standard deviation.
 
     Args:
-        drawn: {title: ({strategy: DataFrame of x, the share in percent, HR@10, PSP@10 and their deviations}, metrics of the full data)}.
+        drawn: {title: {label: DataFrame of x, the share in percent, the metrics of TWO, and deviations}}; the
+            last label is that of all users, drawn from side to side. A label without lines stands in the
+            legend alone.
         kind: "png" or "svg".
     """
-    metrics = "HR@10", "PSP@10"
     figure = Figure(figsize=(5.2 * len(drawn), 6.4), layout="constrained")
     grid = figure.subplots(2, len(drawn), sharex="col", squeeze=False)
-    for column, (title, (drawn_lines, full)) in zip(grid.T, drawn.items()):
-        for axes, metric in zip(column, metrics):
-            _plot_lines(axes, drawn_lines, metric)
-            axes.axhline(full[metric], color="0.4", linestyle="--", label="all users")
+    for column, (title, named) in zip(grid.T, drawn.items()):
+        *strategies, (everyone, full) = named.items()
+        for axes, metric in zip(column, TWO):
+            _plot_lines(axes, dict(strategies), metric)
+            [level] = full[metric] if len(full) else [float("nan")]
+            axes.axhline(level, color="0.4", linestyle="--", label=everyone)
             axes.set(xscale="log")
             axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
         column[0].set_title(title)
         column[1].set_xlabel("users, % of all")
     labelled = {label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=3, frameon=False)
+    _legend(figure, labelled.values(), labelled)
     return _to_bytes(figure, kind)
 
 
-def lines(drawn, metric, x_label, title, kind):
-    """A metric in percent over x, a line a system, a band of one standard deviation.
+def lines(drawn, metric, x_label, title, kind, log_x=False):
+    """A metric in percent over x, a line a label, a band of one standard deviation.
 
     Args:
-        drawn: {system: DataFrame of x, the metric and its deviation}.
+        drawn: {label: DataFrame of x, the metric and its deviation}; a label without lines stands in the
+            legend alone.
         kind: "png" or "svg".
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     _plot_lines(axes, drawn, metric)
-    axes.set(xlabel=x_label, title=title)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    axes.set(xlabel=x_label, title=title, xscale="log" if log_x else "linear")
+    if log_x:
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    else:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    _legend(figure, *axes.get_legend_handles_labels())
     return _to_bytes(figure, kind)
 
 
 def _plot_lines(axes, drawn, metric):
-    for number, ((name, line), marker) in enumerate(zip(drawn.items(), "os^Dv")):
-        if len(line):
-            axes.plot(line["x"], line[metric], marker=marker, markersize=5, label=name, color=f"C{number}")
-            axes.fill_between(line["x"], line[metric] - line[f"{metric} deviation"], line[metric] + line[f"{metric} deviation"],
-                              color=f"C{number}", alpha=0.2, linewidth=0)
+    for number, ((name, line), marker) in enumerate(zip(drawn.items(), itertools.cycle("os^Dv"))):
+        axes.plot(line["x"], line[metric], marker=marker, markersize=5, label=name, color=f"C{number}")
+        axes.fill_between(line["x"], line[metric] - line[f"{metric} deviation"], line[metric] + line[f"{metric} deviation"],
+                          color=f"C{number}", alpha=0.2, linewidth=0)
     axes.set(ylabel=f"{metric}, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92")
+
+
+def _legend(figure, handles, labels):
+    """Below the axes, in up to three columns as the figure has room; beyond two rows the figure grows with it."""
+    room = int(12 * figure.get_figwidth())  # characters
+    labels = [textwrap.fill(label, room - 7) for label in labels]
+    width = lambda column: 7 + max(map(len, column), default=0)
+    columns = next((n for n in (3, 2) if sum(map(width, np.array_split(labels, n))) <= room), 1)
+    rows = sum(label.count("\n") + 1 for label in labels) / columns
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, rows - 2))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _plot_quality(axes, places, history, best):

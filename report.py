@@ -1,6 +1,7 @@
 """One page on a run of distill.py: results/<run>/report.html, a file that needs neither a server nor a network.
 
     python report.py --run=results/<run>
+    python report.py --run=/of/somebody/else/<run> --out=FOLDER    for a run that one may only read
 
 It shows the settings, the learning curve, the metrics beside those of the other finished runs on the same data in the same
 results folder (baselines among them), how the synthetic users differ from real ones, whether a history is copied (leak.py;
@@ -10,6 +11,7 @@ import json
 import math
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -151,22 +153,39 @@ def render(distilled, dataset, leaks):
         nonce=distilled.digest[:24])  # of the Content-Security-Policy: no script runs but the page's own
 
 
+def prepare(folder):
+    """The folder, made if needed.
+
+    Raises:
+        UserError: nothing can be written in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): --out=FOLDER writes the page "
+                        "elsewhere") from error
+
+
 def main(arguments):
     parser = Parser(__doc__, allow_abbrev=False)
     parser.add_argument("--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir")
     parser.add_argument("--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it")
+    parser.add_argument("--out", help="the folder for the page and for leak.json, if not the run's own")
     given = parser.parse_args(arguments)
     distilled = open_distilled(folder_of(given.run))
+    folder = prepare(Path(given.out or distilled.folder))
     dataset = load_dataset(distilled, given.data_dir)
     leaks = leak.check(distilled, dataset)
     page = render(distilled, dataset, leaks).encode()
     for name, content in (("leak.json", json.dumps(leaks, indent=1, ensure_ascii=False).encode() + b"\n"), ("report.html", page)):
-        with atomic(distilled.folder / name) as file:
+        with atomic(folder / name) as file:
             file.write(content)
     seen, held_out = (leaks["references"][name]["jaccard"] for name in ("train", "held_out"))
     print(f"{seen['start']:,} of {len(distilled.rows):,} synthetic users have the history they began with as the nearest by their top items, "
           f"{held_out['start']:,} by what was held out of it")
-    print(f"written: {distilled.folder / 'report.html'} ({len(page) / 1e6:.1f} MB), {distilled.folder / 'leak.json'}")
+    print(f"written: {folder / 'report.html'} ({len(page) / 1e6:.1f} MB), {folder / 'leak.json'}")
 
 
 if __name__ == "__main__":

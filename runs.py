@@ -41,6 +41,7 @@ NOT_SHAPING = {"data_dir", "results_dir", "resume", "paper", "eval_batch_size", 
                "process_id"}
 START_AGAIN = "--resume=false starts again and keeps the folder under another name"
 IN_USE = "another process is running these settings"
+METRICS = ("HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC")  # eval.METRICS, which needs JAX
 PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
 
 
@@ -108,10 +109,12 @@ def read_finished(folder):
         config = json.loads((folder / "config.json").read_text())
         _expect(config, "settings", dict)
         _expect(config["settings"], "dataset", str)
-        for key in ("data_fingerprint", "command", "python", "devices", "started"):
+        for key in ("script", "data_fingerprint", "command", "python", "devices", "started"):
             _expect(config, key, str)
         _expect(config, "git_revision", str, type(None))
         _expect(config, "versions", dict)
+        for key in config.keys() & {"auto", "data"}:
+            _expect(config, key, dict)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder}/config.json cannot be read, or is not a run's ({error}); {START_AGAIN}") from error
     if not (folder / "result.json").exists():
@@ -123,17 +126,25 @@ def _read_result(path):
     """A result.json, once it is sure to have what is read of it; UserError if not."""
     try:
         result = json.loads(path.read_text())
-        for key in ("val", "test"):
-            _expect(result, key, dict)
-            for metric in {"HR@100", *result[key]}:
-                _expect(result[key], metric, int, float, type(None))
-        _expect(result, "wall_seconds", int, float)
-        _expect(result, _choice(result), int, float, dict)
-        for key in ("best_step", "steps"):
-            _expect(result, key, int, type(None))
+        check_result(result)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); {START_AGAIN}") from error
     return result
+
+
+def check_result(result):
+    """Raises ValueError or TypeError unless this is what a run leaves in result.json: all that any script reads of it is looked at."""
+    if not isinstance(result, dict):
+        raise TypeError(f"it holds {json.dumps(result)[:40]}")
+    for part in (result, *result.get("parts", [])):
+        for key in ("val" if part is result else "validation", "test"):
+            _expect(part, key, dict)
+            for metric in (*part[key], *METRICS):
+                _expect(part[key], metric, int, float, type(None))
+    _expect(result, "wall_seconds", int, float)
+    _expect(result, _choice(result), *((dict,) if "choice" in result else (int, float)))
+    for key in ("best_step", "steps"):
+        _expect(result, key, int, type(None))
 
 
 def _choice(result):
@@ -146,6 +157,8 @@ def _expect(found, key, *kinds):
         raise ValueError(f"it has no {key}")
     if not isinstance(found[key], kinds):
         raise ValueError(f"its {key} is {json.dumps(found[key])[:40]}")
+    if isinstance(found[key], float) and not math.isfinite(found[key]):
+        raise ValueError(f"its {key} is {found[key]}, no number")
 
 
 def keep_arrays(path, key, make, sound):

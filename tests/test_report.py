@@ -10,6 +10,7 @@ import charts
 import leak
 import report
 from distilled import load_dataset, open_distilled
+from settings import UserError
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver (Debian: chromium, chromium-driver) are not installed")
@@ -158,6 +159,30 @@ def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
     assert f"{leaks['references']['train']['jaccard']['start']} of 6 synthetic users" in done.stdout
     done = run_script("report.py", f"--run={tmp_path / 'baseline'}")
     assert done.returncode == 1 and "a run of distill.py is needed" in done.stderr and done.stdout == ""
+
+
+def test_the_page_of_a_run_that_one_may_only_read(run_script, distilled_run, tmp_path):
+    """Its folder stays as it is; --out names another one, made if needed, and a folder that cannot be written is one line."""
+    run = shutil.copytree(distilled_run, tmp_path / "run")
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    done = run_script("report.py", f"--run={run}", f"--out={tmp_path}/new/folder")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"report.html", "leak.json"}
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    assert f"written: {tmp_path}/new/folder/report.html" in done.stdout
+    (tmp_path / "file").write_text("")
+    done = run_script("report.py", f"--run={run}", f"--out={tmp_path}/file")
+    assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert f"report: {tmp_path}/file cannot be written" in done.stderr
+
+
+def test_a_folder_that_may_not_be_written_names_out(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")  # root, who may run this, is refused nothing
+
+    monkeypatch.setattr(report.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match="cannot be written .Permission denied.: --out=FOLDER writes the page elsewhere"):
+        report.prepare(tmp_path)
 
 
 @pytest.mark.parametrize("text", [None, "", '{"step": 0, "valid', '{"step": 0, "validation": {"HR@100": null, "NDCG@10": 1}}\n', "null\n", "[]\n",
