@@ -31,7 +31,12 @@ setup: .venv/core.done
 
 # The data set is the first that can be had; prep.sh says so if it is not the first one named.
 distill: .venv/core.done
-	@dataset=$$(./prep.sh ml-1m ml-100k) && $(VENV) distill.py --dataset=$$dataset $(ARGS)
+	@dataset=$$(./prep.sh ml-1m ml-100k) && $(VENV) distill.py --dataset=$$dataset $(ARGS) && echo && \
+	echo "The data set is $$dataset: the README's other commands take --dataset=$$dataset, and its figures to expect are under \"What comes out\"." && \
+	echo "Next, with the run's folder from above:" && \
+	echo "  $(VENV) recommend.py --run=RUN --user=1 --explain" && \
+	echo "  $(VENV) report.py --run=RUN        # a page to open in a browser" && \
+	echo "  $(VENV) infinite_ae.py --dataset=$$dataset"
 
 test: .venv/dev.done
 	@$(VENV) -m pytest $(ARGS)

@@ -18,7 +18,6 @@ import time
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import psutil
@@ -28,12 +27,13 @@ from tqdm import tqdm
 import devices
 import learners
 import samplers
+from errors import UserError
 from eval import evaluate, inverse_propensity, number, summarise
 from hyper_params import grid_kinds, grids
 from job import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
 from model import predict
 from runs import START_AGAIN, Stop
-from settings import UserError, checked
+from settings import checked
 from streams import Stream, generator
 from yardsticks import popularity, rank_by_popularity
 
@@ -139,9 +139,9 @@ def fit_closed_form(settings, run, dataset, mesh, rows):
     tuning = Tuning(settings, run, dataset, mesh)
     scores_with = lambda weights: lambda users, context: rank(weights, context)
     best = None
-    for number, setting in enumerate(tqdm(settings["grid"], unit="setting", disable=None)):
+    for place, setting in enumerate(tqdm(settings["grid"], unit="setting", disable=None)):
         weights = devices.replicate(mesh, fit(rows, **setting))
-        best = weights if tuning.validate(scores_with(weights), number) else best
+        best = weights if tuning.validate(scores_with(weights), place) else best
     if best is None:
         raise UserError(f"{settings['model']}: no setting of the grid gives finite scores; a larger l2 helps")
     return best_of(tuning.history, settings["best_by"]), tuning.test(scores_with(best)), {}

@@ -36,10 +36,11 @@ import model
 import recipes
 from batches import FED, HELD_OUT, make_batches
 from bench_size import growth, netflix
+from errors import UserError, run_script
 from eval import CUTOFFS, inverse_propensity, search_lamda
 from generate import write_data_set
 from runs import atomic, open_run, peak_rss_mb
-from settings import UserError, resolve, run_script
+from settings import resolve
 
 USERS, ITEMS, INTERACTIONS = 6040, 3706, 1_000_000  # MovieLens-1M's
 REPEATS = 5

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from errors import UserError
 from generate import write_data_set
 from runs import atomic, shaping
-from settings import UserError, resolve
+from settings import resolve
 
 HERE = Path(__file__).parent
 LAST_BEGIN, LIMIT = 540, 570       # seconds after which no check begins, and after which one is told to end
@@ -31,9 +32,9 @@ LARGE, SMALL_LAMDA = {"gpu": 5000, "cpu": 1500}, 1e-5
 WIDE_ITEMS = 200_000               # of the data set whose batch does not fit
 PROBE = """import devices, json; mesh = devices.start(False)
 print(json.dumps([mesh.devices.flat[0].platform, devices.describe(mesh), devices.free_bytes(mesh)]))"""
-RATIOS = """import bench, settings, sys
+RATIOS = """import bench, errors, sys
 bench.USERS, bench.ITEMS, bench.INTERACTIONS = map(int, sys.argv.pop(1).split(","))
-settings.run_script(bench.main, "bench")"""
+errors.run_script(bench.main, "bench")"""
 HEAD = "| what | device | seconds | figures | outcome | why |\n|---|---|---|---|---|---|"
 
 

@@ -14,9 +14,9 @@ import distill
 import model
 from batches import make_batches
 from data import Dataset
+from errors import UserError
 from generate import interactions, write_netflix
 from runs import peak_rss_mb
-from settings import UserError
 
 HERE = Path(__file__).parent
 NETFLIX_USERS, NETFLIX_ITEMS, NETFLIX_INTERACTIONS = 480_189, 17_770, 100_000_000

@@ -22,13 +22,40 @@ import make_runs
 import mine
 import pictures
 import record
-from comparison import (ALL, BUDGETS, DATASETS, EVERYONE, LEARNERS, LEARNT_FROM, NOISE, NOISE_DATASET, NOISY,
-                        STRATEGIES, STREAM, STREAM_DATASET, TABLE, Runs)
+from comparison import (
+    ALL,
+    BUDGETS,
+    DATASETS,
+    EVERYONE,
+    LEARNERS,
+    LEARNT_FROM,
+    NOISE,
+    NOISE_DATASET,
+    NOISY,
+    STRATEGIES,
+    STREAM,
+    STREAM_DATASET,
+    TABLE,
+    Runs,
+)
+from errors import UserError, run_script
 from eval import METRICS
 from runs import atomic
-from settings import UserError, resolve, run_script, split
-from summaries import (CAPTION, DEVIATIONS, LATEX, MARKDOWN, P, cells, compare_with_best, line_of, markdown,
-                       moments, to_csv, with_deviations)
+from settings import resolve, split
+from summaries import (
+    CAPTION,
+    DEVIATIONS,
+    LATEX,
+    MARKDOWN,
+    P,
+    cells,
+    compare_with_best,
+    line_of,
+    markdown,
+    moments,
+    to_csv,
+    with_deviations,
+)
 
 README = Path(__file__).parent / "README.md"
 TITLES = {"ndcg": "NDCG@10", **DATASETS, "learners": "Synthetic users for other models"}

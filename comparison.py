@@ -14,8 +14,9 @@ import hyper_params
 import paper
 import recipes
 import record
+from errors import UserError
 from runs import shaping
-from settings import UserError, resolve
+from settings import resolve
 
 DATASETS = {"magazine": "Amazon Magazine", "ml-1m": "MovieLens-1M"}
 SEEDS, BUDGETS = (1, 2, 3), (10, 20, 50, 100, 200, 500, 1000)

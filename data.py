@@ -21,8 +21,8 @@ import pandas as pd
 import pooch
 import scipy.sparse as sp
 
+from errors import UserError
 from runs import read_npz
-from settings import UserError
 from streams import Stream, generator
 
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"

@@ -16,7 +16,7 @@ import psutil
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from settings import UserError
+from errors import UserError
 
 JOIN_SECONDS = 120      # for which a process waits for the others to begin
 HEARTBEAT_SECONDS = 40  # of silence, after which a process counts as dead

@@ -28,10 +28,19 @@ import devices
 import model
 import pictures
 from batches import FED, HELD_OUT, batch_users, make_batches
+from errors import UserError
 from eval import inverse_propensity, search_lamda, summarise
-from job import begin, carry_out, from_arrays, make_kernel, quality, run_job, show, to_arrays
+from job import (
+    begin,
+    carry_out,
+    from_arrays,
+    make_kernel,
+    quality,
+    run_job,
+    show,
+    to_arrays,
+)
 from runs import START_AGAIN, Stop
-from settings import UserError
 from streams import Stream, generator
 
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old

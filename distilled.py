@@ -10,8 +10,9 @@ import scipy.sparse as sp
 from scipy.optimize import brentq
 
 import data
+from errors import UserError
 from runs import NOT_SHAPING, START_AGAIN, read_finished, read_npz
-from settings import UserError, defaults
+from settings import defaults
 
 
 class Distilled(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from settings import UserError
+from errors import UserError
 from sources import SOURCES
 
 CONNECT_SECONDS, READ_SECONDS, RETRIES = 10, 60, 2

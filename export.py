@@ -21,8 +21,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from distilled import folder_of, open_distilled, to_matrix, warn_if_not_learnt
+from errors import Parser, UserError, run_script
 from runs import atomic
-from settings import Parser, UserError, run_script
 
 FORMATS = ("recbole", "lenskit", "implicit", "csv")
 RECBOLE_CONFIG = """\

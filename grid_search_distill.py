@@ -28,11 +28,21 @@ from tqdm import tqdm
 
 import data
 import recipes
+from errors import Parser, UserError, run_script
 from runs import NOT_SHAPING, lock, run_name, shaping
-from search import ended, enqueue, failure, open_storage, open_study, standing, to_argument, work
+from search import (
+    ended,
+    enqueue,
+    failure,
+    open_storage,
+    open_study,
+    standing,
+    to_argument,
+    work,
+)
 from search_process import find_devices
 from search_report import describe, list_study, load_studies, report, show_values
-from settings import Parser, UserError, holds_list, resolve, run_script
+from settings import holds_list, resolve
 from settings import parse as parse_setting
 
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------

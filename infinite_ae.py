@@ -26,9 +26,9 @@ import devices
 import model
 import pictures
 import samplers
+from errors import UserError
 from eval import evaluate, inverse_propensity, scores_of, scores_of_trained, summarise
 from job import begin, best_of, carry_out, make_kernel, run_job, show
-from settings import UserError
 from streams import Stream, generator
 
 NO_RIDGE = "without a ridge the scores of the training users are their own rows"

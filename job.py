@@ -12,16 +12,17 @@ import model
 import paper
 import recipes
 import yardsticks
+from errors import UserError, run_script
 from eval import METRICS, number, summarise
 from runs import START_AGAIN, describe, open_run, peak_rss_mb, read_npz
-from settings import UserError, resolve, run_script, without_effect
+from settings import resolve, without_effect
 from streams import Stream, generator
 
 PER_USER = ("HR@10", "NDCG@10")  # what is kept of every user, to compare models by
 
 
 def run_job(main):
-    """settings.run_script(main), after which a process of several that failed does not wait for the others to end."""
+    """errors.run_script(main), after which a process of several that failed does not wait for the others to end."""
     try:
         run_script(main)
     except (SystemExit, jax.errors.JaxRuntimeError) as error:

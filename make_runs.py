@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 import comparison
+from errors import UserError
 from hyper_params import hyper_params
 from runs import IN_USE
-from settings import UserError
 
 
 def command(planned, options):

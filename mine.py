@@ -7,13 +7,24 @@ import pandas as pd
 import pictures
 import recipes
 from distilled import folder_of
+from errors import UserError
 from eval import METRICS
 from hyper_params import grids
 from record import read_folder, read_run
 from runs import atomic
-from settings import UserError, defaults
-from summaries import (CAPTION, DEVIATIONS, MARKDOWN, P, cells, compare_with_best, line_of, markdown, to_csv,
-                       with_deviations)
+from settings import defaults
+from summaries import (
+    CAPTION,
+    DEVIATIONS,
+    MARKDOWN,
+    P,
+    cells,
+    compare_with_best,
+    line_of,
+    markdown,
+    to_csv,
+    with_deviations,
+)
 
 NAMES = {"pop": "PopRec", "mf": "MF", "neumf": "NeuMF", "mvae": "MVAE", "lightgcn": "LightGCN",
          "ease": "EASE", "distill": "∞-AE on Distill-CF", "infinite_ae": "∞-AE"}

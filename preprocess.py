@@ -25,8 +25,9 @@ import pooch
 
 from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION
 from download import Unreachable, fetch
+from errors import Parser, UserError, run_script
 from runs import atomic, lock
-from settings import Parser, UserError, adapter, checked, run_script
+from settings import adapter, checked
 from sources import MOVIELENS, SOURCES, read_own
 
 FEWEST_INTERACTIONS = 3        # of a user; those with fewer cannot be split

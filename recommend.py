@@ -32,9 +32,9 @@ from tqdm import tqdm
 import devices
 import model
 from distilled import folder_of, load_dataset, open_distilled, warn_if_not_learnt
+from errors import Parser, UserError, run_script
 from eval import scores_of
 from runs import atomic, keep_arrays
-from settings import Parser, UserError, run_script
 
 MOST_AT_ONCE = 1024  # users of one call to the devices
 SHORTEST_LIST = 128  # of what the devices rank, so that one program serves every shorter k

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from errors import UserError
 from recipes import Statistics
 from runs import atomic, check_result, read_finished, read_npz, shaping
-from settings import UserError
 
 DOCS = Path(__file__).parent / "docs"
 LINES, USERS = "results.jsonl", "results-users.npz"

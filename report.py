@@ -23,9 +23,9 @@ import leak
 import recipes
 from charts import chart
 from distilled import folder_of, load_dataset, open_distilled
+from errors import Parser, UserError, run_script
 from eval import METRICS
 from runs import atomic, read_finished
-from settings import Parser, UserError, run_script
 
 MOST_RUNS = 20           # in the table of metrics
 MOST_DOTS = 2000         # items in the picture of their popularity

@@ -34,7 +34,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from settings import UserError
+from errors import UserError
 
 # Where files lie and whether to go on do not shape the result; every other setting does.
 NOT_SHAPING = {"data_dir", "results_dir", "resume", "paper", "eval_batch_size", "distributed", "coordinator", "num_processes",

@@ -23,8 +23,8 @@ import scipy.sparse as sp
 import learners
 from data import TRAIN
 from distilled import folder_of, open_distilled, to_matrix
+from errors import UserError
 from runs import keep_arrays
-from settings import UserError
 from streams import Stream, generator
 
 PROXY = {"dimensions": 10, "dropout": 0.3, "l2": 0.0}  # matrix factorisation, as the paper's

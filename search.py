@@ -29,8 +29,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 import search_process
+from errors import UserError
 from runs import IN_USE
-from settings import UserError
 
 RETRIES = 2                # of a run whose process was killed
 MISSING_HEARTBEATS = 4     # after which a search counts as dead

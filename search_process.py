@@ -13,7 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
-from settings import UserError
+from errors import UserError
 
 DISTILL = Path(__file__).parent / "distill.py"
 

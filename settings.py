@@ -1,26 +1,21 @@
 """From hyper_params.py, a config file and the command line to one checked dict of settings.
 
 The order of precedence stands at the top of hyper_params.py. Keys that are still "auto" are made concrete in recipes.py, once the
-data are known. This is also the one place that turns a UserError into a line on stderr and an exit code.
+data are known.
 """
-import argparse
 import difflib
 import json
-import os
 import re
 import sys
-from pathlib import Path
 from functools import cache
+from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import hyper_params as file
+from errors import UserError
 
 BY_DEFAULT = {bool: bool, int: file.count, float: file.number, str: file.text}
-
-
-class UserError(Exception):
-    """Something the user can put right; its text is the one line they are shown."""
 
 
 class Settings(dict):
@@ -28,16 +23,6 @@ class Settings(dict):
 
     def __missing__(self, key):
         raise UserError(f"hyper_params.py has lost the key {key}: put it back")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with complaints of one line; --help shows the description as it stands."""
-
-    def __init__(self, description, **more):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
-
-    def error(self, message):
-        raise UserError(f"{message}; --help tells all")
 
 
 def resolve(arguments, description="", script="distill"):
@@ -145,23 +130,6 @@ def describe(schema):
     bounds = [f"{word} {schema[key]:.10g}" for end in ends for key, word in end if key in schema]
     name = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "text", "object": "objects"}[schema["type"]]
     return " ".join([name, *bounds])
-
-
-def run_script(main, script=None):
-    """Calls main(arguments) as a script: what goes wrong for the user is one line, which begins with the script's name, and an exit code."""
-    script = script or Path(sys.argv[0]).stem
-    try:
-        main(sys.argv[1:])
-    except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except (UserError, OSError) as error:  # OSError: a full disk, a folder that may not be written
-        sys.exit(f"{script}: {' '.join(str(error).split())}")
-    except MemoryError as error:
-        sys.exit(f"{script}: out of memory ({error}); a smaller batch_size or eval_batch_size needs less")
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{script}: interrupted\n")
-        sys.exit(130)
 
 
 def split(arguments):

@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple
 
 import pandas as pd
 
-from settings import UserError
+from errors import UserError
 from tables import check_is_text, join, read_header, read_parquet, read_text, shown
 
 LARGEST_MEMBER = 8 * 2 ** 30  # bytes; a zip member that claims more is not one of ours

@@ -21,17 +21,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-import data
 import devices
 import distill
 import model
 from batches import make_batches
+from errors import UserError
 from eval import evaluate, inverse_propensity, scores_of, search_lamda, summarise
 from job import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
 from runs import START_AGAIN
-from settings import UserError
 from streams import Stream, generator
-
 
 
 def take(dataset, users):

@@ -19,7 +19,7 @@ from pyarrow import csv, parquet
 from tqdm import tqdm
 
 from data import WHOLE_NUMBER
-from settings import UserError
+from errors import UserError
 
 BLOCK = 16 * 2 ** 20        # bytes parsed at once; no row is longer
 LONGEST_HEADER = 2 ** 20    # bytes of a line of it

@@ -11,8 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from errors import UserError, run_script
 from runs import Stop, open_run
-from settings import UserError, resolve, run_script
+from settings import resolve
 
 
 def main(arguments):

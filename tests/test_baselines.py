@@ -12,7 +12,6 @@ from conftest import ROOT, write_layout
 
 import baselines
 from preprocess import split_interactions
-from settings import UserError
 
 QUICK = {"mf": {"dimensions": 8, "l2": 0.001, "learning_rate": 0.02, "batch_size": 256},
          "neumf": {"dimensions": 8, "l2": 1e-5, "learning_rate": 0.01, "batch_size": 256},

@@ -17,7 +17,8 @@ import model
 import recipes
 import sources
 from batches import make_batches
-from settings import UserError, resolve
+from errors import UserError
+from settings import resolve
 
 
 def test_plain_metrics_are_those_of_eval(tiny):

@@ -23,8 +23,8 @@ import record
 import runs
 import summaries
 from comparison import Runs
+from errors import UserError
 from eval import METRICS
-from settings import UserError
 
 DATA = {"ml-1m": (100, 50, 12_000), "magazine": (90, 40, 300)}  # users, items, train interactions
 SIZES = "users", "items", "interactions"

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from conftest import ROOT, write_layout
-from hypothesis import given, settings as hypothesis_settings, strategies
+from hypothesis import given, strategies
+from hypothesis import settings as hypothesis_settings
 
 import data
-from settings import UserError
+from errors import UserError
 
 SHARED = ROOT.parent / "shared" / "data"
 

@@ -21,12 +21,13 @@ import model
 import paper
 import recipes
 import runs
+from errors import UserError
 from hyper_params import hyper_params
-from settings import UserError, resolve
+from settings import resolve
 
 STEPS = 400
 TINY = ["--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=50", "--learning_rate=0.02",
-        "--cosine_decay=false", "--score_scale=1", f"--train_steps={STEPS}", "--patience=1000"]
+        "--cosine_decay=false", "--score_scale=1", "--normalize=true", f"--train_steps={STEPS}", "--patience=1000"]
 
 
 def folders(results):
@@ -189,7 +190,7 @@ def test_patience_counts_steps_without_a_better_validation(tiny_data, tmp_path, 
 
 
 def test_a_patience_shorter_than_the_schedule_validates_before_it_stops(tiny_data, tmp_path, run_script):
-    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=10", "--train_steps=30", "--best_by=HR@100")
+    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=10", "--train_steps=30", "--learning_rate=0.1")
     assert done.returncode == 0 and "step   10" in done.stdout
     assert json.loads((folders(tmp_path)[0] / "result.json").read_text())["best_step"] > 0
 

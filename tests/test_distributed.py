@@ -1,5 +1,6 @@
 """Two real processes that share one run over loopback: the same metrics as one, and the end of one is the end of both."""
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -93,5 +94,5 @@ def test_what_one_cannot_do_ends_both(tiny_data, tmp_path):
 
 
 def test_nothing_tells_who_the_others_are(tiny_data, tmp_path, run_script):
-    done = run_script("distill.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--distributed=true")
+    done = run_script("distill.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--distributed=true", env=os.environ)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "--coordinator=HOST:PORT" in done.stderr

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings as hypothesis_settings, strategies
+from hypothesis import given, strategies
+from hypothesis import settings as hypothesis_settings
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 import devices

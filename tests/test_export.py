@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 import export
 from distilled import draw, draw_temperature, open_distilled
-from settings import UserError
+from errors import UserError
 
 
 def rebuilt(users, items, weights, distilled):

@@ -15,7 +15,7 @@ import eval as evaluation
 import infinite_ae
 import model
 import samplers
-from settings import UserError
+from errors import UserError
 from streams import Stream, generator
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -183,3 +183,18 @@ def test_the_released_splits(tmp_path, run_script, arguments, expected):
     [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
     test = json.loads((folder / "result.json").read_text())["test"]
     assert {name: test[name] for name in expected} == pytest.approx(expected, abs=0.02)
+
+
+def test_on_synthetic_users_it_has_the_kernel_and_the_lamda_of_their_run(distilled_run, titled_data, tmp_path, run_script):
+    """So it gives the metrics of that run; and what is said on the command line still wins."""
+    arguments = ["--dataset=titled", f"--data_dir={titled_data}", "--sampler=distilled", f"--distilled={distilled_run}"]
+    done = run_script("infinite_ae.py", *arguments, f"--results_dir={tmp_path / 'as_learnt'}")
+    assert done.returncode == 0 and "as in the run of the synthetic users" in done.stdout, done.stderr
+    [folder], learnt = (tmp_path / "as_learnt").glob("infinite_ae-*"), json.loads((distilled_run / "result.json").read_text())
+    result, settings = (json.loads((folder / name).read_text()) for name in ("result.json", "config.json"))
+    assert settings["settings"]["item_discount"] == 0.25 and result["lamda"] == pytest.approx(learnt["lamda"])
+    assert result["test"] == pytest.approx(learnt["test"], rel=1e-3)
+    done = run_script("infinite_ae.py", *arguments, f"--results_dir={tmp_path / 'otherwise'}", "--item_discount=0", "--lamda_grid=[3]")
+    [folder] = (tmp_path / "otherwise").glob("infinite_ae-*")
+    assert json.loads((folder / "result.json").read_text())["lamda"] == 3
+    assert json.loads((folder / "config.json").read_text())["settings"]["item_discount"] == 0

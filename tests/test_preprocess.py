@@ -9,13 +9,14 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import clustered_interactions, write_layout
-from hypothesis import given, settings as hypothesis_settings, strategies
+from hypothesis import given, strategies
+from hypothesis import settings as hypothesis_settings
 
 import data
 import download
 import preprocess
 import sources
-from settings import UserError
+from errors import UserError
 
 
 @hypothesis_settings(deadline=None)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from conftest import ROOT, write_layout
+from conftest import write_layout
 
 import data
 import devices
@@ -17,7 +17,7 @@ import eval as evaluation
 import model
 import recommend
 from distilled import load_dataset, open_distilled
-from settings import UserError
+from errors import UserError
 from streams import Stream, generator
 
 

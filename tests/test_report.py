@@ -10,7 +10,7 @@ import charts
 import leak
 import report
 from distilled import load_dataset, open_distilled
-from settings import UserError
+from errors import UserError
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver (Debian: chromium, chromium-driver) are not installed")

@@ -10,8 +10,8 @@ import scipy.sparse as sp
 import data
 import samplers
 from distilled import open_distilled, to_matrix
+from errors import UserError
 from runs import shaping
-from settings import UserError
 
 
 def sample(name, dataset, budget, seed):

@@ -6,7 +6,8 @@ import pytest
 import hyper_params
 import recipes
 import settings
-from settings import UserError, resolve
+from errors import UserError
+from settings import resolve
 
 DATA = recipes.Statistics(6040, 3706, 791_718)
 

@@ -6,15 +6,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies
+from hypothesis import given, strategies
+from hypothesis import settings as hypothesis_settings
 from pyarrow import parquet
+from test_preprocess import pairs
 
 import data
 import preprocess
 import sources
 import tables
-from settings import UserError
-from test_preprocess import pairs
+from errors import UserError
 
 EXPECTED = [(3, 70, 2.5), (12, 5, 4.0), (12, 70, 1.0)]
 

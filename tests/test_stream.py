@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import stream
-from settings import UserError
+from errors import UserError
 
 TINY = ["--dataset=tiny", "--parts=3", "--user_support=10", "--num_per_user=10", "--train_steps=20", "--seed=3"]
 
