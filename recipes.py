@@ -11,7 +11,7 @@ from settings import Settings, defaults
 
 SPARSE = 20       # train interactions a user, below which data are sparse
 WELL_KNOWN = 100  # train interactions an item, from which a squared loss is the better one
-LOW_TAU = 2       # below this temperature, users that share their noise learn little
+LOW_TAU = 2       # below this temperature users must not share their noise, and need longer steps
 
 PLAIN = {"loss": "softmax", "depth": 1, "normalize": True, "item_discount": 0.0, "keep_prob": 0.5, "learning_rate": 0.08}
 RECIPES = {
@@ -77,6 +77,9 @@ def _for_synthetic_users(settings, data):
         name, because = "plain", f"loss={settings['loss']} is asked for, which '{name}' does not have"
     values = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
     reasons = dict.fromkeys(values, f"recipe '{name}': {because}")
+    if tau < LOW_TAU:  # where a draw sees only the items near the top, short steps change none of them
+        values["learning_rate"] = min(5 * values["learning_rate"], max(0.4, values["learning_rate"]))
+        reasons["learning_rate"] = f"gumbel_tau {tau:g}, below {LOW_TAU}"
     loss = values["loss"] if settings["loss"] == "auto" else settings["loss"]
     if "score_scale" not in values:
         values["score_scale"], reasons["score_scale"] = score_scale(loss, users, data.interactions), f"{loss} loss, {users} synthetic users"
@@ -109,5 +112,7 @@ def say(settings, reasons):
     """What each "auto" became, and why, in one line."""
     by_reason = {}
     for key, why in reasons.items():
-        by_reason.setdefault(why, []).append(f"{key}={settings[key] if isinstance(settings[key], str) else json.dumps(settings[key])}")
+        value = settings[key]
+        text = f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+        by_reason.setdefault(why, []).append(f"{key}={text}")
     return "auto: " + "; ".join(f"{', '.join(pairs)} ({why})" for why, pairs in by_reason.items())

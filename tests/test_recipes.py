@@ -57,6 +57,8 @@ def test_train_steps_follow_the_number_of_users(users, steps):
 @pytest.mark.parametrize("tau, groups", [(0.3, -1), (1, -1), (2, 1), (10, 1)])
 def test_noise_groups_follow_the_temperature(tau, groups):
     assert chosen(ML_1M, f"--gumbel_tau={tau}")[0]["noise_groups"] == groups
+    assert chosen(ML_100K, f"--gumbel_tau={tau}")[0]["learning_rate"] == (0.4 if tau < 2 else 0.08)
+    assert chosen(MAGAZINE, f"--gumbel_tau={tau}")[0]["learning_rate"] == (0.1 if tau < 2 else 0.02)
     assert chosen(ML_1M, f"--gumbel_tau={tau}", "--noise_groups=3")[0]["noise_groups"] == 3
 
 
