@@ -32,8 +32,12 @@ class Distilled(NamedTuple):
 
 def folder_of(run, results_dir=None):
     """The folder of a run that is given as a path or by its name in results_dir, by default that of hyper_params.py."""
-    named = Path(results_dir or defaults("distill")["results_dir"]) / run
-    return named if not Path(run).is_dir() and named.is_dir() else Path(run)
+    results = Path(results_dir or defaults("distill")["results_dir"])
+    if Path(run).is_dir() or (results / run).is_dir():
+        return Path(run) if Path(run).is_dir() else results / run
+    known = sorted(path.parent.name for path in results.glob("*/distilled.npz"))
+    raise UserError(f"there is no run {run}, neither as a folder nor in {results}; runs of distill.py there: {', '.join(known[:20]) or 'none'}"
+                    + (f" and {len(known) - 20} more" if len(known) > 20 else ""))
 
 
 def warn_if_not_learnt(distilled):

@@ -109,15 +109,12 @@ paper = {
     "depth": 1,
 }
 
-# What infinite_ae.py has otherwise, or alone. An "auto" is the paper's choice, or with a distilled sampler that of its run.
+# What infinite_ae.py has otherwise, or alone. There an "auto" is the paper's choice, or with a distilled sampler that of its run.
 infinite_ae = {
     "user_support": -1,        # the users it is trained on: all, or this many, picked by the sampler
     "sampler": "random",       # "random" users, "head", "interactions", "svp_cf", or those of a run of distill.py:
                                # "distilled", or "distilled_hard", drawn from their logits (samplers.py)
     "distilled": "",           # that run: its folder, or its name in results_dir
-    "depth": "auto",
-    "normalize": "auto",
-    "item_discount": "auto",
     "lamda_grid": "auto",
 }
 
@@ -143,6 +140,9 @@ baselines = {
     "log_freq": 5,             # validate every so many epochs
     "patience": 20,            # go on to the next setting after this many epochs without a better one
 }
+
+# What only the scripts above have; every other key stands in `hyper_params`.
+of_scripts = ("sampler", "distilled", "memory", "parts", "model", "grid", "epochs")
 
 # Which settings a script takes; distill.py takes all of `hyper_params`.
 _data = ("dataset", "data_dir", "results_dir", "repeats", "noise")

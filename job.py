@@ -129,7 +129,8 @@ def last_lines(settings, dataset, result, system):
            + f"{result['wall_seconds']:.0f} s{speed}, {result['peak_rss_mb']:,.0f} MiB")
     if result["best_step"] == 0:
         yield (f"NOTHING WAS LEARNT: no step was better than the start on validation, so the {settings['user_support']:,} synthetic users are "
-               "the real users they began as. Try another learning_rate, a gumbel_tau of 2 or more, or --noise_groups=-1.")
+               "the real users they began as. Try another learning_rate" + (", or a gumbel_tau of 2 or more" if settings["gumbel_tau"] < 2 else "")
+               + (", or --noise_groups=-1" if settings["noise_groups"] != -1 else "") + ".")
     by = settings["best_by"]
     for name, metrics in result["yardsticks"].items():
         yield f"for comparison, {name}: validation {by} {metrics['val'][by]:.2f}, test {show(metrics['test'])}"

@@ -278,7 +278,7 @@ def to_text(asked, columns, scores, dataset, reasons):
         width = max((len(show(dataset.item_ids[column])) for column in found), default=0)
         lines += [f"{rank:5d}  {score:8.4f}  {show(dataset.item_ids[column]):>{width}}  {title(column)}".rstrip()
                   for rank, (column, score) in enumerate(zip(found, scores[place]), 1)]
-        lines += [f"       {given:+.3f} of {scores[place][:len(found)].sum():.3f} because of {item(column)}"
+        lines += [f"       {given:+.3g} of {scores[place][:len(found)].sum():.3f} because of {item(column)}"
                   for column, given in (reasons[place] if reasons else [])]
     return "".join(line + "\n" for line in lines)
 

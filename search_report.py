@@ -26,7 +26,8 @@ def describe(study, trial):
     if trial.state == TrialState.COMPLETE:
         result = trial.user_attrs["result"]
         how = (f"validation {study.user_attrs['about']['best_by']} {trial.value:.2f}, "
-               f"test NDCG@10 {result['test']['NDCG@10']:.2f}, {result['wall_seconds']:.0f} s")
+               f"test NDCG@10 {result['test']['NDCG@10']:.2f}, {result['wall_seconds']:.0f} s"
+               + ("" if result.get("learnt", True) else ", NOTHING WAS LEARNT"))
     return f"{study.study_name}  {show_values(trial.params)}: {how}"
 
 

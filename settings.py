@@ -63,10 +63,11 @@ def resolve(arguments, description="", script="distill"):
 
 def defaults(script):
     """{key: value} of all that a script takes, as hyper_params.py stands; all of that file is checked."""
-    known = {**file.hyper_params, **file.infinite_ae, **file.stream, **file.baselines}
-    named = {*file.kinds, *file.paper, *(key for keys in file.takes.values() for key in keys)}
-    if lost := named - known.keys():
-        raise UserError(f"hyper_params.py has lost the key {min(lost)}: put it back")
+    own = {**file.infinite_ae, **file.stream, **file.baselines}
+    for key in file.kinds:
+        if key not in (own if key in file.of_scripts else file.hyper_params):
+            close = difflib.get_close_matches(key, {*file.hyper_params, *own} - file.kinds.keys(), 1)
+            raise UserError(f"hyper_params.py has lost the key {key}" + (f": is it '{close[0]}' there?" if close else ": put it back"))
     for block in (file.hyper_params, file.infinite_ae, file.stream, file.baselines, file.paper):
         check(block)
     base = {**file.hyper_params, **getattr(file, script, {})} if script != "distill" else dict(file.hyper_params)
@@ -164,7 +165,7 @@ def parse(key, text):
 
 def _read_config(path):
     try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        config = json.loads((Path(path) / "config.json" if Path(path).is_dir() else Path(path)).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--config={path} cannot be read: {error}") from error
     if not isinstance(config, dict):

@@ -99,7 +99,7 @@ def test_distilled_users_are_those_of_the_run(distilled_run, titled_data):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"distilled": ""}, "needs --distilled=RUN"), ({"distilled": "nothing"}, "nothing is no run"), ({"user_support": 7}, "has 6 synthetic users"),
+    ({"distilled": ""}, "needs --distilled=RUN"), ({"distilled": "nothing"}, "there is no run nothing"), ({"user_support": 7}, "has 6 synthetic users"),
     ({"sampler": "head"}, "of use with sampler=distilled")])
 def test_distilled_users_that_cannot_be_had(distilled_run, titled_data, change, words):
     dataset = data.load("titled", titled_data)

@@ -133,8 +133,31 @@ def test_a_bad_edit_of_the_file_is_named(monkeypatch):
     monkeypatch.delitem(hyper_params.hyper_params, "gumbel_tau")
     with pytest.raises(UserError, match="hyper_params.py has lost the key gumbel_tau"):
         values()
+    monkeypatch.setitem(hyper_params.hyper_params, "gumbel_tao", 10.0)
+    with pytest.raises(UserError, match="has lost the key gumbel_tau: is it 'gumbel_tao' there"):
+        values()
     with pytest.raises(UserError, match="hyper_params.py has lost the key no_such"):
         settings.Settings(seed=1)["no_such"]
+
+
+@pytest.mark.parametrize("key", list(hyper_params.kinds))
+def test_a_key_that_is_lost_is_named_before_anything_is_made(monkeypatch, key):
+    for block in (hyper_params.hyper_params, hyper_params.infinite_ae, hyper_params.stream, hyper_params.baselines):
+        if key in block and (block is hyper_params.hyper_params or key in hyper_params.of_scripts):
+            monkeypatch.delitem(block, key)
+    with pytest.raises(UserError, match=f"has lost the key {key}"):
+        values()
+
+
+def test_an_unknown_key_of_paper_is_named(monkeypatch):
+    monkeypatch.setitem(hyper_params.paper, "dpth", 1)
+    with pytest.raises(UserError, match="there is no setting 'dpth'; is it depth"):
+        values()
+
+
+def test_an_edit_of_the_dict_holds_for_infinite_ae(monkeypatch):
+    monkeypatch.setitem(hyper_params.hyper_params, "depth", 2)
+    assert settled(script="infinite_ae")["depth"] == 2
 
 
 def test_a_new_key_is_what_its_default_is(monkeypatch):
