@@ -151,7 +151,8 @@ def to_latex(matched):
     for dataset, rows in _rows(summary(matched), LATEX):
         lines += [r"\midrule", rf"\multicolumn{{{columns}}}{{l}}{{{DATASETS[dataset]}}} \\"]
         lines += [" & ".join(row).replace("∞", r"$\infty$").replace("< ", "$<$ ") + r" \\" for row in rows]
-    caption = rf"\multicolumn{{{columns}}}{{l}}{{{CAPTION.replace('±', r'$\pm$')}}} \\"
+    text = CAPTION.replace("±", r"$\pm$")  # not within the f-string: Python 3.11 has no backslash there
+    caption = rf"\multicolumn{{{columns}}}{{l}}{{{text}}} \\"
     return "\n".join([*lines, r"\bottomrule", caption, r"\end{tabular}"]) + "\n"
 
 
