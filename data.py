@@ -79,6 +79,10 @@ class Dataset:
         """Numbers of as many users, drawn evenly without replacement, in random order; the same for the same seed."""
         return generator(seed, Stream.START).choice(self.users, count, replace=False)
 
+    def train_frequency(self):
+        """Interactions of each item in train as it is, noise included, (I,)."""
+        return self.gather(np.bincount(self.train.indices, minlength=self.items)[None]).sum(axis=0)
+
     def train_rows(self, users):
         """The train rows of any users, in their order, CSR (len(users), I); every process gets all of them."""
         order = np.argsort(users)
@@ -198,7 +202,7 @@ def item_weights(dataset, discount):
     """
     if discount == 0:
         return None
-    frequency = dataset.gather(np.bincount(dataset.train.indices, minlength=dataset.items)[None]).sum(axis=0) + 1
+    frequency = dataset.train_frequency() + 1
     return ((frequency / frequency.mean()) ** -discount).astype(np.float32)
 
 

@@ -19,11 +19,6 @@ def rank_by_popularity(weights, context):
     return jnp.broadcast_to(weights, context.shape)
 
 
-def popularity(rows):
-    """Each item's weight in all rows, (1, I)."""
-    return np.asarray(rows.sum(axis=0), np.float32)
-
-
 def measure(settings, dataset, views, mesh):
     """Validation and test metrics of both, as {name: {"val", "test"}}, each a dict of means.
 
@@ -33,7 +28,7 @@ def measure(settings, dataset, views, mesh):
         mesh: devices.local of the mesh.
     """
     weights, size = inverse_propensity(dataset.frequency), settings["eval_batch_size"]
-    popular = devices.replicate(mesh, popularity(dataset.train_rows(np.arange(dataset.users))))
+    popular = devices.replicate(mesh, dataset.train_frequency().astype(np.float32)[None])
     rank = lambda users, context: (rank_by_popularity(popular, context),)
     metrics = [evaluate(rank, 1, view, weights, size, mesh)[0] for view in views]
     found = {"popularity": metrics}
