@@ -19,7 +19,7 @@ import numpy as np
 from errors import UserError
 from generate import write_data_set
 from runs import atomic, shaping
-from settings import resolve
+from settings import resolve, to_argument
 
 HERE = Path(__file__).parent
 LAST_BEGIN, LIMIT = 540, 570       # seconds after which no check begins, and after which one is told to end
@@ -39,8 +39,7 @@ HEAD = "| what | device | seconds | figures | outcome | why |\n|---|---|---|---|
 
 
 def to_arguments(settings):
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
-    return [f"--{key}={text}" for key, text in texts.items()]
+    return [to_argument(key, value) for key, value in settings.items()]
 
 
 def to_line(row):

@@ -37,12 +37,11 @@ from search import (
     open_storage,
     open_study,
     standing,
-    to_argument,
     work,
 )
 from search_process import find_devices
 from search_report import describe, list_study, load_studies, report, show_values
-from settings import holds_list, resolve
+from settings import holds_list, resolve, to_argument
 from settings import parse as parse_setting
 
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------

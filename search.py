@@ -31,6 +31,7 @@ from optuna.trial import TrialState
 import search_process
 from errors import UserError
 from runs import IN_USE
+from settings import to_argument
 
 RETRIES = 2                # of a run whose process was killed
 MISSING_HEARTBEATS = 4     # after which a search counts as dead
@@ -267,11 +268,6 @@ class Run:
             attributes = {"error": self.said}
         finish(self.study, self.trial, attributes, **how)
         return True
-
-
-def to_argument(key, value):
-    """--key=value as distill.py reads it."""
-    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def work(searches, devices, heartbeat, show):

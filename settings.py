@@ -133,6 +133,11 @@ def describe(schema):
     return " ".join([name, *bounds])
 
 
+def to_argument(key, value):
+    """--key=value, as `split` and `parse` read it."""
+    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
 def split(arguments):
     """[(key, text)] of --key=value and --key value."""
     words, pairs = list(arguments), []
