@@ -1,5 +1,6 @@
 # make distill   from nothing to distilled users and their test metrics
 # make test      the tests
+# make lint      the code's format, by ruff
 # make bench     the speed figures of the README
 # make results   the README's table and figure, from nothing: hours, in pieces that go on where they were
 # make setup     only .venv with the pinned requirements
@@ -14,7 +15,7 @@ VENV = .venv/bin/python
 # Without what neural-tangents names beside what it needs: TensorFlow, of 2 GB. requirements.txt has everything that is needed.
 PIP_INSTALL = $(VENV) -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: setup distill test bench results
+.PHONY: setup distill test lint bench results
 
 setup: .venv/core.done
 
@@ -40,6 +41,9 @@ distill: .venv/core.done
 
 test: .venv/dev.done
 	@$(VENV) -m pytest $(ARGS)
+
+lint: .venv/dev.done
+	@.venv/bin/ruff check --quiet && .venv/bin/ruff format --quiet --check
 
 bench: .venv/core.done
 	@$(VENV) bench.py $(ARGS)

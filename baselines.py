@@ -1,15 +1,16 @@
 """The models that ∞-AE is compared with: each is tuned on validation, by best_by, and tested once.
 
     python baselines.py --model=ease                       EASE, its strength from a grid
-    python baselines.py --model=mvae --dataset=magazine    MF, NeuMF, MVAE, LightGCN: see learners.py
+    python baselines.py --model=mvae --dataset=magazine    MF, NeuMF, MVAE, LightGCN: see rivals/learners.py
     python baselines.py --model=mf '--grid=[{"dimensions": 128, "l2": 0.001, "learning_rate": 0.005, "batch_size": 8192}]'
     python baselines.py --model=ease --sampler=head --user_support=500     trained on some users, evaluated on all
     python baselines.py --model=ease --sampler=distilled --distilled=results/<run>
 
 What is tried stands in hyper_params.py. The models trained by gradient descent stop early: every log_freq epochs
 they are validated, and after `patience` epochs without a better one the next setting begins. The same
-command goes on after the last checkpoint. What a run leaves is described in runs.py.
+command goes on after the last checkpoint. What a run leaves is described in runs/folder.py.
 """
+
 import inspect
 import math
 import signal
@@ -24,18 +25,17 @@ import psutil
 from scipy.linalg import lapack
 from tqdm import tqdm
 
-import devices
-import learners
-import samplers
-from errors import UserError
 from eval import evaluate, inverse_propensity, number, summarise
 from hyper_params import grid_kinds, grids
-from job import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
+from lib import devices
+from lib.errors import UserError
+from lib.random_streams import Stream, generator
+from lib.settings import checked
 from model import predict
-from runs import START_AGAIN, Stop
-from settings import checked
-from streams import Stream, generator
-from yardsticks import rank_by_popularity
+from rivals import learners, samplers
+from runs.folder import START_AGAIN, Stop
+from runs.lifecycle import begin, best_of, carry_out, from_arrays, run_job, show, to_arrays
+from runs.reference_models import rank_by_popularity
 
 CHECKPOINT_SECONDS = 60
 DENSE = 0.05  # share of entries from which a product of dense matrices is the faster one; synthetic users have nearly all
@@ -86,8 +86,14 @@ CLOSED_FORMS = {"pop": (popularity, rank_by_popularity), "ease": (ease, _rank_by
 
 def make_learner(name, rows, setting):
     """The learners.Learner of this name for a matrix (m, I), from the part of the setting that is its own."""
-    make = partial(learners.mvae, rows.shape[1]) if name == "mvae" else partial(getattr(learners, name), *rows.shape)
-    return make(**{key: value for key, value in setting.items() if key not in ("learning_rate", "batch_size")})
+    make = (
+        partial(learners.mvae, rows.shape[1])
+        if name == "mvae"
+        else partial(getattr(learners, name), *rows.shape)
+    )
+    return make(
+        **{key: value for key, value in setting.items() if key not in ("learning_rate", "batch_size")}
+    )
 
 
 def check_grid(name, grid):
@@ -100,7 +106,11 @@ def check_grid(name, grid):
             if key not in known:
                 raise UserError(f"grid: {name} has no '{key}'; it has {', '.join(known) or 'nothing to set'}")
             checked(f"grid: {key}", value, grid_kinds.get(key, grid_kinds["others"]))
-        if missing := [key for key in ("l2", "learning_rate", "batch_size") if key in known and not setting.get(key, key == "l2" and name != "ease")]:
+        if missing := [
+            key
+            for key in ("l2", "learning_rate", "batch_size")
+            if key in known and not setting.get(key, key == "l2" and name != "ease")
+        ]:
             raise UserError(f"grid: {name} needs a positive {missing[0]} in every setting")
 
 
@@ -110,11 +120,20 @@ class Tuning:
     def __init__(self, settings, run, dataset, mesh):
         self.settings, self.run, self.dataset, self.mesh = settings, run, dataset, mesh
         self.weights = inverse_propensity(dataset.frequency)
-        self.view = dataset.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
+        self.view = dataset.validation_view(
+            generator(settings["seed"], Stream.VALIDATION), settings["validation_users"]
+        )
         self.history = []  # a dict a validation, as in metrics.jsonl
 
     def measure(self, scores, view):
-        [metrics] = evaluate(lambda users, context: (scores(users, context),), 1, view, self.weights, self.settings["eval_batch_size"], self.mesh)
+        [metrics] = evaluate(
+            lambda users, context: (scores(users, context),),
+            1,
+            view,
+            self.weights,
+            self.settings["eval_batch_size"],
+            self.mesh,
+        )
         return metrics
 
     def validate(self, scores, number, **about):
@@ -126,8 +145,11 @@ class Tuning:
         line = {"setting": number, **about, "validation": metrics}
         self.history.append(line)
         self.run.save_metrics(self.history)
-        self.run.say(f"{describe(self.settings['grid'][number]):<40}  " + "".join(f"{key} {value:<5g} " for key, value in about.items())
-                     + f" validation  {show(metrics)}")
+        self.run.say(
+            f"{describe(self.settings['grid'][number]):<40}  "
+            + "".join(f"{key} {value:<5g} " for key, value in about.items())
+            + f" validation  {show(metrics)}"
+        )
         return best_of(self.history, self.settings["best_by"]) is line
 
     def test(self, scores):
@@ -169,7 +191,9 @@ class Descent:
         self.number, self.done, self.diverged = number, 0, False
         self.learner = make_learner(self.tuning.settings["model"], self.rows, setting)
         self.optimizer = optax.adam(setting["learning_rate"])
-        self.epoch, self.steps = learners.make_epoch(self.learner, self.histories, self.optimizer, setting["batch_size"])
+        self.epoch, self.steps = learners.make_epoch(
+            self.learner, self.histories, self.optimizer, setting["batch_size"]
+        )
         self.setting_key, start_key = jax.random.split(jax.random.fold_in(self.key, number))
         self.params = self.learner.initialise(start_key)
         self.state = self.optimizer.init(self.params)
@@ -177,21 +201,34 @@ class Descent:
 
     def over(self):
         """Whether this setting has been trained as long as it is to be."""
-        settings, best = self.tuning.settings, best_of([line for line in self.tuning.history if line["setting"] == self.number],
-                                                         self.tuning.settings["best_by"])
-        return self.diverged or self.done >= settings["epochs"] or self.done - (best["epoch"] if best else 0) >= settings["patience"]
+        settings, best = (
+            self.tuning.settings,
+            best_of(
+                [line for line in self.tuning.history if line["setting"] == self.number],
+                self.tuning.settings["best_by"],
+            ),
+        )
+        return (
+            self.diverged
+            or self.done >= settings["epochs"]
+            or self.done - (best["epoch"] if best else 0) >= settings["patience"]
+        )
 
     def advance(self):
         """One epoch, and the validation that is due after it; its mean loss."""
         settings, began = self.tuning.settings, time.perf_counter()
-        self.params, self.state, loss = self.epoch(self.params, self.state, jax.random.fold_in(self.setting_key, self.done), self.done * self.steps)
+        self.params, self.state, loss = self.epoch(
+            self.params, self.state, jax.random.fold_in(self.setting_key, self.done), self.done * self.steps
+        )
         loss = float(loss)
         self.seconds.append(time.perf_counter() - began)
         self.done += 1
         self.diverged = not math.isfinite(loss)
         if self.diverged:
-            self.tuning.run.say(f"{describe(settings['grid'][self.number])}: diverged in epoch {self.done}, its loss is {loss}; a smaller "
-                                "learning_rate may help")
+            self.tuning.run.say(
+                f"{describe(settings['grid'][self.number])}: diverged in epoch {self.done}, its loss is {loss}; a smaller "
+                "learning_rate may help"
+            )
         elif self.done % settings["log_freq"] == 0 or self.done == settings["epochs"]:
             if self.tuning.validate(self.scores(self.params), self.number, epoch=self.done, loss=loss):
                 self.best = jax.tree.map(np.asarray, self.params)
@@ -205,7 +242,9 @@ class Descent:
         """Tests the best parameters of the best setting."""
         line = best_of(self.tuning.history, self.tuning.settings["best_by"])
         self.begin(line["setting"])
-        return line, self.tuning.test(self.scores(jax.tree.unflatten(jax.tree.structure(self.params), jax.tree.leaves(self.best))))
+        return line, self.tuning.test(
+            self.scores(jax.tree.unflatten(jax.tree.structure(self.params), jax.tree.leaves(self.best)))
+        )
 
     def stale(self):
         return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
@@ -214,8 +253,16 @@ class Descent:
         arrays, run = {}, self.tuning.run
         for name in ("params", "state", "best"):
             arrays |= to_arrays(name, getattr(self, name))
-        run.save_checkpoint(arrays, {"number": self.number, "done": self.done, "seconds": self.seconds, "history": self.tuning.history,
-                                     "wall_seconds": run.wall_seconds()})
+        run.save_checkpoint(
+            arrays,
+            {
+                "number": self.number,
+                "done": self.done,
+                "seconds": self.seconds,
+                "history": self.tuning.history,
+                "wall_seconds": run.wall_seconds(),
+            },
+        )
         self._saved_at = time.monotonic()
 
     def _restore(self):
@@ -225,14 +272,24 @@ class Descent:
         arrays, progress = saved
         try:
             self.begin(progress["number"])
-            self.params, self.state = (from_arrays(name, getattr(self, name), arrays) for name in ("params", "state"))
-            self.done, self.seconds, self.tuning.history = progress["done"], progress["seconds"], progress["history"]
+            self.params, self.state = (
+                from_arrays(name, getattr(self, name), arrays) for name in ("params", "state")
+            )
+            self.done, self.seconds, self.tuning.history = (
+                progress["done"],
+                progress["seconds"],
+                progress["history"],
+            )
             best = {int(key[5:]): value for key, value in arrays.items() if key.startswith("best_")}
             self.best = [best[i] for i in sorted(best)] or None
             self.tuning.run.earlier_seconds = progress["wall_seconds"]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"{self.tuning.run.folder}/checkpoint.npz does not fit these settings ({error}); {START_AGAIN}") from error
-        self.tuning.run.say(f"going on after epoch {self.done} of setting {self.number + 1} of {len(self.tuning.settings['grid'])}")
+            raise UserError(
+                f"{self.tuning.run.folder}/checkpoint.npz does not fit these settings ({error}); {START_AGAIN}"
+            ) from error
+        self.tuning.run.say(
+            f"going on after epoch {self.done} of setting {self.number + 1} of {len(self.tuning.settings['grid'])}"
+        )
 
 
 def fit_by_descent(settings, run, dataset, mesh, rows):
@@ -247,14 +304,31 @@ def fit_by_descent(settings, run, dataset, mesh, rows):
                 work.begin(number)
             train(work, stop, f"setting {number + 1} of {len(settings['grid'])}")
     if work.best is None:
-        raise UserError(f"{settings['model']} diverged with every setting of the grid; a smaller learning_rate may help")
+        raise UserError(
+            f"{settings['model']} diverged with every setting of the grid; a smaller learning_rate may help"
+        )
     line, metrics = work.test()
-    return line, metrics, {"best_step": line["epoch"], "steps": len(work.seconds), "step_seconds": float(np.median(work.seconds))}
+    return (
+        line,
+        metrics,
+        {
+            "best_step": line["epoch"],
+            "steps": len(work.seconds),
+            "step_seconds": float(np.median(work.seconds)),
+        },
+    )
 
 
 def train(work, stop, label):
     """Trains one setting, with a progress bar and checkpoints."""
-    with tqdm(total=work.tuning.settings["epochs"], initial=work.done, unit="epoch", dynamic_ncols=True, disable=None, desc=label) as bar:
+    with tqdm(
+        total=work.tuning.settings["epochs"],
+        initial=work.done,
+        unit="epoch",
+        dynamic_ncols=True,
+        disable=None,
+        desc=label,
+    ) as bar:
         while not work.over():
             loss = work.advance()
             bar.update()
@@ -263,7 +337,9 @@ def train(work, stop, label):
                 work.save()
             if stop.signal is not None:
                 name = signal.Signals(stop.signal)
-                work.tuning.run.say(f"{name.name}: stopped after epoch {work.done}; the same command goes on from there")
+                work.tuning.run.say(
+                    f"{name.name}: stopped after epoch {work.done}; the same command goes on from there"
+                )
                 sys.exit(128 + name)
     work.save()
 
@@ -275,10 +351,14 @@ def check(settings, dataset):
     if name in OWN_USERS and settings["user_support"] != -1:
         raise UserError(f"{name} recommends only to users it was trained on: leave user_support at -1")
     # EASE: X'X, its inverse and the result in double precision; LightGCN: the graph, and a copy to make it in.
-    needed = {"ease": 3 * 8 * dataset.items ** 2, "lightgcn": 2 * 4 * dataset.users * dataset.items}.get(name, 0)
+    needed = {"ease": 3 * 8 * dataset.items**2, "lightgcn": 2 * 4 * dataset.users * dataset.items}.get(
+        name, 0
+    )
     if needed > (free := psutil.virtual_memory().available):
-        raise UserError(f"{name} needs {needed / 2 ** 30:,.1f} GiB for {dataset.users:,} users and {dataset.items:,} items, and {free / 2 ** 30:,.1f} GiB "
-                        "are free; --min-item-count and --min-user-count of prep.sh leave rare ones out")
+        raise UserError(
+            f"{name} needs {needed / 2**30:,.1f} GiB for {dataset.users:,} users and {dataset.items:,} items, and {free / 2**30:,.1f} GiB "
+            "are free; --min-item-count and --min-user-count of prep.sh leave rare ones out"
+        )
 
 
 def train_and_test(settings, run, dataset, mesh):
@@ -286,15 +366,31 @@ def train_and_test(settings, run, dataset, mesh):
     rows = samplers.sample(settings, dataset)
     fit = fit_closed_form if settings["model"] in CLOSED_FORMS else fit_by_descent
     line, metrics, speed = fit(settings, run, dataset, mesh, rows)
-    return {"val": line["validation"], "test": metrics, "choice": settings["grid"][line["setting"]], "best_step": None, "steps": None,
-            "step_seconds": None, **speed}
+    return {
+        "val": line["validation"],
+        "test": metrics,
+        "choice": settings["grid"][line["setting"]],
+        "best_step": None,
+        "steps": None,
+        "step_seconds": None,
+        **speed,
+    }
 
 
 def main(arguments):
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "baselines")
     settings = samplers.settle({**settings, "grid": settings["grid"] or grids[settings["model"]]}, dataset)
     check(settings, dataset)
-    carry_out(lambda run: train_and_test(settings, run, dataset, mesh), settings, reasons, dataset, mesh, settings["model"], None, settings["model"])
+    carry_out(
+        lambda run: train_and_test(settings, run, dataset, mesh),
+        settings,
+        reasons,
+        dataset,
+        mesh,
+        settings["model"],
+        None,
+        settings["model"],
+    )
 
 
 if __name__ == "__main__":

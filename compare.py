@@ -6,23 +6,25 @@
     python compare.py --mine   your own runs of one data set: table, figure and test, in results_dir/compare/;
                                --dataset=NAME picks the data set, --runs=a,b,c the runs
 
-Which runs the paper's table needs stands in comparison.py. They are looked for in results_dir and in the
-record that is kept with the code (record.py). --run adds to the record what it has made at a revision without
+Which runs the paper's table needs stands in paper/plan.py. They are looked for in results_dir and in the
+record that is kept with the code (paper/record.py). --run adds to the record what it has made at a revision without
 uncommitted changes. README.md and docs/ show the record alone; what is missing is shown as missing. All runs
 of a data set must be on the same interactions and the same split.
 """
+
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import comparison
-import make_runs
-import mine
-import pictures
-import record
-from comparison import (
+from eval import METRICS
+from lib import plots
+from lib.errors import UserError, run_script
+from lib.files import atomic
+from lib.settings import resolve, split
+from paper import make_runs, own_runs, plan, record
+from paper.plan import (
     ALL,
     BUDGETS,
     DATASETS,
@@ -38,11 +40,7 @@ from comparison import (
     TABLE,
     Runs,
 )
-from errors import UserError, run_script
-from eval import METRICS
-from runs import atomic
-from settings import resolve, split
-from summaries import (
+from paper.summaries import (
     CAPTION,
     DEVIATIONS,
     LATEX,
@@ -63,6 +61,7 @@ TITLES = {"ndcg": "NDCG@10", **DATASETS, "learners": "Synthetic users for other 
 
 # ---- The tables ----------------------------------------------------------------------------------------
 
+
 def select(matched, part, system, dataset, at=None):
     """The finished runs of a part, a seed each."""
     return [run for planned, run in matched.items() if planned[:4] == (part, system, dataset, at) and run]
@@ -77,9 +76,17 @@ def summary(matched):
     lines = []
     for dataset in DATASETS:
         runs = [select(matched, "table", system.name, dataset) for system in TABLE]
-        own = [{"dataset": dataset, "system": system.name, "chosen by": system.chosen_by,
-                "seeds": len(system.seeds), "paper": system.paper(dataset), **line_of(found)}
-               for system, found in zip(TABLE, runs)]
+        own = [
+            {
+                "dataset": dataset,
+                "system": system.name,
+                "chosen by": system.chosen_by,
+                "seeds": len(system.seeds),
+                "paper": system.paper(dataset),
+                **line_of(found),
+            }
+            for system, found in zip(TABLE, runs)
+        ]
         compare_with_best(own, runs)
         lines += own
     return pd.DataFrame(lines)
@@ -117,11 +124,15 @@ def to_markdown(matched):
     """{name: Markdown} of all tables: "ndcg", all metrics of each data set, "learners"."""
     parts = dict(_rows(summary(matched), MARKDOWN))
     place = 1 + METRICS.index("NDCG@10")
-    short = [[system.name, system.chosen_by, *(cell for line in lines for cell in (line[place], line[-2]))]
-             for system, *lines in zip(TABLE, *parts.values())]
+    short = [
+        [system.name, system.chosen_by, *(cell for line in lines for cell in (line[place], line[-2]))]
+        for system, *lines in zip(TABLE, *parts.values())
+    ]
     head = ["NDCG@10", "chosen by", *(cell for title in DATASETS.values() for cell in (title, "the paper's"))]
-    full = {name: markdown(["", *METRICS, "chosen by", "paper, NDCG@10", P], rows) + f"\n\n{CAPTION}"
-            for name, rows in parts.items()}
+    full = {
+        name: markdown(["", *METRICS, "chosen by", "paper, NDCG@10", P], rows) + f"\n\n{CAPTION}"
+        for name, rows in parts.items()
+    }
     return {"ndcg": markdown(head, short), **full, "learners": learners(matched)}
 
 
@@ -131,6 +142,7 @@ def fill(text, tables, name):
     Raises:
         UserError: a marker of no table, or without its end, in the file of this name.
     """
+
     def table(found):
         if found[1] not in tables:
             raise UserError(f"{name} has <!-- table: {found[1]} -->, and the tables are {', '.join(tables)}")
@@ -146,8 +158,11 @@ def fill(text, tables, name):
 def to_latex(matched):
     """One tabular; it needs the package booktabs."""
     columns = len(METRICS) + 4
-    lines = [r"\begin{tabular}{l" + "r" * (columns - 1) + "}", r"\toprule",
-             " & ".join(["", *METRICS, "chosen by", "paper, NDCG@10", "$p$, over users"]) + r" \\"]
+    lines = [
+        r"\begin{tabular}{l" + "r" * (columns - 1) + "}",
+        r"\toprule",
+        " & ".join(["", *METRICS, "chosen by", "paper, NDCG@10", "$p$, over users"]) + r" \\",
+    ]
     for dataset, rows in _rows(summary(matched), LATEX):
         lines += [r"\midrule", rf"\multicolumn{{{columns}}}{{l}}{{{DATASETS[dataset]}}} \\"]
         lines += [" & ".join(row).replace("∞", r"$\infty$").replace("< ", "$<$ ") + r" \\" for row in rows]
@@ -160,11 +175,18 @@ def uncommitted(matched):
     """How many of the runs were made by code that nobody can look up, in a line; "" if none."""
     runs = {run.name: run for run in matched.values() if run}.values()
     unclean = sum(not run.clean for run in runs)
-    return (f"{unclean} of the {len(runs)} runs in these tables and figures were made at a revision with "
-            f"uncommitted changes: `revision` in docs/{record.LINES} says which.") if unclean else ""
+    return (
+        (
+            f"{unclean} of the {len(runs)} runs in these tables and figures were made at a revision with "
+            f"uncommitted changes: `revision` in docs/{record.LINES} says which."
+        )
+        if unclean
+        else ""
+    )
 
 
 # ---- The figures ---------------------------------------------------------------------------------------
+
 
 def labels(matched, part, systems):
     """{system's name: its label in a figure, which tells how many of its runs are missing}."""
@@ -178,7 +200,7 @@ def labels(matched, part, systems):
 
 
 def line(matched, part, system, dataset, places, metrics):
-    """A DataFrame for pictures.py, a row a place with runs: x, and of each metric the mean and the deviation.
+    """A DataFrame for lib/plots.py, a row a place with runs: x, and of each metric the mean and the deviation.
 
     Args:
         places: {at of the runs: x in the picture}.
@@ -188,13 +210,16 @@ def line(matched, part, system, dataset, places, metrics):
 
 
 def strategies(matched):
-    """What pictures.strategies draws: {data set: {label: `line`}}, x the share of all users in percent."""
+    """What plots.strategies draws: {data set: {label: `line`}}, x the share of all users in percent."""
     drawn, names = {}, labels(matched, "strategies", (*STRATEGIES, EVERYONE))
     for dataset, title in DATASETS.items():
-        sizes = [run.statistics.users for run in matched.values()
-                 if run and run.dataset == dataset and run.statistics]
+        sizes = [
+            run.statistics.users
+            for run in matched.values()
+            if run and run.dataset == dataset and run.statistics
+        ]
         places = {budget: 100 * budget / sizes[0] for budget in BUDGETS} if sizes else {}
-        of = lambda system, places: line(matched, "strategies", system.name, dataset, places, pictures.TWO)
+        of = lambda system, places: line(matched, "strategies", system.name, dataset, places, plots.TWO)
         lines = {names[system.name]: of(system, places) for system in STRATEGIES}
         lines[names[ALL]] = of(EVERYONE, {None: 100})
         if any(map(len, lines.values())):
@@ -205,8 +230,10 @@ def strategies(matched):
 def noise(matched):
     """{label: `line`}, x the share of noise in percent."""
     names, places = labels(matched, "noise", NOISY), {share: 100 * share for share in NOISE}
-    return {names[system.name]: line(matched, "noise", system.name, NOISE_DATASET, places, ("NDCG@10",))
-            for system in NOISY}
+    return {
+        names[system.name]: line(matched, "noise", system.name, NOISE_DATASET, places, ("NDCG@10",))
+        for system in NOISY
+    }
 
 
 def stream(matched):
@@ -216,8 +243,10 @@ def stream(matched):
         runs = select(matched, "stream", system.name, STREAM_DATASET)
         values = [[part["test"]["NDCG@10"] for part in run.result["parts"]] for run in runs]
         parts = pd.DataFrame(values, dtype=float)
-        drawn[names[system.name]] = pd.DataFrame({"x": parts.columns + 1, "NDCG@10": parts.mean(),
-                                                  "NDCG@10 deviation": parts.std().fillna(0)}, dtype=float)
+        drawn[names[system.name]] = pd.DataFrame(
+            {"x": parts.columns + 1, "NDCG@10": parts.mean(), "NDCG@10 deviation": parts.std().fillna(0)},
+            dtype=float,
+        )
     return drawn
 
 
@@ -227,11 +256,20 @@ def figures(matched):
     of_all = {label: line for lines in by_share.values() for label, line in lines.items()}
     title_of_noise, title_of_stream = DATASETS[NOISE_DATASET], DATASETS[STREAM_DATASET]
     draw = {
-        "results": (of_all, lambda kind: pictures.strategies(by_share, kind)),
-        "noise": (by_noise, lambda kind: pictures.lines(
-            by_noise, "NDCG@10", "random interactions, % of train", title_of_noise, kind)),
-        "stream": (by_part, lambda kind: pictures.lines(
-            by_part, "NDCG@10", "parts of the users that have come", title_of_stream, kind))}
+        "results": (of_all, lambda kind: plots.strategies(by_share, kind)),
+        "noise": (
+            by_noise,
+            lambda kind: plots.lines(
+                by_noise, "NDCG@10", "random interactions, % of train", title_of_noise, kind
+            ),
+        ),
+        "stream": (
+            by_part,
+            lambda kind: plots.lines(
+                by_part, "NDCG@10", "parts of the users that have come", title_of_stream, kind
+            ),
+        ),
+    }
     files, notes = {}, []
     for name, (lines, to_bytes) in draw.items():
         if not any(map(len, lines.values())):
@@ -246,12 +284,17 @@ def figures(matched):
 def write(matched, folder):
     """Writes the tables and the figures; (the files' names, the lines on what is missing in the figures)."""
     files, notes = figures(matched)
-    blocks = [f"{TITLES[name]}\n\n<!-- table: {name} -->\n{table}\n<!-- end -->"
-              for name, table in to_markdown(matched).items()]
+    blocks = [
+        f"{TITLES[name]}\n\n<!-- table: {name} -->\n{table}\n<!-- end -->"
+        for name, table in to_markdown(matched).items()
+    ]
     text = "\n\n".join([*blocks, uncommitted(matched)]).rstrip() + "\n"
     columns = ["dataset", "system", "chosen by", "runs", "seeds", *METRICS, *DEVIATIONS, "paper", "p"]
-    files |= {"results.md": text.encode(), "results.tex": to_latex(matched).encode(),
-              "results.csv": to_csv(summary(matched)[columns])}
+    files |= {
+        "results.md": text.encode(),
+        "results.tex": to_latex(matched).encode(),
+        "results.csv": to_csv(summary(matched)[columns]),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with atomic(folder / name) as file:
@@ -260,6 +303,7 @@ def write(matched, folder):
 
 
 # ---- The command line ----------------------------------------------------------------------------------
+
 
 def main(arguments):
     flags = [word for word in arguments if word in ("--plan", "--run", "--mine")]
@@ -273,17 +317,17 @@ def main(arguments):
     options, _ = resolve(rest, __doc__, "compare")
     results = Path(options["results_dir"])
     if flags == ["--mine"]:
-        return mine.show(results, **narrowed)
-    runs, damaged = comparison.find(results)
-    matched, failed = comparison.match(runs), []
+        return own_runs.show(results, **narrowed)
+    runs, damaged = plan.find(results)
+    matched, failed = plan.match(runs), []
     if flags == ["--plan"]:
         print("".join(f"{note}\n" for note in damaged), end="")
-        return make_runs.show_plan(comparison.missing_of(runs), matched, options)
+        return make_runs.show_plan(plan.missing_of(runs), matched, options)
     if flags == ["--run"]:
         failed = make_runs.make(options)
-        comparison.keep(comparison.match(comparison.find(results)[0]))
-        runs, damaged = comparison.find(results)
-        matched = comparison.match(runs)
+        plan.keep(plan.match(plan.find(results)[0]))
+        runs, damaged = plan.find(results)
+        matched = plan.match(runs)
     show(runs, matched, damaged, results)
     if failed:
         raise UserError(f"{len(failed)} runs failed")
@@ -291,7 +335,7 @@ def main(arguments):
 
 def show(runs, matched, damaged, results):
     """Writes the record's tables in README.md and docs/, prints those of all runs, says what is missing."""
-    kept = comparison.match(Runs([run for run in runs.runs if run.folder is None]))
+    kept = plan.match(Runs([run for run in runs.runs if run.folder is None]))
     names, notes = write(kept, record.DOCS)
     text = fill(README.read_text(encoding="utf-8"), to_markdown(kept), README.name)
     with atomic(README) as file:
@@ -303,17 +347,22 @@ def show(runs, matched, damaged, results):
     print(f"written: the tables of {README.name}, and in {record.DOCS}: {', '.join(names)}")
     if note := uncommitted(kept):
         print(note)
-    absent = [f"{line.system} on {line.dataset} ({line.runs} of {line.seeds})"
-              for line in summary(kept).itertuples() if line.runs < line.seeds]
+    absent = [
+        f"{line.system} on {line.dataset} ({line.runs} of {line.seeds})"
+        for line in summary(kept).itertuples()
+        if line.runs < line.seeds
+    ]
     if absent:
         print(f"the record lacks {', '.join(absent)}: --plan shows how to make what is missing")
     others = {run.name: run for run in matched.values() if run and run.folder}.values()
     if clean := [run.name for run in others if run.clean]:
         print(f"shown, and not in the record yet: {', '.join(clean)}; --run keeps them")
     if unclean := [run.name for run in others if not run.clean]:
-        print("shown, and not kept, since the code that made them had uncommitted changes: "
-              f"{', '.join(unclean)}; to keep such runs, commit, delete these folders of {results}, and "
-              "call --run again")
+        print(
+            "shown, and not kept, since the code that made them had uncommitted changes: "
+            f"{', '.join(unclean)}; to keep such runs, commit, delete these folders of {results}, and "
+            "call --run again"
+        )
     if others:
         write(matched, results / "compare")
         print(f"the tables and figures with these runs are in {results / 'compare'}")

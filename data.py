@@ -8,12 +8,14 @@ What prep.sh adds is used where it is there: `users.csv` and `items.csv` (origin
 
 U users, I items; matrices are scipy CSR, (U, I), int8, 0 or 1. Nothing here ever holds U x I numbers.
 """
+
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -21,9 +23,9 @@ import pandas as pd
 import pooch
 import scipy.sparse as sp
 
-from errors import UserError
-from runs import read_npz
-from streams import Stream, generator
+from lib.errors import UserError
+from lib.files import read_npz
+from lib.random_streams import Stream, generator
 
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"
 DROPPED, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
@@ -37,10 +39,11 @@ class View(NamedTuple):
 
     V of the process's own users, in ascending order.
     """
-    users: np.ndarray        # (V,): rows of the Dataset's matrices
-    context: sp.csr_matrix   # (V, I): fed to the model and left out of the ranking
-    targets: sp.csr_matrix   # (V, I)
-    negatives: np.ndarray    # (V, 50) int32: items in neither train nor targets; -1 where there are none
+
+    users: np.ndarray  # (V,): rows of the Dataset's matrices
+    context: sp.csr_matrix  # (V, I): fed to the model and left out of the ranking
+    targets: sp.csr_matrix  # (V, I)
+    negatives: np.ndarray  # (V, 50) int32: items in neither train nor targets; -1 where there are none
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,21 @@ class Dataset:
 
     What says "own" has a row for each of the process's users, who are neighbours; the rest is of all U.
     """
+
     name: str
-    train: sp.csr_matrix       # (own, I)
+    train: sp.csr_matrix  # (own, I)
     validation: sp.csr_matrix  # (own, I)
-    test: sp.csr_matrix        # (own, I)
-    user_ids: np.ndarray       # (own,) the source's own ids, numbers or text
-    item_ids: np.ndarray       # (I,)
+    test: sp.csr_matrix  # (own, I)
+    user_ids: np.ndarray  # (own,) the source's own ids, numbers or text
+    item_ids: np.ndarray  # (I,)
     titles: np.ndarray | None  # (I,) text, where the source has it
-    first_user: int            # the number of the first of the own users
-    lengths: np.ndarray        # (3, U): interactions of each user in train, validation, test
-    frequency: np.ndarray      # (I,): train interactions of each item; add_noise leaves it as it is, since it weighs the metrics
-    fingerprint: str           # hexadecimal; the same only for the same interactions in the same order
-    gather: Callable           # (own, ...) array -> the arrays of all processes, joined
+    first_user: int  # the number of the first of the own users
+    lengths: np.ndarray  # (3, U): interactions of each user in train, validation, test
+    frequency: (
+        np.ndarray
+    )  # (I,): train interactions of each item; add_noise leaves it as it is, since it weighs the metrics
+    fingerprint: str  # hexadecimal; the same only for the same interactions in the same order
+    gather: Callable  # (own, ...) array -> the arrays of all processes, joined
 
     @property
     def users(self):
@@ -88,7 +94,10 @@ class Dataset:
         order = np.argsort(users)
         own = self.train[self.own(users[order])[1]]
         indices, lengths = self.gather(own.indices), self.gather(np.diff(own.indptr))
-        rows = sp.csr_matrix((np.ones(len(indices), np.int8), indices, np.append(0, np.cumsum(lengths))), (len(users), self.items))
+        rows = sp.csr_matrix(
+            (np.ones(len(indices), np.int8), indices, np.append(0, np.cumsum(lengths))),
+            (len(users), self.items),
+        )
         return rows[np.argsort(order)]
 
     def validation_view(self, rng, count=-1):
@@ -98,7 +107,11 @@ class Dataset:
             count: as many users, drawn by rng from those with targets, if there are more; -1: all users.
         """
         users = np.flatnonzero(self.lengths[VALIDATION])
-        users = np.sort(rng.choice(users, count, replace=False)) if 0 < count < len(users) else np.arange(self.users)
+        users = (
+            np.sort(rng.choice(users, count, replace=False))
+            if 0 < count < len(users)
+            else np.arange(self.users)
+        )
         position, rows = self.own(users)
         # As all processes together would: the numbers for users before the own ones are passed over.
         rng.bit_generator.advance(int(position.start) * NEGATIVES_PER_USER)
@@ -108,8 +121,12 @@ class Dataset:
     def test_view(self, rng):
         """Train and validation rows as context, test rows as targets, of all users; rng draws the negatives."""
         rng.bit_generator.advance(int(self.first_user) * NEGATIVES_PER_USER)
-        return View(np.arange(self.train.shape[0]), _union(self.train, self.validation), self.test,
-                    sample_negatives(rng, _union(self.train, self.test)))
+        return View(
+            np.arange(self.train.shape[0]),
+            _union(self.train, self.validation),
+            self.test,
+            sample_negatives(rng, _union(self.train, self.test)),
+        )
 
 
 def load(name, data_dir, repeats="keep", process=0, processes=1, gather=lambda own: own):
@@ -131,41 +148,71 @@ def load(name, data_dir, repeats="keep", process=0, processes=1, gather=lambda o
     folder = Path(data_dir) / name
     if not folder.is_dir():
         there = sorted(path.parent.name for path in Path(data_dir).glob(f"*/{INTERACTIONS}"))
-        raise UserError(f"there is no data set {folder}; ./prep.sh {name} makes it if it is one that prep.sh knows, --data_dir looks "
-                        f"elsewhere; in {data_dir} there is {', '.join(there) or 'none'}")
+        raise UserError(
+            f"there is no data set {folder}; ./prep.sh {name} makes it if it is one that prep.sh knows, --data_dir looks "
+            f"elsewhere; in {data_dir} there is {', '.join(there) or 'none'}"
+        )
     _verify_checksums(folder)
     part = _read_index(folder / INDEX)
     user_ids = item_ids = np.empty(0, np.int32)
     digests = [hashlib.blake2b() for _ in ("user", "item", "part")]
     for columns in _read_slices(folder, part):
-        user_ids, item_ids = (np.union1d(ids, pd.unique(column)) for ids, column in zip((user_ids, item_ids), columns))
+        user_ids, item_ids = (
+            np.union1d(ids, pd.unique(column)) for ids, column in zip((user_ids, item_ids), columns)
+        )
         for digest, column in zip(digests, columns):
             digest.update(column)
-    first, last = shares(len(user_ids), processes)[process:process + 2]
+    first, last = shares(len(user_ids), processes)[process : process + 2]
     columns = []
     for user, item, code in _read_slices(folder, part):
         user = np.searchsorted(user_ids, user)
         own = (user >= first) & (user < last)
-        columns.append(((user[own] - first).astype(np.int32), np.searchsorted(item_ids, item[own]).astype(np.int32), code[own]))
-    user, item, part = (np.concatenate(each) for each in zip(*columns)) if columns else np.empty((3, 0), np.int8)
+        columns.append(
+            (
+                (user[own] - first).astype(np.int32),
+                np.searchsorted(item_ids, item[own]).astype(np.int32),
+                code[own],
+            )
+        )
+    user, item, part = (
+        (np.concatenate(each) for each in zip(*columns)) if columns else np.empty((3, 0), np.int8)
+    )
     del columns
     shape = last - first, len(item_ids)
-    train, validation, test = (_to_csr(user[part == each], item[part == each], shape) for each in (TRAIN, VALIDATION, TEST))
+    train, validation, test = (
+        _to_csr(user[part == each], item[part == each], shape) for each in (TRAIN, VALIDATION, TEST)
+    )
     if repeats == "drop":
         validation = _without(validation, train)
         test = _without(_without(test, train), validation)
-    lengths = gather(np.stack([np.diff(each.indptr) for each in (train, validation, test)], axis=1).astype(np.int32)).T
+    lengths = gather(
+        np.stack([np.diff(each.indptr) for each in (train, validation, test)], axis=1).astype(np.int32)
+    ).T
     if not lengths[TRAIN].any():
         raise UserError(f"{folder}: no interaction is marked as train (0) in {INDEX}")
     frequency = gather(np.bincount(train.indices, minlength=shape[1])[None]).sum(axis=0)
     user_table, item_table = _read_table(folder / "users.csv"), _read_table(folder / "items.csv")
-    titles = _column(item_table, "title", item_ids) if item_table is not None and "title" in item_table else None
+    titles = (
+        _column(item_table, "title", item_ids) if item_table is not None and "title" in item_table else None
+    )
     user_ids, item_ids = _column(user_table, "id", user_ids), _column(item_table, "id", item_ids)
     digest = hashlib.blake2b("\0".join(map(str, [repeats, *user_ids, *item_ids])).encode(), digest_size=8)
     for column in digests:
         digest.update(column.digest())
-    return Dataset(name, train, validation, test, user_ids[first:last], item_ids, titles, first, lengths, frequency,
-                   digest.hexdigest(), gather)
+    return Dataset(
+        name,
+        train,
+        validation,
+        test,
+        user_ids[first:last],
+        item_ids,
+        titles,
+        first,
+        lengths,
+        frequency,
+        digest.hexdigest(),
+        gather,
+    )
 
 
 def add_noise(dataset, share, seed):
@@ -181,7 +228,7 @@ def add_noise(dataset, share, seed):
     if share == 0:
         return dataset
     chosen, drawn = (generator(seed, stream) for stream in (Stream.NOISE_PLACES, Stream.NOISE_ITEMS))
-    before = int(dataset.lengths[TRAIN][:dataset.first_user].sum())
+    before = int(dataset.lengths[TRAIN][: dataset.first_user].sum())
     for rng in (chosen, drawn):
         rng.bit_generator.advance(before)
     train, known = dataset.train, _union(_union(dataset.train, dataset.validation), dataset.test)
@@ -221,8 +268,10 @@ def sample_negatives(rng, positives, per_user=NEGATIVES_PER_USER):
     Returns:
         int32; -1 in the rows of users to whom every item is positive.
     """
-    blocks = [_sample_negatives(rng, positives[start:start + USERS_AT_ONCE], per_user)
-              for start in range(0, positives.shape[0], USERS_AT_ONCE)]
+    blocks = [
+        _sample_negatives(rng, positives[start : start + USERS_AT_ONCE], per_user)
+        for start in range(0, positives.shape[0], USERS_AT_ONCE)
+    ]
     return np.concatenate(blocks) if blocks else np.empty((0, per_user), np.int32)
 
 
@@ -273,13 +322,17 @@ def _verify_checksums(folder):
     try:
         expected = dict(json.loads(manifest.read_text())["sha256"].items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{manifest} cannot be read ({error}); delete {folder} and run ./prep.sh again") from error
+        raise UserError(
+            f"{manifest} cannot be read ({error}); delete {folder} and run ./prep.sh again"
+        ) from error
     for name, digest in expected.items():
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing; delete {folder} and run ./prep.sh again")
         if pooch.file_hash(folder / name) != digest:
-            raise UserError(f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}; "
-                            f"delete {folder} and run ./prep.sh again")
+            raise UserError(
+                f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}; "
+                f"delete {folder} and run ./prep.sh again"
+            )
 
 
 def _read_slices(folder, part):
@@ -293,16 +346,23 @@ def _read_slices(folder, part):
             lengths = {key: len(file[key]) for key in file}
             for key, column in columns.items():
                 if column.ndim != 1 or column.dtype.kind not in "iu":
-                    raise UserError(f"{path}: '{key}' must be a list of whole numbers, not {column.ndim}-d {column.dtype}")
+                    raise UserError(
+                        f"{path}: '{key}' must be a list of whole numbers, not {column.ndim}-d {column.dtype}"
+                    )
             if len(set(lengths.values())) > 1:
                 raise UserError(f"{path}: the datasets differ in length: {lengths}")
             if len(part) != lengths["user"]:
-                raise UserError(f"{folder / INDEX} has {len(part):,} entries, {INTERACTIONS} has {lengths['user']:,}: "
-                                "they do not belong together")
+                raise UserError(
+                    f"{folder / INDEX} has {len(part):,} entries, {INTERACTIONS} has {lengths['user']:,}: "
+                    "they do not belong together"
+                )
             for start in range(0, len(part), INTERACTIONS_AT_ONCE):
                 here = slice(start, start + INTERACTIONS_AT_ONCE)
                 kept = part[here] != DROPPED
-                yield *(_checked_ids(path, key, column[here])[kept] for key, column in columns.items()), part[here][kept]
+                yield (
+                    *(_checked_ids(path, key, column[here])[kept] for key, column in columns.items()),
+                    part[here][kept],
+                )
     except (UserError, MemoryError):
         raise
     except Exception as error:  # h5py passes on whatever the library stumbled over
@@ -310,8 +370,10 @@ def _read_slices(folder, part):
 
 
 def _checked_ids(path, key, ids):
-    if len(ids) and (ids.min() < 0 or ids.max() >= 2 ** 31):
-        raise UserError(f"{path}: '{key}' has the id {ids.min() if ids.min() < 0 else ids.max()}; ids are from 0 to 2^31 - 1")
+    if len(ids) and (ids.min() < 0 or ids.max() >= 2**31):
+        raise UserError(
+            f"{path}: '{key}' has the id {ids.min() if ids.min() < 0 else ids.max()}; ids are from 0 to 2^31 - 1"
+        )
     return ids.astype(np.int32)
 
 
@@ -319,8 +381,14 @@ def _read_index(path):
     if not path.exists():
         raise UserError(f"there is no {path}; ./prep.sh makes it")
     part = read_npz(path, "./prep.sh makes it anew once the folder is gone").get("data", np.empty((0, 0)))
-    if part.ndim != 1 or part.dtype.kind not in "iu" or not np.isin(part, (DROPPED, TRAIN, VALIDATION, TEST)).all():
-        raise UserError(f"{path}: 'data' must be a list of 0 (train), 1 (validation), 2 (test) and -1 (dropped)")
+    if (
+        part.ndim != 1
+        or part.dtype.kind not in "iu"
+        or not np.isin(part, (DROPPED, TRAIN, VALIDATION, TEST)).all()
+    ):
+        raise UserError(
+            f"{path}: 'data' must be a list of 0 (train), 1 (validation), 2 (test) and -1 (dropped)"
+        )
     return part.astype(np.int8)
 
 
@@ -350,7 +418,9 @@ def _column(table, column, numbers):
             return values.to_numpy(np.int64)
         return values.to_numpy(object).astype(str)  # objects would need pickles to be saved
     except KeyError as error:
-        raise UserError(f"users.csv or items.csv does not name what {INTERACTIONS} holds: {_first_line(error)}") from error
+        raise UserError(
+            f"users.csv or items.csv does not name what {INTERACTIONS} holds: {_first_line(error)}"
+        ) from error
 
 
 def _first_line(error):

@@ -6,8 +6,9 @@
     CUDA_VISIBLE_DEVICES=0 python distill.py   on the first GPU
 
 It can be killed at any moment: the same command goes on where the last checkpoint was, and ends with
-the same bits as if nothing had happened. What it makes is described in runs.py.
+the same bits as if nothing had happened. What it makes is described in runs/folder.py.
 """
+
 import json
 import math
 import signal
@@ -24,56 +25,54 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import data
-import devices
 import model
-import pictures
-from batches import FED, HELD_OUT, batch_users, make_batches
-from errors import UserError
 from eval import inverse_propensity, search_lamda, summarise
-from job import (
-    begin,
-    carry_out,
-    from_arrays,
-    make_kernel,
-    quality,
-    run_job,
-    show,
-    to_arrays,
-)
-from runs import START_AGAIN, Stop
-from streams import Stream, generator
+from lib import devices, plots
+from lib.errors import UserError
+from lib.random_streams import Stream, generator
+from runs.batches import FED, HELD_OUT, batch_users, make_batches
+from runs.folder import START_AGAIN, Stop
+from runs.lifecycle import begin, carry_out, from_arrays, make_kernel, quality, run_job, show, to_arrays
 
 CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
-LOSSES = {"softmax": model.cross_entropy, "generalized": model.generalized_cross_entropy, "squared": model.squared_error}
+LOSSES = {
+    "softmax": model.cross_entropy,
+    "generalized": model.generalized_cross_entropy,
+    "squared": model.squared_error,
+}
 
 
 class State(NamedTuple):
     """What a step changes, on the devices."""
+
     params: model.Params
     adam: optax.OptState
 
 
 class Outcome(NamedTuple):
     """What is to be known of a step, on the devices."""
+
     loss: jax.Array
-    lamda: jax.Array   # that it used
+    lamda: jax.Array  # that it used
     wishes: jax.Array  # how many devices' processes were told to stop
 
 
 class Best(NamedTuple):
     """The synthetic users of the best validation, (S, I) each, on the host."""
+
     rows: np.ndarray
     logits: np.ndarray
 
 
 class Progress(NamedTuple):
     """What else is needed to go on: plain numbers, kept in the checkpoint as JSON."""
+
     step: int
     best_step: int
-    lamda: float          # of the last validation
-    history: list         # a dict a validation, as in metrics.jsonl
-    step_seconds: list    # of each step that was timed: not the first ones, which compile
-    wall_seconds: float   # of the run in all its processes
+    lamda: float  # of the last validation
+    history: list  # a dict a validation, as in metrics.jsonl
+    step_seconds: list  # of each step that was timed: not the first ones, which compile
+    wall_seconds: float  # of the run in all its processes
 
 
 def initial_logits(settings, dataset):
@@ -90,7 +89,11 @@ def initial_state(settings, logits, optimizer):
 def make_sampler(settings):
     """sample(key, logits (S, I)) -> X_syn (S, I), jitted."""
     groups = settings["noise_groups"] if settings["noise_groups"] > 0 else settings["user_support"]
-    return jax.jit(lambda key, logits: model.sample(key, logits, settings["gumbel_tau"], settings["num_per_user"], groups))
+    return jax.jit(
+        lambda key, logits: model.sample(
+            key, logits, settings["gumbel_tau"], settings["num_per_user"], groups
+        )
+    )
 
 
 def make_loss(settings, kernel, dataset):
@@ -122,7 +125,9 @@ def make_loss(settings, kernel, dataset):
 
 def make_optimizer(settings):
     rate = settings["learning_rate"]
-    return optax.adam(optax.cosine_decay_schedule(rate, settings["train_steps"]) if settings["cosine_decay"] else rate)
+    return optax.adam(
+        optax.cosine_decay_schedule(rate, settings["train_steps"]) if settings["cosine_decay"] else rate
+    )
 
 
 def make_step(settings, loss, optimizer, mesh):
@@ -167,7 +172,9 @@ class Distillation:
     def __init__(self, settings, run, dataset, mesh):
         self.settings, self.run, self.mesh = settings, run, mesh
         self.weights = inverse_propensity(dataset.frequency)
-        self.view = dataset.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
+        self.view = dataset.validation_view(
+            generator(settings["seed"], Stream.VALIDATION), settings["validation_users"]
+        )
         self.kernel = make_kernel(settings, dataset)
         self.sample, optimizer = make_sampler(settings), make_optimizer(settings)
         self.update = make_step(settings, make_loss(settings, self.kernel, dataset), optimizer, mesh)
@@ -185,11 +192,16 @@ class Distillation:
     def due(self):
         """Whether the synthetic users, as they are, are still to be validated."""
         step, history = self.progress.step, self.progress.history
-        return (validates(step, self.settings) or self.finished()) and (not history or history[-1]["step"] < step)
+        return (validates(step, self.settings) or self.finished()) and (
+            not history or history[-1]["step"] < step
+        )
 
     def finished(self):
         step = self.progress.step
-        return step >= self.settings["train_steps"] or step - self.progress.best_step >= self.settings["patience"]
+        return (
+            step >= self.settings["train_steps"]
+            or step - self.progress.best_step >= self.settings["patience"]
+        )
 
     def stale(self):
         return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
@@ -206,7 +218,9 @@ class Distillation:
         step, previous = self.progress.step, self._pending
         key = jax.random.fold_in(self.step_key, step)
         wish = devices.spread(self.mesh, np.full(len(self.mesh.local_devices), wish, np.int32))
-        self.state, self._pending = self.update(self.state, self.progress.lamda, key, self.batches(step), wish)
+        self.state, self._pending = self.update(
+            self.state, self.progress.lamda, key, self.batches(step), wish
+        )
         loss = self._take_loss(previous, step)
         now = time.perf_counter()
         if previous is not None and self._step_began is not None:
@@ -224,13 +238,24 @@ class Distillation:
         # Before the first step they are real users, and measured as such; so is the first lamda of the paper's
         # search chosen, and with it the next steps.
         rows = self.sample(jax.random.fold_in(self.validation_key, step), logits) if step else logits
-        lamdas = [float(np.exp(self.state.params.log_lamda))] if settings["learn_lamda"] else settings["lamda_grid"]
-        found = search_lamda(self.kernel, rows, lamdas, self.view, self.weights, settings["eval_batch_size"], mesh)
-        found = [(lamda, metrics) for lamda, metrics in ((lamda, summarise(each)) for lamda, _, each in found)
-                 if math.isfinite(metrics["HR@100"])]
+        lamdas = (
+            [float(np.exp(self.state.params.log_lamda))]
+            if settings["learn_lamda"]
+            else settings["lamda_grid"]
+        )
+        found = search_lamda(
+            self.kernel, rows, lamdas, self.view, self.weights, settings["eval_batch_size"], mesh
+        )
+        found = [
+            (lamda, metrics)
+            for lamda, metrics in ((lamda, summarise(each)) for lamda, _, each in found)
+            if math.isfinite(metrics["HR@100"])
+        ]
         if not found:
-            raise UserError(f"step {step}: the kernel of the synthetic users is not positive definite in {rows.dtype} "
-                            f"at lamda {', '.join(f'{each:.3g}' for each in lamdas)}; a larger lamda or --float64=true helps")
+            raise UserError(
+                f"step {step}: the kernel of the synthetic users is not positive definite in {rows.dtype} "
+                f"at lamda {', '.join(f'{each:.3g}' for each in lamdas)}; a larger lamda or --float64=true helps"
+            )
         lamda, metrics = max(found, key=lambda each: quality(each[1], settings["best_by"]))
         before = [quality(line["validation"], settings["best_by"]) for line in self.progress.history]
         if quality(metrics, settings["best_by"]) > max(before, default=(-1,)):
@@ -246,7 +271,9 @@ class Distillation:
         """Writes the checkpoint: everything `__init__` cannot make again from settings and data."""
         self._settle()
         self.progress = self.progress._replace(wall_seconds=self.run.wall_seconds())
-        self.run.save_checkpoint({**to_arrays("state", self.state), **self.best._asdict()}, self.progress._asdict())
+        self.run.save_checkpoint(
+            {**to_arrays("state", self.state), **self.best._asdict()}, self.progress._asdict()
+        )
         self._saved_at = time.monotonic()
 
     def _restore(self):
@@ -258,10 +285,15 @@ class Distillation:
             best = Best(arrays["rows"], arrays["logits"])
             if [each.shape for each in best] != [each.shape for each in self.best]:
                 raise ValueError("shapes differ")
-            self.state, self.best, self.progress = from_arrays("state", self.state, arrays), best, Progress(**progress)
+            self.state, self.best, self.progress = (
+                from_arrays("state", self.state, arrays),
+                best,
+                Progress(**progress),
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.run.folder}/checkpoint.npz does not fit these settings ({error}); "
-                            f"{START_AGAIN}") from error
+            raise UserError(
+                f"{self.run.folder}/checkpoint.npz does not fit these settings ({error}); {START_AGAIN}"
+            ) from error
         self.run.earlier_seconds = self.progress.wall_seconds
         self.run.say(f"going on from step {self.progress.step}")
 
@@ -286,10 +318,12 @@ class Distillation:
         return loss
 
     def _fail(self, what, pending, step):
-        raise UserError(f"step {step} failed at lamda {float(pending.lamda):.3g}: {what}; either the kernel of the synthetic users is "
-                        f"not positive definite there in {self.state.params.logits.dtype}, or the step before was too long. The "
-                        f"last good state is kept in {self.run.folder}/checkpoint.npz; a larger lamda, a smaller learning_rate "
-                        "or --float64=true may help")
+        raise UserError(
+            f"step {step} failed at lamda {float(pending.lamda):.3g}: {what}; either the kernel of the synthetic users is "
+            f"not positive definite there in {self.state.params.logits.dtype}, or the step before was too long. The "
+            f"last good state is kept in {self.run.folder}/checkpoint.npz; a larger lamda, a smaller learning_rate "
+            "or --float64=true may help"
+        )
 
 
 def optimise(settings, run, dataset, mesh):
@@ -299,8 +333,16 @@ def optimise(settings, run, dataset, mesh):
     """
     work = Distillation(settings, run, dataset, mesh)
     reached = work.progress.history[-1]["validation"]["HR@100"] if work.progress.history else math.nan
-    with Stop() as stop, tqdm(total=settings["train_steps"], initial=work.progress.step, unit="step", dynamic_ncols=True,
-                              disable=None if jax.process_index() == 0 else True) as bar:
+    with (
+        Stop() as stop,
+        tqdm(
+            total=settings["train_steps"],
+            initial=work.progress.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None if jax.process_index() == 0 else True,
+        ) as bar,
+    ):
         while True:
             stopping = stop.signal if jax.process_count() == 1 else work.progress.step >= work.stop_at
             if work.due():
@@ -313,8 +355,10 @@ def optimise(settings, run, dataset, mesh):
                 return work.best, work.progress
             if stopping:
                 name = signal.Signals(stop.signal or signal.SIGTERM)
-                run.say(f"{name.name}: stopped after step {work.progress.step}; the same command"
-                        f"{'' if settings['resume'] else ', with --resume=true,'} goes on from there")
+                run.say(
+                    f"{name.name}: stopped after step {work.progress.step}; the same command"
+                    f"{'' if settings['resume'] else ', with --resume=true,'} goes on from there"
+                )
                 sys.exit(128 + name)
             loss = work.step(stop.signal is not None)
             bar.update()
@@ -327,25 +371,57 @@ def finish(settings, run, dataset, mesh, best, progress):
     chosen = next(line for line in progress.history if line["step"] == progress.best_step)
     kernel, mesh = make_kernel(settings, dataset), devices.local(mesh)
     view = dataset.test_view(generator(settings["seed"], Stream.TEST))
-    [(_, _, metrics)] = search_lamda(kernel, devices.replicate(mesh, best.rows), [chosen["lamda"]], view,
-                                     inverse_propensity(dataset.frequency), settings["eval_batch_size"], mesh)
+    [(_, _, metrics)] = search_lamda(
+        kernel,
+        devices.replicate(mesh, best.rows),
+        [chosen["lamda"]],
+        view,
+        inverse_propensity(dataset.frequency),
+        settings["eval_batch_size"],
+        mesh,
+    )
     weights = data.item_weights(dataset, settings["item_discount"])
-    run.save_arrays("distilled.npz", {
-        "item_weights": np.ones(dataset.items, np.float32) if weights is None else weights,
-        "data": best.rows.astype(np.float32), "logits": best.logits.astype(np.float32), "item_ids": dataset.item_ids,
-        "lamda": np.float64(chosen["lamda"]), "real_length": dataset.lengths[data.TRAIN].mean(), "settings": np.array(json.dumps(settings))})
-    run.save("curve.png", pictures.curve(progress.history, progress.best_step,
-                                         f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users"))
-    return {"val": chosen["validation"], "test": metrics, "lamda": chosen["lamda"], "best_step": progress.best_step,
-            "learnt": progress.best_step > 0, "steps": progress.step, "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None}
+    run.save_arrays(
+        "distilled.npz",
+        {
+            "item_weights": np.ones(dataset.items, np.float32) if weights is None else weights,
+            "data": best.rows.astype(np.float32),
+            "logits": best.logits.astype(np.float32),
+            "item_ids": dataset.item_ids,
+            "lamda": np.float64(chosen["lamda"]),
+            "real_length": dataset.lengths[data.TRAIN].mean(),
+            "settings": np.array(json.dumps(settings)),
+        },
+    )
+    run.save(
+        "curve.png",
+        plots.curve(
+            progress.history,
+            progress.best_step,
+            f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users",
+        ),
+    )
+    return {
+        "val": chosen["validation"],
+        "test": metrics,
+        "lamda": chosen["lamda"],
+        "best_step": progress.best_step,
+        "learnt": progress.best_step > 0,
+        "steps": progress.step,
+        "step_seconds": float(np.median(progress.step_seconds)) if progress.step_seconds else None,
+    }
 
 
 def check_fits(settings, dataset, mesh):
     """Raises UserError for settings that the data set, or the memory, cannot serve; nothing large has been allocated yet."""
     if not 1 <= settings["user_support"] <= dataset.users:
-        raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {dataset.users:,} users to start from")
+        raise UserError(
+            f"user_support is {settings['user_support']:,}, but {dataset.name} has {dataset.users:,} users to start from"
+        )
     if settings["noise_groups"] > settings["user_support"]:
-        raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({settings['user_support']})")
+        raise UserError(
+            f"noise_groups is {settings['noise_groups']}, more than user_support ({settings['user_support']})"
+        )
     number, free = 8 if settings["float64"] else 4, devices.free_bytes(mesh)
     s, n, items = settings["user_support"], settings["num_per_user"], dataset.items
     # In numbers, as XLA plans a step: for each synthetic user, and for each real one of a batch.
@@ -353,9 +429,15 @@ def check_fits(settings, dataset, mesh):
     share = -(-batch_users(settings, dataset) // mesh.size)
     if fixed + share * each > free:
         fits = int((free - fixed) // each) * mesh.size
-        raise UserError(f"a step with {share:,} real users on each device needs {(fixed + share * each) / 2 ** 30:,.1f} GiB there, and "
-                        f"{free / 2 ** 30:,.1f} GiB are free; " + (f"--batch_size={fits} would fit, and accumulate_steps makes one step of several "
-                        "batches" if fits > 0 else "a smaller user_support or num_per_user needs less"))
+        raise UserError(
+            f"a step with {share:,} real users on each device needs {(fixed + share * each) / 2**30:,.1f} GiB there, and "
+            f"{free / 2**30:,.1f} GiB are free; "
+            + (
+                f"--batch_size={fits} would fit, and accumulate_steps makes one step of several batches"
+                if fits > 0
+                else "a smaller user_support or num_per_user needs less"
+            )
+        )
 
 
 def main(arguments):

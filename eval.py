@@ -11,6 +11,7 @@ left out of every mean. With p targets of a user and w_i the inverse propensity 
 
 All in percent, except the AUC.
 """
+
 import math
 from functools import partial
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from devices import gather, spread
+from lib.devices import gather, spread
 from model import predict, ridge
 
 CUTOFFS = (10, 100)
@@ -80,6 +81,7 @@ def scores_of(kernel, rows, alphas):
         rows: X, (m, I), what the model was trained on.
         alphas: solutions, each (m, I).
     """
+
     def scores(users, context):
         cross = _cross_kernel(kernel, context, rows)
         return (_predict(cross, alpha) for alpha in alphas)
@@ -107,10 +109,17 @@ def _rank(scores, context, targets, weights, positives, negatives):
     # Hidden items fill the list where there are fewer than k others; they are no hits.
     hits = jnp.take_along_axis(jnp.where(hidden, 0, targets), top, axis=1).astype(scores.dtype)
     discount = 1 / jnp.log2(jnp.arange(k, dtype=scores.dtype) + 2)
-    sums = {f"{name}@{cutoff}": jnp.sum((hits * gain)[:, :cutoff], axis=1) for cutoff in CUTOFFS
-            for name, gain in (("HR", 1), ("NDCG", discount), ("PSP", weights[top]))}
-    return (sums, jnp.take_along_axis(scores, positives, axis=1), jnp.take_along_axis(scores, negatives, axis=1),
-            jnp.isfinite(scores).all())
+    sums = {
+        f"{name}@{cutoff}": jnp.sum((hits * gain)[:, :cutoff], axis=1)
+        for cutoff in CUTOFFS
+        for name, gain in (("HR", 1), ("NDCG", discount), ("PSP", weights[top]))
+    }
+    return (
+        sums,
+        jnp.take_along_axis(scores, positives, axis=1),
+        jnp.take_along_axis(scores, negatives, axis=1),
+        jnp.isfinite(scores).all(),
+    )
 
 
 def evaluate(scores, count, view, weights, batch_size, mesh):
@@ -136,9 +145,13 @@ def evaluate(scores, count, view, weights, batch_size, mesh):
     sums, sound = [{} for _ in range(count)], [True] * count
     pools = [([], []) for _ in range(count)]
     for start in range(0, len(users), batch_size):
-        batch = users[start:start + batch_size]
-        fill = batch_size - len(batch)  # the last batch gets empty users, so that its shape needs no new program
-        put = lambda array, empty: spread(mesh, np.pad(array, ((0, fill), *((0, 0),) * (array.ndim - 1)), constant_values=empty))
+        batch = users[start : start + batch_size]
+        fill = batch_size - len(
+            batch
+        )  # the last batch gets empty users, so that its shape needs no new program
+        put = lambda array, empty: spread(
+            mesh, np.pad(array, ((0, fill), *((0, 0),) * (array.ndim - 1)), constant_values=empty)
+        )
         context, targets = (put(matrix[batch].toarray(), 0) for matrix in (view.context, view.targets))
         positives, negatives = _padded(view.targets[batch], width), view.negatives[batch]
         positive, negative = put(positives, -1), put(negatives, -1)
@@ -147,15 +160,21 @@ def evaluate(scores, count, view, weights, batch_size, mesh):
             counted, high, low, finite = _rank(given, context, targets, weights, positive, negative)
             sound[each] &= bool(finite)
             for name, values in counted.items():
-                total.setdefault(name, []).append(np.asarray(values)[:len(batch)])
-            above.append(np.asarray(high)[:len(batch)][positives >= 0])
-            below.append(np.asarray(low)[:len(batch)][negatives >= 0])
+                total.setdefault(name, []).append(np.asarray(values)[: len(batch)])
+            above.append(np.asarray(high)[: len(batch)][positives >= 0])
+            below.append(np.asarray(low)[: len(batch)][negatives >= 0])
     none = np.empty(0)
     sound = gather(np.array([sound])).all(axis=0)
-    return [_finish({name: np.concatenate(parts).astype(np.float64) for name, parts in total.items()},
-                    users if finite else users[:0], view.targets, weights,
-                    *(gather(np.concatenate([none, *pool])) if finite else none for pool in (above, below)))
-            for total, (above, below), finite in zip(sums, pools, sound)]
+    return [
+        _finish(
+            {name: np.concatenate(parts).astype(np.float64) for name, parts in total.items()},
+            users if finite else users[:0],
+            view.targets,
+            weights,
+            *(gather(np.concatenate([none, *pool])) if finite else none for pool in (above, below)),
+        )
+        for total, (above, below), finite in zip(sums, pools, sound)
+    ]
 
 
 def _finish(sums, users, targets, weights, positive, negative):
@@ -171,13 +190,18 @@ def _finish(sums, users, targets, weights, positive, negative):
             metrics[f"NDCG@{k}"][users] = 100 * sums[f"NDCG@{k}"] / ideal_gain[found - 1]
             metrics[f"PSP@{k}"][users] = 100 * sums[f"PSP@{k}"] / found / ideal_psp
             metrics[f"PSP_textbook@{k}"][users] = 100 * sums[f"PSP@{k}"] / ideal_psp
-    return {**{name: gather(values) for name, values in metrics.items()}, "AUC": pooled_auc(positive, negative)}
+    return {
+        **{name: gather(values) for name, values in metrics.items()},
+        "AUC": pooled_auc(positive, negative),
+    }
 
 
 def summarise(metrics):
     """Means over the users who have targets: name -> float; NaN if there are none."""
-    return {name: float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
-            for name, values in metrics.items()}
+    return {
+        name: float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+        for name, values in metrics.items()
+    }
 
 
 def number(value):
@@ -207,7 +231,13 @@ def search_lamda(kernel, rows, lamdas, view, weights, batch_size, mesh):
     """
     gram = _gram(kernel, rows)
     alphas = [_solve(gram, rows, lamda) for lamda in lamdas]
-    return list(zip(lamdas, alphas, evaluate(scores_of(kernel, rows, alphas), len(alphas), view, weights, batch_size, mesh)))
+    return list(
+        zip(
+            lamdas,
+            alphas,
+            evaluate(scores_of(kernel, rows, alphas), len(alphas), view, weights, batch_size, mesh),
+        )
+    )
 
 
 def _padded(matrix, width):

@@ -12,6 +12,7 @@ real one has train interactions, in the mean (distilled.draw_temperature).
 
 Synthetic users are numbered from 0, like the rows of distilled.npz.
 """
+
 import io
 import json
 from pathlib import Path
@@ -20,9 +21,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from distilled import folder_of, open_distilled, to_matrix, warn_if_not_learnt
-from errors import Parser, UserError, run_script
-from runs import atomic
+from lib.errors import Parser, UserError, run_script
+from lib.files import atomic
+from runs.synthetic_users import folder_of, open_distilled, to_matrix, warn_if_not_learnt
 
 FORMATS = ("recbole", "lenskit", "implicit", "csv")
 RECBOLE_CONFIG = """\
@@ -49,7 +50,9 @@ def check_tokens(item_ids):
     text = pd.DataFrame({"item": item_ids.astype(str)}).to_csv(index=False)
     lost = pd.read_csv(io.StringIO(text), dtype=str)["item"].isna().to_numpy()
     if lost.any():
-        raise UserError(f"RecBole would take the item ids {', '.join(item_ids[lost][:5])} for missing values; --format=csv does not mind them")
+        raise UserError(
+            f"RecBole would take the item ids {', '.join(item_ids[lost][:5])} for missing values; --format=csv does not mind them"
+        )
 
 
 def write(matrix, item_ids, kind, out, name):
@@ -66,9 +69,13 @@ def write(matrix, item_ids, kind, out, name):
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / f"{name}.inter") as file:
-            frame.set_axis(["user_id:token", "item_id:token", "rating:float"], axis=1).to_csv(file, sep="\t", index=False)
+            frame.set_axis(["user_id:token", "item_id:token", "rating:float"], axis=1).to_csv(
+                file, sep="\t", index=False
+            )
         with atomic(out / f"{name}.yaml") as file:
-            file.write(RECBOLE_CONFIG.format(name=json.dumps(name), folder=json.dumps(str(out.resolve()))).encode())
+            file.write(
+                RECBOLE_CONFIG.format(name=json.dumps(name), folder=json.dumps(str(out.resolve()))).encode()
+            )
         return [folder / f"{name}.inter", out / f"{name}.yaml"]
     out.mkdir(parents=True, exist_ok=True)
     if kind == "implicit":
@@ -88,9 +95,17 @@ def parse(arguments):
     add = parser.add_argument
     add("--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir")
     add("--format", required=True, choices=FORMATS)
-    add("--values", choices=("soft", "hard"), default="soft", help="the weights as they are (default), or interactions drawn from the logits")
+    add(
+        "--values",
+        choices=("soft", "hard"),
+        default="soft",
+        help="the weights as they are (default), or interactions drawn from the logits",
+    )
     add("--seed", type=int, default=0, help="of the hard draws (default 0)")
-    add("--out", help="the folder to write to; default: export-FORMAT-soft or export-FORMAT-hard-seedSEED in the run's")
+    add(
+        "--out",
+        help="the folder to write to; default: export-FORMAT-soft or export-FORMAT-hard-seedSEED in the run's",
+    )
     given = parser.parse_args(arguments)
     if given.seed < 0:
         parser.error(f"--seed must be at least 0, not {given.seed}")
@@ -107,7 +122,9 @@ def main(arguments):
     values = given.values if given.values == "soft" else f"hard-seed{given.seed}"
     out = Path(given.out or distilled.folder / f"export-{given.format}-{values}")
     paths = write(matrix, distilled.item_ids, given.format, out, f"{distilled.settings['dataset']}-distilled")
-    print(f"{matrix.shape[0]:,} synthetic users, {matrix.shape[1]:,} items, {matrix.nnz:,} interactions ({given.values}): {', '.join(map(str, paths))}")
+    print(
+        f"{matrix.shape[0]:,} synthetic users, {matrix.shape[1]:,} items, {matrix.nnz:,} interactions ({given.values}): {', '.join(map(str, paths))}"
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Every setting of hyper_params.py is --key=value or, to try several, --key=[a,b,c
 and started again, at any moment. What is finished stays finished, what was under way goes on from its
 checkpoint, and what had failed is tried again.
 """
+
 import dataclasses
 import functools
 import hashlib
@@ -27,37 +28,23 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 import data
-import recipes
-from errors import Parser, UserError, run_script
-from runs import NOT_SHAPING, lock, run_name, shaping
-from search import (
-    ended,
-    enqueue,
-    failure,
-    open_storage,
-    open_study,
-    standing,
-    work,
-)
-from search_process import find_devices
-from search_report import describe, list_study, load_studies, report, show_values
-from settings import holds_list, resolve, to_argument
-from settings import parse as parse_setting
+from lib.errors import Parser, UserError, run_script
+from lib.files import lock
+from lib.settings import holds_list, resolve, to_argument
+from lib.settings import parse as parse_setting
+from runs import recipes
+from runs.folder import NOT_SHAPING, run_name, shaping
+from sweep.report import describe, list_study, load_studies, report, show_values
+from sweep.study import ended, enqueue, failure, open_storage, open_study, standing, work
+from sweep.worker import find_devices
 
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------
 gpu_ids = "auto"  # all GPUs, or the CPU where there is none; [0, 2]: a worker on each of these; []: the CPU
 
-common_hyper_params = {
-    "seed": 42,
-    "user_support": 500,
-}
+common_hyper_params = {"seed": 42, "user_support": 500}
 
 data_set_hyper_params = {
-    "ml-1m": {
-        "gumbel_tau": [5.0, 10.0, 20.0],
-        "learning_rate": [0.04, 0.08],
-        "keep_prob": [0.5, 0.8],
-    },
+    "ml-1m": {"gumbel_tau": [5.0, 10.0, 20.0], "learning_rate": [0.04, 0.08], "keep_prob": [0.5, 0.8]}
 }
 # ------------------------------------------------------------------------------------------------------------
 
@@ -74,7 +61,9 @@ def known_of(dataset, data_dir, repeats):
 def run_settings(values, data_dir):
     """All settings that shape the run of distill.py with these, {setting: value}: the run's identity."""
     settings, _ = resolve([to_argument(key, value) for key, value in values.items()])
-    return shaping(recipes.settle(settings, known_of(settings["dataset"], data_dir, settings["repeats"])[1])[0])
+    return shaping(
+        recipes.settle(settings, known_of(settings["dataset"], data_dir, settings["repeats"])[1])[0]
+    )
 
 
 def run_key(settings):
@@ -103,14 +92,15 @@ def shortest_arguments(settings, places):
 @dataclasses.dataclass
 class Plan:
     """What to run on one data set."""
-    sampler: str       # "grid" or "tpe"
-    fixed: dict        # {setting: value} that all runs share
-    space: dict        # {setting: values to try}, where a list is JSON
-    places: list       # arguments of distill.py that shape no result, such as where files are
+
+    sampler: str  # "grid" or "tpe"
+    fixed: dict  # {setting: value} that all runs share
+    space: dict  # {setting: values to try}, where a list is JSON
+    places: list  # arguments of distill.py that shape no result, such as where files are
     data_dir: str
     results: Path
-    runs: dict         # {run's name: the values it is queued with}
-    settings: list     # all shaping settings of every run; of TPE's runs, those of every value tried alone
+    runs: dict  # {run's name: the values it is queued with}
+    settings: list  # all shaping settings of every run; of TPE's runs, those of every value tried alone
 
     def settle(self, values):
         """(all shaping settings of the run with these searched values, its folder)."""
@@ -122,11 +112,17 @@ class Plan:
 
     def about(self):
         """What makes a study another one; see search.open_study."""
-        values = {key: list({json.dumps(settings[key]): settings[key] for settings in self.settings}.values())
-                  for key in self.settings[0]}
-        return {**{key: several if len(several) > 1 else several[0] for key, several in values.items()},
-                "sampler": self.sampler, "data": "-".join(sorted(set(map(self.fingerprint, self.settings)))),
-                "space": self.space, "combinations": run_key(sorted(map(run_key, self.settings)))}
+        values = {
+            key: list({json.dumps(settings[key]): settings[key] for settings in self.settings}.values())
+            for key in self.settings[0]
+        }
+        return {
+            **{key: several if len(several) > 1 else several[0] for key, several in values.items()},
+            "sampler": self.sampler,
+            "data": "-".join(sorted(set(map(self.fingerprint, self.settings)))),
+            "space": self.space,
+            "combinations": run_key(sorted(map(run_key, self.settings))),
+        }
 
     def study_name(self, study):
         """--study, before which the data set's name stands; or a name for these runs on these data."""
@@ -135,7 +131,7 @@ class Plan:
 
 
 def _count(text):
-    if not 1 <= int(text) <= 10 ** 6:
+    if not 1 <= int(text) <= 10**6:
         raise ValueError
     return int(text)
 
@@ -148,8 +144,11 @@ def parse(arguments):
     """(options, {setting: value or list of values}) of the command line; UserError for what cannot be."""
     # argparse's messages have these names.
     _count.__name__, _gpu_ids.__name__ = "count from 1", "list of GPUs, such as [0,1], [] or auto,"
-    parser = Parser(__doc__.strip(), allow_abbrev=False,
-                    usage="python grid_search_distill.py [--option] [--setting=value]")
+    parser = Parser(
+        __doc__.strip(),
+        allow_abbrev=False,
+        usage="python grid_search_distill.py [--option] [--setting=value]",
+    )
     option = parser.add_argument
     option("--storage", metavar="URL", help="the database of all studies; else a file in results_dir/search")
     option("--study", metavar="NAME", help="begin, go on with, or report the study of that name")
@@ -157,8 +156,13 @@ def parse(arguments):
     option("--trials", type=_count, metavar="N", help="how many runs TPE has")
     option("--workers-per-device", type=_count, default=1, metavar="N", help="runs at a time on a device")
     option("--heartbeat", type=_count, default=10, metavar="SECONDS", help="who misses four of them is dead")
-    option("--gpu_ids", type=_gpu_ids, default=gpu_ids, metavar="LIST",
-           help="positions in what CUDA_VISIBLE_DEVICES shows; [] is the CPU; auto")
+    option(
+        "--gpu_ids",
+        type=_gpu_ids,
+        default=gpu_ids,
+        metavar="LIST",
+        help="positions in what CUDA_VISIBLE_DEVICES shows; [] is the CPU; auto",
+    )
     option("--dry-run", action="store_true", help="only say what would be run")
     option("--report", action="store_true", help="only show what has been found")
     option("--yes", action="store_true", help=f"yes, more than {MOST_RUNS:,} runs")
@@ -233,8 +237,16 @@ def make_plan(dataset, block, options):
         raise UserError(f"{dataset}: all runs must have one best_by to be compared by; try --best_by=NDCG@10")
     if options.sampler == "tpe":
         runs = {f"trial {number}": {} for number in range(options.trials)}
-    return Plan(options.sampler, fixed, space, places, where["data_dir"], Path(where["results_dir"]), runs,
-                list(settings.values()))
+    return Plan(
+        options.sampler,
+        fixed,
+        space,
+        places,
+        where["data_dir"],
+        Path(where["results_dir"]),
+        runs,
+        list(settings.values()),
+    )
 
 
 def finished_runs(plan):
@@ -258,6 +270,7 @@ def estimate(settings, finished):
 
     That run has the nearest user_support, to which the seconds of a step are taken to be in proportion.
     """
+
     def ratio(known):
         users = settings["user_support"], known["user_support"]
         return users[0] / users[1] if min(users) > 0 else 1
@@ -285,8 +298,10 @@ def dry_run(name, plan, trials, workers):
     if new and finished:
         seconds, folders = zip(*(estimate(each, finished) for each in new))
         minutes = max(sum(seconds) / workers, *seconds) / 60
-        time = (f"about {minutes:.1f} min with {workers} at a time, reckoned from "
-                f"{', '.join(list(dict.fromkeys(folders))[:2])}; what is not compiled yet takes longer")
+        time = (
+            f"about {minutes:.1f} min with {workers} at a time, reckoned from "
+            f"{', '.join(list(dict.fromkeys(folders))[:2])}; what is not compiled yet takes longer"
+        )
     print(f"{name}: {len(plan.runs)} runs, {len(new)} of them to do; {time}")
 
 
@@ -303,8 +318,10 @@ def progress(studies, bar):
             sys.stdout.flush()
         seen = over.keys()
         bar.total, bar.n = len(trials), len(over)
-        bar.set_postfix_str(f"running {sum(trial.state == TrialState.RUNNING for _, trial in trials)}, "
-                            f"failed {sum(failure(trial) is not None for _, trial in over.values())}")
+        bar.set_postfix_str(
+            f"running {sum(trial.state == TrialState.RUNNING for _, trial in trials)}, "
+            f"failed {sum(failure(trial) is not None for _, trial in over.values())}"
+        )
         return len(trials) - len(over)
 
     show()
@@ -354,8 +371,10 @@ def search(studies, plans, devices, heartbeat):
     trials = report_all(studies, plans[0].results)
     if failed := [show_values(trial.params) for trial in trials if failure(trial) is not None]:
         named = "; ".join(failed[:5]) + "; ..." * (len(failed) > 5)
-        raise UserError(f"{len(failed)} of {len(trials)} runs failed: {named}. The lines above say why; the "
-                        "same command tries them again")
+        raise UserError(
+            f"{len(failed)} of {len(trials)} runs failed: {named}. The lines above say why; the "
+            "same command tries them again"
+        )
 
 
 def main(arguments):
@@ -367,11 +386,16 @@ def main(arguments):
     datasets = [datasets] if isinstance(datasets, str) else datasets
     # A study's name, as it was printed, begins with its data set.
     named = [name for name in datasets if (options.study or "").startswith(f"{name}-")]
-    plans = [make_plan(name, {**common_hyper_params, **data_set_hyper_params.get(name, {}), **given}, options)
-             for name in ([max(named, key=len)] if named else datasets)]
+    plans = [
+        make_plan(name, {**common_hyper_params, **data_set_hyper_params.get(name, {}), **given}, options)
+        for name in ([max(named, key=len)] if named else datasets)
+    ]
     if len(folders := sorted({str(plan.results) for plan in plans})) != 1:
-        raise UserError(f"one search has one results_dir, not {' and '.join(folders)}" if folders else
-                        "dataset has an empty list: there is nothing to try")
+        raise UserError(
+            f"one search has one results_dir, not {' and '.join(folders)}"
+            if folders
+            else "dataset has an empty list: there is nothing to try"
+        )
     results, path = plans[0].results, plans[0].results / "search" / "studies.db"
     abouts = {plan.study_name(options.study): plan.about() for plan in plans}
     if options.report or options.dry_run:

@@ -8,15 +8,17 @@ Edit this file, or override a key for one run: `python distill.py --gumbel_tau=5
     4. `paper` below, where "paper" is True here or in that file
     5. `infinite_ae`, `stream` or `baselines` below, for the script of that name
     6. the dict `hyper_params`
-    7. for a key that is still "auto": a rule from the data and from user_support, in recipes.py
+    7. for a key that is still "auto": a rule from the data and from user_support, in runs/recipes.py
 
 What an "auto" became, and why, is said by the run and kept in its config.json. Defaults were chosen on validation; what was tried
 stands in docs/experiments.md.
 """
+
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+# fmt: off
 hyper_params = {
     # ---- Data ------------------------------------------------------------------------------------------
     "dataset": "ml-1m",        # a folder under data_dir, made by ./prep.sh
@@ -113,7 +115,7 @@ paper = {
 infinite_ae = {
     "user_support": -1,        # the users it is trained on: all, or this many, picked by the sampler
     "sampler": "random",       # "random" users, "head", "interactions", "svp_cf", or those of a run of distill.py:
-                               # "distilled", or "distilled_hard", drawn from their logits (samplers.py)
+                               # "distilled", or "distilled_hard", drawn from their logits (rivals/samplers.py)
     "distilled": "",           # that run: its folder, or its name in results_dir
     "lamda_grid": "auto",
 }
@@ -141,6 +143,7 @@ baselines = {
     "patience": 20,            # go on to the next setting after this many epochs without a better one
 }
 
+# fmt: on
 # What only the scripts above have; every other key stands in `hyper_params`.
 of_scripts = ("sampler", "distilled", "memory", "parts", "model", "grid", "epochs")
 
@@ -152,26 +155,53 @@ _many_machines = ("distributed", "coordinator", "num_processes", "process_id")
 takes = {
     "distill": tuple(hyper_params),
     "infinite_ae": (*_data, *_kernel, *infinite_ae, *_evaluation, *_many_machines),
-    "stream": (*_data, *stream, "depth", "normalize", "float64", "num_per_user", "gumbel_tau", "noise_groups", "objective", "keep_prob",
-               "history_discount", "cardinality_reg", "lamda", "learning_rate", "batch_size", *_evaluation),
+    "stream": (
+        *_data,
+        *stream,
+        "depth",
+        "normalize",
+        "float64",
+        "num_per_user",
+        "gumbel_tau",
+        "noise_groups",
+        "objective",
+        "keep_prob",
+        "history_discount",
+        "cardinality_reg",
+        "lamda",
+        "learning_rate",
+        "batch_size",
+        *_evaluation,
+    ),
     "baselines": (*_data, *baselines, *_evaluation),
     "compare": ("data_dir", "results_dir"),
 }
 
 # What a key may be. A key that is added above and not here may be what its default is: a switch, text, a whole number from 1,
 # or a number above 0.
-most = 2 ** 31 - 1
+most = 2**31 - 1
 count = Annotated[int, Field(ge=1, le=most)]
-number = Annotated[float, Field(ge=1e-30, le=1e30)]  # single precision has nothing to calculate with beyond these
+number = Annotated[
+    float, Field(ge=1e-30, le=1e30)
+]  # single precision has nothing to calculate with beyond these
 text = Annotated[str, Field(min_length=1)]
 all_of_them, auto = Literal[-1], Literal["auto"]
 kinds = {
     **dict.fromkeys(("float64", "learn_lamda", "cosine_decay", "resume", "paper", "distributed"), bool),
-    **dict.fromkeys(("num_per_user", "accumulate_steps", "patience", "log_freq", "eval_batch_size", "epochs", "parts"), count),
+    **dict.fromkeys(
+        ("num_per_user", "accumulate_steps", "patience", "log_freq", "eval_batch_size", "epochs", "parts"),
+        count,
+    ),
     **dict.fromkeys(("gumbel_tau", "lamda"), number),
     **dict.fromkeys(("data_dir", "results_dir"), text),
     "distilled": str,
-    "dataset": Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$", description="the name of a folder under data_dir")],
+    "dataset": Annotated[
+        str,
+        Field(
+            pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$",
+            description="the name of a folder under data_dir",
+        ),
+    ],
     "repeats": Literal["keep", "drop"],
     "noise": Annotated[float, Field(ge=0, lt=1)],
     "depth": Annotated[int, Field(ge=0, le=4)] | auto,
@@ -192,7 +222,9 @@ kinds = {
     "best_by": Literal["HR@10", "HR@100", "NDCG@10", "NDCG@100"],
     "validation_users": count | all_of_them,
     "seed": Annotated[int, Field(ge=0, le=most)],
-    "coordinator": Annotated[str, Field(pattern=r"^(.*:\d+)?$", description="host:port, or nothing where the launcher tells")],
+    "coordinator": Annotated[
+        str, Field(pattern=r"^(.*:\d+)?$", description="host:port, or nothing where the launcher tells")
+    ],
     "num_processes": count | all_of_them,
     "process_id": Annotated[int, Field(ge=-1, le=most)],
     "sampler": Literal["random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"],
@@ -213,25 +245,77 @@ grid_kinds = {
 
 # (key, other key, value): the key has no effect while the other one has this value.
 no_effect = [
-    ("lamda_grid", "learn_lamda", True), ("lamda", "learn_lamda", False), ("keep_prob", "objective", "reconstruct"),
+    ("lamda_grid", "learn_lamda", True),
+    ("lamda", "learn_lamda", False),
+    ("keep_prob", "objective", "reconstruct"),
     *((key, "distributed", False) for key in ("coordinator", "num_processes", "process_id")),
-    *((key, "model", name) for key in ("epochs", "log_freq", "patience") for name in ("pop", "ease")), ("grid", "model", "pop"),
-    ("lamda_grid", "memory", "distilled"), ("user_support", "memory", "all"),
-    *((key, "memory", name) for key in ("num_per_user", "gumbel_tau", "noise_groups", "objective", "keep_prob", "history_discount", "loss",
-                                        "score_scale", "cardinality_reg", "lamda", "learning_rate", "train_steps", "batch_size")
-      for name in ("random", "all")),
+    *((key, "model", name) for key in ("epochs", "log_freq", "patience") for name in ("pop", "ease")),
+    ("grid", "model", "pop"),
+    ("lamda_grid", "memory", "distilled"),
+    ("user_support", "memory", "all"),
+    *(
+        (key, "memory", name)
+        for key in (
+            "num_per_user",
+            "gumbel_tau",
+            "noise_groups",
+            "objective",
+            "keep_prob",
+            "history_discount",
+            "loss",
+            "score_scale",
+            "cardinality_reg",
+            "lamda",
+            "learning_rate",
+            "train_steps",
+            "batch_size",
+        )
+        for name in ("random", "all")
+    ),
 ]
 
 # What baselines.py tries. Batches are large because a step's cost on a CPU hardly depends on them.
 grids = {
     "pop": [{}],
     "ease": [{"l2": l2} for l2 in (100, 200, 500, 1000, 2000, 3000)],
-    "mf": [{"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
-           for dimensions in (64, 128) for l2 in (2e-3, 4e-3)],
-    "neumf": [{"dimensions": 32, "l2": l2, "dropout": dropout, "negatives": 4, "learning_rate": 0.002, "batch_size": 8192}
-              for l2, dropout in ((1e-4, 0.2), (1e-3, 0.0), (1e-3, 0.2), (3e-3, 0.2))],
-    "mvae": [{"hidden": 600, "dimensions": 200, "kl_weight": kl_weight, "dropout": dropout, "learning_rate": 1e-3, "batch_size": 500}
-             for kl_weight in (0.2, 0.5) for dropout in (0.5, 0.7)],
-    "lightgcn": [{"dimensions": 64, "layers": layers, "l2": l2, "negatives": 4, "learning_rate": 0.02, "batch_size": 65536}
-                 for layers in (2, 3) for l2 in (1e-4, 3e-4)],
+    "mf": [
+        {"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
+        for dimensions in (64, 128)
+        for l2 in (2e-3, 4e-3)
+    ],
+    "neumf": [
+        {
+            "dimensions": 32,
+            "l2": l2,
+            "dropout": dropout,
+            "negatives": 4,
+            "learning_rate": 0.002,
+            "batch_size": 8192,
+        }
+        for l2, dropout in ((1e-4, 0.2), (1e-3, 0.0), (1e-3, 0.2), (3e-3, 0.2))
+    ],
+    "mvae": [
+        {
+            "hidden": 600,
+            "dimensions": 200,
+            "kl_weight": kl_weight,
+            "dropout": dropout,
+            "learning_rate": 1e-3,
+            "batch_size": 500,
+        }
+        for kl_weight in (0.2, 0.5)
+        for dropout in (0.5, 0.7)
+    ],
+    "lightgcn": [
+        {
+            "dimensions": 64,
+            "layers": layers,
+            "l2": l2,
+            "negatives": 4,
+            "learning_rate": 0.02,
+            "batch_size": 65536,
+        }
+        for layers in (2, 3)
+        for l2 in (1e-4, 3e-4)
+    ],
 }

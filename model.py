@@ -8,13 +8,14 @@ NeurIPS 2022, https://arxiv.org/abs/2206.02626. Letters in the docstrings:
 
 Everything here can be jitted and differentiated, and reads no setting that it is not given.
 """
+
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve
 
-from neural_tangents_import import stax
+from lib.neural_tangents_import import stax
 
 # A GPU's default (TF32) rounds products to 10 bits, after which a kernel is no longer positive definite.
 PRECISION = "highest"
@@ -25,6 +26,7 @@ SMALLEST_TAU_FOR_PRODUCTS = 0.5
 
 class Params(NamedTuple):
     """What Distill-CF learns: logits (S, I), and the logarithm of lamda (used when lamda is learned)."""
+
     logits: jax.Array
     log_lamda: jax.Array
 
@@ -49,17 +51,21 @@ def make_kernel(depth, normalize, item_weights=None):
     Returns:
         kernel(rows (m, I), columns (k, I) or None for the rows again) -> (m, k).
     """
-    dense = stax.Dense(1, W_std=2 ** 0.5, b_std=BIAS)  # the width does not enter the closed form
+    dense = stax.Dense(1, W_std=2**0.5, b_std=BIAS)  # the width does not enter the closed form
     _, _, kernel_fn = stax.serial(stax.Flatten(), *(dense, stax.Relu()) * depth, dense)
 
     def scale(rows):
         rows = rows if item_weights is None else rows * jnp.asarray(item_weights, rows.dtype)
-        square = _row_sums(rows ** 2)[:, None]
+        square = _row_sums(rows**2)[:, None]
         return rows * jnp.sqrt(rows.shape[1] / jnp.where(square > 0, square, 1)) if normalize else rows
 
     def kernel(rows, columns=None):
         with jax.default_matmul_precision(PRECISION):
-            return _gram(scale(rows), depth) if columns is None else kernel_fn(scale(rows), scale(columns), get="ntk")
+            return (
+                _gram(scale(rows), depth)
+                if columns is None
+                else kernel_fn(scale(rows), scale(columns), get="ntk")
+            )
 
     return kernel
 
@@ -71,19 +77,23 @@ def _gram(rows, depth):
     may leave no positive definite kernel. Here the angle comes from the distance of the rows' directions, measured from their mean: it is as
     exact as they are near that. Of rows that coincide far from it, the angle may be 3e-4 of their distance to it instead of 0.
     """
-    variance = 2 * _row_sums(rows ** 2) / rows.shape[1] + BIAS ** 2
+    variance = 2 * _row_sums(rows**2) / rows.shape[1] + BIAS**2
     length, own = jnp.sqrt(variance), jnp.eye(len(rows), dtype=bool)
     # The bias is one more coordinate, the same for all rows.
     directions, bias = rows * ((2 / rows.shape[1]) ** 0.5 / length)[:, None], BIAS / length
     directions, bias = directions - directions.mean(axis=0), bias - bias.mean()
-    square = _row_sums(directions ** 2) + bias ** 2
+    square = _row_sums(directions**2) + bias**2
     products = directions @ directions.T + bias[:, None] * bias
-    distance = jnp.where(own, 0, jnp.maximum(square[:, None] + square - 2 * products, 0))  # squared, of the directions
+    distance = jnp.where(
+        own, 0, jnp.maximum(square[:, None] + square - 2 * products, 0)
+    )  # squared, of the directions
 
     lengths = length[:, None] * length
     covariance = lengths * (1 - distance / 2)
-    apart = (length[:, None] - length) ** 2 + lengths * distance  # squared distance of the rows, q_a + q_b - 2 k
-    determinant = lengths ** 2 * distance * (1 - distance / 4)    # q_a q_b - k^2
+    apart = (
+        length[:, None] - length
+    ) ** 2 + lengths * distance  # squared distance of the rows, q_a + q_b - 2 k
+    determinant = lengths**2 * distance * (1 - distance / 4)  # q_a q_b - k^2
     tangent = covariance
     for _ in range(depth):
         # The arc-cosine recursion (Cho and Saul 2009). A layer's q is q + b_std^2, its k what is below; the rest follows from these.
@@ -91,8 +101,8 @@ def _gram(rows, depth):
         sine = jnp.where(parallel, 0, jnp.sqrt(jnp.where(parallel, 1, determinant)))
         angle = jnp.arctan2(sine, covariance)
         excess = (sine - angle * covariance) / jnp.pi
-        determinant += BIAS ** 2 * apart - 2 * excess * (covariance + BIAS ** 2) - excess ** 2
-        covariance, apart = covariance + excess + BIAS ** 2, apart - 2 * excess
+        determinant += BIAS**2 * apart - 2 * excess * (covariance + BIAS**2) - excess**2
+        covariance, apart = covariance + excess + BIAS**2, apart - 2 * excess
         tangent = covariance + (1 - angle / jnp.pi) * tangent
     return tangent
 
@@ -111,7 +121,9 @@ def ridge(gram, labels, lamda):
     m = gram.shape[0]
     with jax.default_matmul_precision(PRECISION):
         # Not cho_factor and cho_solve: this one's derivative is one more solve, not that of the factorisation.
-        return solve(gram + lamda * jnp.trace(gram) / m * jnp.eye(m, dtype=gram.dtype), labels, assume_a="pos")
+        return solve(
+            gram + lamda * jnp.trace(gram) / m * jnp.eye(m, dtype=gram.dtype), labels, assume_a="pos"
+        )
 
 
 def predict(cross, alpha):
@@ -223,5 +235,9 @@ def squared_error(scores, targets, hidden, discount, scale=1.0):
     targets, scores = targets.astype(scores.dtype), scale * scores
     count = _row_sums(targets)
     # Not (scores - targets)^2: this form needs no (B, I) of its own but the hidden scores' zeros.
-    error = _row_sums((scores if hidden is None else jnp.where(hidden, 0, scores)) ** 2) - 2 * _row_sums(targets * scores) + count
+    error = (
+        _row_sums((scores if hidden is None else jnp.where(hidden, 0, scores)) ** 2)
+        - 2 * _row_sums(targets * scores)
+        + count
+    )
     return jnp.where(count > 0, error, 0) / jnp.maximum(count, 1) ** discount

@@ -13,6 +13,7 @@ the run's folder. From Python:
     recommender = Recommender.load("results/<run>")
     ids, scores = recommender.top_k(histories, 10)       # CSR (B, I) in; (B, 10) each out
 """
+
 import csv
 import io
 import json
@@ -29,16 +30,16 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm import tqdm
 
-import devices
 import model
-from distilled import folder_of, load_dataset, open_distilled, warn_if_not_learnt
-from errors import Parser, UserError, run_script
 from eval import scores_of
-from runs import atomic, keep_arrays
+from lib import devices
+from lib.errors import Parser, UserError, run_script
+from lib.files import atomic, keep_arrays
+from runs.synthetic_users import folder_of, load_dataset, open_distilled, warn_if_not_learnt
 
 MOST_AT_ONCE = 1024  # users of one call to the devices
 SHORTEST_LIST = 128  # of what the devices rank, so that one program serves every shorter k
-REASONS_NAMED = 3    # items of the history, in an explanation
+REASONS_NAMED = 3  # items of the history, in an explanation
 FORMATS = ("table", "csv", "jsonl", "parquet")
 ENDINGS = {"": "table", ".txt": "table", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
@@ -70,14 +71,23 @@ class Recommender:
         self._kernel = model.make_kernel(settings["depth"], settings["normalize"], distilled.item_weights)
         with self._precision():
             self._rows = jnp.asarray(self.rows, float if self._float64 else np.float32)
-            fits = lambda alpha: alpha.shape == self._rows.shape and alpha.dtype == self._rows.dtype and np.isfinite(alpha).all()
-            kept = keep_arrays(distilled.folder / "alpha.npz", distilled.digest,
-                               lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, distilled.lamda))},
-                               lambda kept: "alpha" in kept and fits(kept["alpha"]))
+            fits = lambda alpha: (
+                alpha.shape == self._rows.shape
+                and alpha.dtype == self._rows.dtype
+                and np.isfinite(alpha).all()
+            )
+            kept = keep_arrays(
+                distilled.folder / "alpha.npz",
+                distilled.digest,
+                lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, distilled.lamda))},
+                lambda kept: "alpha" in kept and fits(kept["alpha"]),
+            )
             self._alpha = jnp.asarray(kept["alpha"])
         if not np.isfinite(kept["alpha"]).all():
-            raise UserError(f"the kernel of {distilled.folder}'s synthetic users is not positive definite at its lamda of {distilled.lamda:.3g} "
-                            f"in {self._rows.dtype}, though it was when it was made: the folder, or this machine's JAX, is not what it was")
+            raise UserError(
+                f"the kernel of {distilled.folder}'s synthetic users is not positive definite at its lamda of {distilled.lamda:.3g} "
+                f"in {self._rows.dtype}, though it was when it was made: the folder, or this machine's JAX, is not what it was"
+            )
         self._scores = scores_of(self._kernel, self._rows, [self._alpha])
 
     @classmethod
@@ -138,7 +148,9 @@ class Recommender:
         user, item = histories.nonzero()
         left = np.empty(len(user), self._alpha.dtype)
         # A row for every item of every history: as many at once as the devices take.
-        for start in tqdm(range(0, len(user), MOST_AT_ONCE), desc="explaining", leave=False, disable=None, delay=2):
+        for start in tqdm(
+            range(0, len(user), MOST_AT_ONCE), desc="explaining", leave=False, disable=None, delay=2
+        ):
             block = slice(start, start + MOST_AT_ONCE)
             rows = histories[user[block]]
             out = (np.ones(rows.shape[0], np.int8), (np.arange(rows.shape[0]), item[block]))
@@ -150,7 +162,7 @@ class Recommender:
         parts = [np.empty(0, self._alpha.dtype)]
         with self._precision():
             for start, context, scores, users in self._batches(histories):
-                lists = columns[start:start + users]
+                lists = columns[start : start + users]
                 lists = np.pad(lists, ((0, len(context) - users), (0, 0)), constant_values=-1)
                 parts.append(np.asarray(_total(scores(), lists))[:users])
         return np.concatenate(parts)
@@ -165,17 +177,20 @@ class Recommender:
         B' is a power of two, so that few programs are compiled for any number of users.
         """
         if histories.shape[1] != len(self.item_ids):
-            raise ValueError(f"histories have {histories.shape[1]} columns, and the run has {len(self.item_ids)} items")
+            raise ValueError(
+                f"histories have {histories.shape[1]} columns, and the run has {len(self.item_ids)} items"
+            )
         for start in range(0, histories.shape[0], MOST_AT_ONCE):
-            rows = histories[start:start + MOST_AT_ONCE]
+            rows = histories[start : start + MOST_AT_ONCE]
             context = np.zeros((1 << (rows.shape[0] - 1).bit_length(), rows.shape[1]), np.int8)
-            context[:rows.shape[0]] = rows.toarray() != 0
+            context[: rows.shape[0]] = rows.toarray() != 0
             yield start, context, lambda context=context: next(self._scores(None, context)), rows.shape[0]
 
 
 class Asked(NamedTuple):
     """Who is to get a list: B users."""
-    names: list               # their ids; "" for the one of --items
+
+    names: list  # their ids; "" for the one of --items
     histories: sp.csr_matrix  # (B, I)
 
 
@@ -189,25 +204,45 @@ def known_users(dataset, wanted):
     numbers = np.arange(dataset.users)
     if wanted is not None:
         numbers = positions(dataset.user_ids, wanted)
-        complain(f"{dataset.name} has no user", [name for name, number in zip(wanted, numbers) if number < 0], "left out")
+        complain(
+            f"{dataset.name} has no user",
+            [name for name, number in zip(wanted, numbers) if number < 0],
+            "left out",
+        )
         numbers = numbers[numbers >= 0]
     if not len(numbers):
         raise UserError("there is nobody left to recommend to")
-    return Asked(dataset.user_ids[numbers].tolist(), sp.csr_matrix(sum(part[numbers] for part in (dataset.train, dataset.validation, dataset.test))))
+    return Asked(
+        dataset.user_ids[numbers].tolist(),
+        sp.csr_matrix(sum(part[numbers] for part in (dataset.train, dataset.validation, dataset.test))),
+    )
 
 
 def new_users(dataset, users, items):
     """Asked of somebody new: two lists of texts, an entry an interaction."""
     columns = positions(dataset.item_ids, items)
-    complain(f"{dataset.name} has no item", list(dict.fromkeys(item for item, column in zip(items, columns) if column < 0)), "left out")
+    complain(
+        f"{dataset.name} has no item",
+        list(dict.fromkeys(item for item, column in zip(items, columns) if column < 0)),
+        "left out",
+    )
     names = list(dict.fromkeys(user for user, column in zip(users, columns) if column >= 0))
     kept = {"", *names}
-    complain("nothing is left of the history of user", [name for name in dict.fromkeys(users) if name not in kept], "left out")
+    complain(
+        "nothing is left of the history of user",
+        [name for name in dict.fromkeys(users) if name not in kept],
+        "left out",
+    )
     if not names:
-        raise UserError("the history is empty: there is nothing to recommend by; items are given by their ids in the data set")
+        raise UserError(
+            "the history is empty: there is nothing to recommend by; items are given by their ids in the data set"
+        )
     here = columns >= 0
     rows = pd.Index(names).get_indexer(pd.Index(users)[here])
-    return Asked(names, sp.csr_matrix((np.ones(len(rows), np.int32), (rows, columns[here])), (len(names), dataset.items)))
+    return Asked(
+        names,
+        sp.csr_matrix((np.ones(len(rows), np.int32), (rows, columns[here])), (len(names), dataset.items)),
+    )
 
 
 def complain(what, ids, end):
@@ -221,23 +256,36 @@ def read_history(path):
     """(users, items), lists of texts, of a .csv with the columns user and item, or item alone."""
     try:
         # The header is read as a row, so that pandas counts every line's fields by it, and renames and takes nothing for an index.
-        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False)
+        table = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
+        )
     except (OSError, ValueError) as error:  # ValueError: of pandas' parser, and of text that is not UTF-8
-        raise UserError(f"--history={path} cannot be read: {str(error).strip().splitlines()[0].rpartition('C error: ')[2]}") from error
+        raise UserError(
+            f"--history={path} cannot be read: {str(error).strip().splitlines()[0].rpartition('C error: ')[2]}"
+        ) from error
     table = table.apply(lambda column: column.str.strip())
     names = list(table.loc[0])
     if "item" not in names or len(set(names)) != len(names):
-        raise UserError(f"--history={path} must begin with a line of names, 'user,item' or 'item', not '{','.join(names)}'")
+        raise UserError(
+            f"--history={path} must begin with a line of names, 'user,item' or 'item', not '{','.join(names)}'"
+        )
     table = table[1:].set_axis(names, axis=1)[lambda table: (table != "").any(axis=1)]  # no blank lines
     for name in [name for name in ("user", "item") if name in names]:
-        complain(f"--history={path} has no {name} in row", list(table.index[table[name] == ""] + 1), "left out")
+        complain(
+            f"--history={path} has no {name} in row", list(table.index[table[name] == ""] + 1), "left out"
+        )
         table = table[table[name] != ""]
     return list(table["user"]) if "user" in table else [""] * len(table), list(table["item"])
 
 
 def split_ids(text):
     """The ids of a list with commas or ends of lines between; one that holds a comma stands in double quotes, as in CSV."""
-    return [each.strip() for line in csv.reader(io.StringIO(text, newline=None), skipinitialspace=True) for each in line if each.strip()]
+    return [
+        each.strip()
+        for line in csv.reader(io.StringIO(text, newline=None), skipinitialspace=True)
+        for each in line
+        if each.strip()
+    ]
 
 
 def explain(recommender, asked, columns):
@@ -264,8 +312,15 @@ def to_frame(asked, columns, scores, dataset):
     column = columns[user, place]
     names = pd.Series(asked.names, dtype=object if isinstance(asked.names[0], str) else None)
     titles = {} if dataset.titles is None else {"title": dataset.titles[column]}
-    return pd.DataFrame({"user": names.to_numpy()[user], "rank": place + 1, "item": dataset.item_ids[column], **titles,
-                         "score": scores[user, place]})
+    return pd.DataFrame(
+        {
+            "user": names.to_numpy()[user],
+            "rank": place + 1,
+            "item": dataset.item_ids[column],
+            **titles,
+            "score": scores[user, place],
+        }
+    )
 
 
 def to_text(asked, columns, scores, dataset, reasons):
@@ -276,20 +331,35 @@ def to_text(asked, columns, scores, dataset, reasons):
         lines.append(f"user {show(name)}" if name != "" else "you")
         found = columns[place][columns[place] >= 0]
         width = max((len(show(dataset.item_ids[column])) for column in found), default=0)
-        lines += [f"{rank:5d}  {score:8.4f}  {show(dataset.item_ids[column]):>{width}}  {title(column)}".rstrip()
-                  for rank, (column, score) in enumerate(zip(found, scores[place]), 1)]
-        lines += [f"       {given:+.3g} of {scores[place][:len(found)].sum():.3f} because of {item(column)}"
-                  for column, given in (reasons[place] if reasons else [])]
+        lines += [
+            f"{rank:5d}  {score:8.4f}  {show(dataset.item_ids[column]):>{width}}  {title(column)}".rstrip()
+            for rank, (column, score) in enumerate(zip(found, scores[place]), 1)
+        ]
+        lines += [
+            f"       {given:+.3g} of {scores[place][: len(found)].sum():.3f} because of {item(column)}"
+            for column, given in (reasons[place] if reasons else [])
+        ]
     return "".join(line + "\n" for line in lines)
 
 
 def to_json_lines(asked, columns, scores, dataset, reasons):
     """An object a user: user, items (item, title, score), with reasons because (item, title, contribution)."""
+
     def item(column):
-        return {"item": dataset.item_ids[column].item(), **({} if dataset.titles is None else {"title": str(dataset.titles[column])})}
+        return {
+            "item": dataset.item_ids[column].item(),
+            **({} if dataset.titles is None else {"title": str(dataset.titles[column])}),
+        }
 
     for place, name in enumerate(asked.names):
-        line = {"user": name, "items": [{**item(column), "score": float(score)} for column, score in zip(columns[place], scores[place]) if column >= 0]}
+        line = {
+            "user": name,
+            "items": [
+                {**item(column), "score": float(score)}
+                for column, score in zip(columns[place], scores[place])
+                if column >= 0
+            ],
+        }
         if reasons:
             line["because"] = [{**item(column), "contribution": given} for column, given in reasons[place]]
         yield json.dumps(line, ensure_ascii=False) + "\n"
@@ -311,14 +381,21 @@ def parse(arguments):
     parser = Parser(__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir")
-    add("--user", action="append", help="ids of the data set's users, with commas between; may be given again")
+    add(
+        "--user", action="append", help="ids of the data set's users, with commas between; may be given again"
+    )
     add("--all", action="store_true", help="all users of the data set")
     add("--items", help="ids of the items that somebody new has liked, with commas between")
-    add("--history", help="a .csv of what people who are new have liked: columns user and item, or item alone")
+    add(
+        "--history", help="a .csv of what people who are new have liked: columns user and item, or item alone"
+    )
     add("--k", type=int, default=10, help="the length of a list (default 10)")
     add("--explain", action="store_true", help="name the items of each history that weigh most for its list")
     add("--format", choices=FORMATS, help="default: as --out ends, or a table")
-    add("--out", help="a file to write to, instead of the terminal; it ends in .csv, .jsonl, .parquet or .txt, a table, or --format says what it is")
+    add(
+        "--out",
+        help="a file to write to, instead of the terminal; it ends in .csv, .jsonl, .parquet or .txt, a table, or --format says what it is",
+    )
     add("--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it")
     given = parser.parse_args(arguments)
     if sum((bool(given.user), given.all, given.items is not None, given.history is not None)) != 1:
@@ -326,10 +403,14 @@ def parse(arguments):
     if given.k < 1:
         parser.error(f"--k must be at least 1, not {given.k}")
     if given.out is not None and (not given.out.strip() or Path(given.out).is_dir()):
-        parser.error(f"--out must name a file, and '{given.out}' is {'a folder' if given.out.strip() else 'no name'}")
+        parser.error(
+            f"--out must name a file, and '{given.out}' is {'a folder' if given.out.strip() else 'no name'}"
+        )
     ending = Path(given.out or "").suffix.lower()
     if given.format is None and ending not in ENDINGS:
-        parser.error(f"--out={given.out} ends in neither .csv, .jsonl, .parquet nor .txt, a table: then --format must say what to write")
+        parser.error(
+            f"--out={given.out} ends in neither .csv, .jsonl, .parquet nor .txt, a table: then --format must say what to write"
+        )
     given.format = given.format or ENDINGS[ending]
     if given.format == "parquet" and given.out is None:
         parser.error("--format=parquet needs --out=FILE")
@@ -344,18 +425,33 @@ def main(arguments):
     warn_if_not_learnt(distilled)
     dataset = load_dataset(distilled, given.data_dir)
     if given.user or given.all:
-        asked = known_users(dataset, None if given.all else list(dict.fromkeys(each for text in given.user for each in split_ids(text))))
+        asked = known_users(
+            dataset,
+            None
+            if given.all
+            else list(dict.fromkeys(each for text in given.user for each in split_ids(text))),
+        )
     elif given.items is not None:
         items = split_ids(given.items)
         asked = new_users(dataset, [""] * len(items), items)
     else:
         asked = new_users(dataset, *read_history(given.history))
     if given.k > dataset.items:
-        print(f"recommend: {dataset.name} has {dataset.items:,} items, fewer than --k={given.k}: the lists hold what there is", file=sys.stderr)
+        print(
+            f"recommend: {dataset.name} has {dataset.items:,} items, fewer than --k={given.k}: the lists hold what there is",
+            file=sys.stderr,
+        )
     recommender = Recommender(distilled)
     columns, scores = recommender.rank(asked.histories, given.k)
-    complain("every item has been seen by", [f"user {name}" if name != "" else "you" for name, column in zip(asked.names, columns[:, 0]) if column < 0],
-             "nothing is left to recommend")
+    complain(
+        "every item has been seen by",
+        [
+            f"user {name}" if name != "" else "you"
+            for name, column in zip(asked.names, columns[:, 0])
+            if column < 0
+        ],
+        "nothing is left to recommend",
+    )
     reasons = explain(recommender, asked, columns) if given.explain else None
     content = asked, columns, scores, dataset, reasons
     if given.out is None:

@@ -11,8 +11,9 @@ Each part improves it by train_steps of Distill-CF on that part's users alone, w
 falls as 1 / the number of the part, so that what a part brings weighs as much as each before it. lamda is learned with
 them. For real users it is chosen from lamda_grid on validation, by best_by.
 
-The same command goes on after the last part that was finished. What a run leaves is described in runs.py.
+The same command goes on after the last part that was finished. What a run leaves is described in runs/folder.py.
 """
+
 import dataclasses
 import math
 
@@ -21,21 +22,27 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-import devices
 import distill
 import model
-from batches import make_batches
-from errors import UserError
 from eval import evaluate, inverse_propensity, scores_of, search_lamda, summarise
-from job import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
-from runs import START_AGAIN
-from streams import Stream, generator
+from lib import devices
+from lib.errors import UserError
+from lib.random_streams import Stream, generator
+from runs.batches import make_batches
+from runs.folder import START_AGAIN
+from runs.lifecycle import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
 
 
 def take(dataset, users):
     """The Dataset of these users alone, in their order; the items are all that there were."""
-    return dataclasses.replace(dataset, train=dataset.train[users], validation=dataset.validation[users], test=dataset.test[users],
-                               user_ids=dataset.user_ids[users], lengths=dataset.lengths[:, users])
+    return dataclasses.replace(
+        dataset,
+        train=dataset.train[users],
+        validation=dataset.validation[users],
+        test=dataset.test[users],
+        user_ids=dataset.user_ids[users],
+        lengths=dataset.lengths[:, users],
+    )
 
 
 def arrive(dataset, parts, seed):
@@ -60,19 +67,36 @@ class Learnt:
         """The parameters after train_steps on the users of one part, the number-th from 0."""
         settings = {**self.settings, "learning_rate": self.settings["learning_rate"] / (number + 1)}
         optimizer = distill.make_optimizer(settings)
-        step = distill.make_step(settings, distill.make_loss(settings, self.kernel, dataset), optimizer, self.mesh)
-        batches = make_batches({**settings, "seed": int(generator(settings["seed"], Stream.PART_SEED, number).integers(2 ** 31))}, dataset, self.mesh)
+        step = distill.make_step(
+            settings, distill.make_loss(settings, self.kernel, dataset), optimizer, self.mesh
+        )
+        batches = make_batches(
+            {**settings, "seed": int(generator(settings["seed"], Stream.PART_SEED, number).integers(2**31))},
+            dataset,
+            self.mesh,
+        )
         state = devices.replicate(self.mesh, distill.State(params, optimizer.init(params)))
         part_key = jax.random.fold_in(self.key, number)
-        for count in tqdm(range(settings["train_steps"]), unit="step", desc=f"part {number + 1}", leave=False, disable=None):
-            state, outcome = step(state, math.nan, jax.random.fold_in(part_key, count), batches(count), np.zeros(1, np.int32))
-        if not math.isfinite(float(outcome.loss)) or not all(np.isfinite(leaf).all() for leaf in state.params):
-            raise UserError(f"part {number + 1} made of the synthetic users what is not finite; a smaller learning_rate or a larger lamda may help")
+        for count in tqdm(
+            range(settings["train_steps"]), unit="step", desc=f"part {number + 1}", leave=False, disable=None
+        ):
+            state, outcome = step(
+                state, math.nan, jax.random.fold_in(part_key, count), batches(count), np.zeros(1, np.int32)
+            )
+        if not math.isfinite(float(outcome.loss)) or not all(
+            np.isfinite(leaf).all() for leaf in state.params
+        ):
+            raise UserError(
+                f"part {number + 1} made of the synthetic users what is not finite; a smaller learning_rate or a larger lamda may help"
+            )
         return state.params
 
     def rows(self, params, number):
         """The synthetic users after a part, (S, I), and their lamda."""
-        return self.sample(jax.random.fold_in(jax.random.fold_in(self.key, number), self.settings["train_steps"]), params.logits), float(np.exp(params.log_lamda))
+        return self.sample(
+            jax.random.fold_in(jax.random.fold_in(self.key, number), self.settings["train_steps"]),
+            params.logits,
+        ), float(np.exp(params.log_lamda))
 
 
 def remember(settings, dataset, arrived, learnt, params, newest):
@@ -93,7 +117,9 @@ def remember(settings, dataset, arrived, learnt, params, newest):
         kept = everyone[np.argsort(priority[everyone])[:size]]
         return dataset.train_rows(kept).toarray().astype(dtype), settings["lamda_grid"], None
     number = len(arrived) - 1
-    params = learnt.improve(params or learnt.begin(newest.train[:size].toarray().astype(dtype)), newest, number)
+    params = learnt.improve(
+        params or learnt.begin(newest.train[:size].toarray().astype(dtype)), newest, number
+    )
     rows, lamda = learnt.rows(params, number)
     return rows, [lamda], params
 
@@ -108,12 +134,18 @@ def restore(settings, run, dataset, learnt):
         return [], None
     arrays, progress = saved
     try:
-        empty = np.zeros((settings["user_support"], dataset.items), np.float64 if settings["float64"] else np.float32)
-        params = from_arrays("params", learnt.begin(empty), arrays) if settings["memory"] == "distilled" else None
+        empty = np.zeros(
+            (settings["user_support"], dataset.items), np.float64 if settings["float64"] else np.float32
+        )
+        params = (
+            from_arrays("params", learnt.begin(empty), arrays) if settings["memory"] == "distilled" else None
+        )
         parts, run.earlier_seconds = progress["parts"], progress["wall_seconds"]
         run.say(f"going on after part {len(parts)} of {settings['parts']}")
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{run.folder}/checkpoint.npz does not fit these settings ({error}); {START_AGAIN}") from error
+        raise UserError(
+            f"{run.folder}/checkpoint.npz does not fit these settings ({error}); {START_AGAIN}"
+        ) from error
     return parts, params
 
 
@@ -127,10 +159,14 @@ def train_and_test(settings, run, dataset, mesh):
     parts, params = restore(settings, run, dataset, learnt)
     # The last part is not in the checkpoint: its metrics are needed user by user.
     for number in range(len(parts), settings["parts"]):
-        arrived = arrivals[:number + 1]
-        rows, lamdas, params = remember(settings, dataset, arrived, learnt, params, take(dataset, arrivals[number]))
+        arrived = arrivals[: number + 1]
+        rows, lamdas, params = remember(
+            settings, dataset, arrived, learnt, params, take(dataset, arrivals[number])
+        )
         so_far = take(dataset, np.sort(np.concatenate(arrived)))
-        view = so_far.validation_view(generator(settings["seed"], Stream.VALIDATION), settings["validation_users"])
+        view = so_far.validation_view(
+            generator(settings["seed"], Stream.VALIDATION), settings["validation_users"]
+        )
         rows = devices.replicate(mesh, rows)
         found = search_lamda(kernel, rows, lamdas, view, weights, settings["eval_batch_size"], here)
         found = [(lamda, alpha, summarise(each)) for lamda, alpha, each in found]
@@ -138,14 +174,36 @@ def train_and_test(settings, run, dataset, mesh):
         if not found:
             raise UserError(f"part {number + 1}: no lamda of {lamdas} can be used; a larger one helps")
         lamda, alpha, validation = max(found, key=lambda each: quality(each[2], settings["best_by"]))
-        [metrics] = evaluate(scores_of(kernel, rows, [alpha]), 1, test_view, weights, settings["eval_batch_size"], here)
-        parts.append({"part": number + 1, "users": so_far.users, "remembered": len(rows), "lamda": lamda, "validation": validation, "test": summarise(metrics)})
-        run.say(f"part {number + 1:2d}, {so_far.users:,} users so far, {len(rows):,} remembered, lamda {lamda:<8.3g}  validation  {show(validation)}")
+        [metrics] = evaluate(
+            scores_of(kernel, rows, [alpha]), 1, test_view, weights, settings["eval_batch_size"], here
+        )
+        parts.append(
+            {
+                "part": number + 1,
+                "users": so_far.users,
+                "remembered": len(rows),
+                "lamda": lamda,
+                "validation": validation,
+                "test": summarise(metrics),
+            }
+        )
+        run.say(
+            f"part {number + 1:2d}, {so_far.users:,} users so far, {len(rows):,} remembered, lamda {lamda:<8.3g}  validation  {show(validation)}"
+        )
         run.save_metrics(parts)
         if number + 1 < settings["parts"]:
-            run.save_checkpoint(to_arrays("params", params), {"parts": parts, "wall_seconds": run.wall_seconds()})
-    return {"val": parts[-1]["validation"], "test": metrics, "lamda": parts[-1]["lamda"], "best_step": None, "steps": None, "step_seconds": None,
-            "parts": parts}
+            run.save_checkpoint(
+                to_arrays("params", params), {"parts": parts, "wall_seconds": run.wall_seconds()}
+            )
+    return {
+        "val": parts[-1]["validation"],
+        "test": metrics,
+        "lamda": parts[-1]["lamda"],
+        "best_step": None,
+        "steps": None,
+        "step_seconds": None,
+        "parts": parts,
+    }
 
 
 def check(settings, dataset):
@@ -154,17 +212,32 @@ def check(settings, dataset):
     if smallest == 0:
         raise UserError(f"parts is {settings['parts']:,}, but {dataset.name} has {dataset.users:,} users")
     if settings["memory"] == "distilled" and not 1 <= settings["user_support"] <= smallest:
-        raise UserError(f"user_support is {settings['user_support']:,}, but the first part, which synthetic users begin as, has {smallest:,} users")
+        raise UserError(
+            f"user_support is {settings['user_support']:,}, but the first part, which synthetic users begin as, has {smallest:,} users"
+        )
     if settings["memory"] == "random" and not 1 <= settings["user_support"] <= dataset.users:
-        raise UserError(f"user_support is {settings['user_support']:,}, but {dataset.name} has {dataset.users:,} users")
+        raise UserError(
+            f"user_support is {settings['user_support']:,}, but {dataset.name} has {dataset.users:,} users"
+        )
 
 
 def main(arguments):
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "stream")
     check(settings, dataset)
     work = {**settings, "learn_lamda": True, "cosine_decay": True, "accumulate_steps": 1}
-    with threadpool_limits(limits=1 if settings["memory"] == "distilled" else None, user_api="blas"):  # as in distill.py
-        carry_out(lambda run: train_and_test(work, run, dataset, mesh), settings, reasons, dataset, mesh, f"stream-{settings['memory']}", None, None)
+    with threadpool_limits(
+        limits=1 if settings["memory"] == "distilled" else None, user_api="blas"
+    ):  # as in distill.py
+        carry_out(
+            lambda run: train_and_test(work, run, dataset, mesh),
+            settings,
+            reasons,
+            dataset,
+            mesh,
+            f"stream-{settings['memory']}",
+            None,
+            None,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Small generated data for all tests; none of them needs a network or a real data set, but where it says so."""
+
 import importlib
 import os
 import subprocess
@@ -9,8 +10,11 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 # Most of a small run's time goes into compiling what the run before has compiled. The folder goes when the tests have ended.
 compiled = tempfile.TemporaryDirectory(prefix="compiled-")
-CACHE = {"JAX_COMPILATION_CACHE_DIR": compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": compiled.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 os.environ |= CACHE
 
 import numpy as np
@@ -18,13 +22,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from errors import run_script as run_script_as_main
+from lib.errors import run_script as run_script_as_main
 
 
 def clustered_interactions(users, items, clusters, rng):
     """(user, item) pairs with structure to learn: each user likes one cluster of items, and popular ones."""
     popularity = 1 / np.arange(1, items + 1) ** 0.7
-    taste = np.where(rng.integers(clusters, size=users)[:, None] == np.arange(items) % clusters, 15.0, 1.0) * popularity
+    taste = (
+        np.where(rng.integers(clusters, size=users)[:, None] == np.arange(items) % clusters, 15.0, 1.0)
+        * popularity
+    )
     length = rng.integers(8, 25, size=users)
     rank = np.argsort(np.argsort(-(np.log(taste) + rng.gumbel(size=taste.shape)), axis=1), axis=1)
     return np.nonzero(rank < length[:, None])
@@ -32,7 +39,8 @@ def clustered_interactions(users, items, clusters, rng):
 
 def write_layout(folder, user, item, part):
     """A data set of these interactions, all rated 1."""
-    import preprocess
+    from prep import preprocess
+
     folder.mkdir(parents=True, exist_ok=True)
     user, item = (np.asarray(column, np.int32) for column in (user, item))
     preprocess.write_layout(folder, user, item, np.ones(len(user), np.float32), np.asarray(part))
@@ -41,7 +49,8 @@ def write_layout(folder, user, item, part):
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """A data_dir with the data set 'tiny': 150 users, 200 items."""
-    from preprocess import split_interactions
+    from prep.preprocess import split_interactions
+
     rng = np.random.default_rng(0)
     user, item = clustered_interactions(150, 200, 4, rng)
     folder = tmp_path_factory.mktemp("data")
@@ -52,6 +61,7 @@ def tiny_data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tiny_data):
     import data
+
     return data.load("tiny", tiny_data)
 
 
@@ -62,6 +72,7 @@ def run_script(capfd, monkeypatch):
     A Python script is called in this process, which saves the seconds of its imports; with options, as for subprocess.run,
     it is a process of its own. largest_file, in blocks of 512 bytes, stands in for a disk that is full: the system refuses to write either way.
     """
+
     def call(script, arguments):
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
         monkeypatch.chdir(ROOT)
@@ -73,7 +84,9 @@ def run_script(capfd, monkeypatch):
             code = end.code
         out, errors = capfd.readouterr()
         said = f"{errors}{code}\n" if isinstance(code, str) else errors
-        return subprocess.CompletedProcess([script, *arguments], 1 if isinstance(code, str) else code or 0, out, said)
+        return subprocess.CompletedProcess(
+            [script, *arguments], 1 if isinstance(code, str) else code or 0, out, said
+        )
 
     def run(script, *arguments, largest_file=None, **options):
         arguments = list(map(str, arguments))
@@ -84,13 +97,27 @@ def run_script(capfd, monkeypatch):
             command.insert(0, sys.executable)
         if largest_file is not None:
             command = ["sh", "-c", 'ulimit -f "$0"; exec "$@"', str(largest_file), *command]
-            options["env"] = {key: value for key, value in os.environ.items() if key not in CACHE}  # which could not be written either
+            options["env"] = {
+                key: value for key, value in os.environ.items() if key not in CACHE
+            }  # which could not be written either
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
+
     return run
 
 
-NASTY = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>", "\"quoted\", 'and', with commas", "Амели & 七人の侍 אבג",
-         "<!--<script>", "a\u2028b\x1b[31mred\nline", "{{ 7*7 }} {% raw %}", "=1+1", "", " \u3000", "İstanbul")
+NASTY = (
+    "</script><script>window.hacked=1</script>",
+    "<img src=x onerror=window.hacked=1>",
+    "\"quoted\", 'and', with commas",
+    "Амели & 七人の侍 אבג",
+    "<!--<script>",
+    "a\u2028b\x1b[31mred\nline",
+    "{{ 7*7 }} {% raw %}",
+    "=1+1",
+    "",
+    " \u3000",
+    "İstanbul",
+)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +125,8 @@ def titled_data(tmp_path_factory):
     """A data_dir with the data set 'titled': 60 users u0 ..., 80 items whose ids are text, and titles that mean harm."""
     import pandas as pd
 
-    import preprocess
+    from prep import preprocess
+
     rng = np.random.default_rng(1)
     user, item = clustered_interactions(60, 80, 3, rng)
     folder = tmp_path_factory.mktemp("data")
@@ -106,8 +134,12 @@ def titled_data(tmp_path_factory):
     ids = np.unique(item)
     names = [f'i,{number}"' if number % 7 == 0 else f"i{number}" for number in ids]
     titles = [NASTY[place] if place < len(NASTY) else f"Film {number}" for place, number in enumerate(ids)]
-    pd.DataFrame({"index": ids, "id": names, "title": titles}).to_csv(folder / "titled" / "items.csv", index=False)
-    pd.DataFrame({"index": np.unique(user), "id": [f"u{number}" for number in np.unique(user)]}).to_csv(folder / "titled" / "users.csv", index=False)
+    pd.DataFrame({"index": ids, "id": names, "title": titles}).to_csv(
+        folder / "titled" / "items.csv", index=False
+    )
+    pd.DataFrame({"index": np.unique(user), "id": [f"u{number}" for number in np.unique(user)]}).to_csv(
+        folder / "titled" / "users.csv", index=False
+    )
     return folder
 
 
@@ -115,9 +147,23 @@ def titled_data(tmp_path_factory):
 def distilled_run(titled_data, tmp_path_factory):
     """The folder of a finished run of distill.py on it: 6 synthetic users."""
     results = tmp_path_factory.mktemp("results")
-    command = [sys.executable, str(ROOT / "distill.py"), "--dataset=titled", "--user_support=6", "--num_per_user=10", "--train_steps=50",
-               "--gumbel_tau=10", "--noise_groups=-1", "--loss=squared", "--score_scale=4", "--item_discount=0.25", "--learning_rate=0.3",
-               "--normalize=true", f"--data_dir={titled_data}", f"--results_dir={results}"]
+    command = [
+        sys.executable,
+        str(ROOT / "distill.py"),
+        "--dataset=titled",
+        "--user_support=6",
+        "--num_per_user=10",
+        "--train_steps=50",
+        "--gumbel_tau=10",
+        "--noise_groups=-1",
+        "--loss=squared",
+        "--score_scale=4",
+        "--item_discount=0.25",
+        "--learning_rate=0.3",
+        "--normalize=true",
+        f"--data_dir={titled_data}",
+        f"--results_dir={results}",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and "NOTHING WAS LEARNT" not in done.stdout, done.stdout + done.stderr
     return next(path.parent for path in results.glob("*/result.json"))

@@ -4,6 +4,7 @@ signals, no work.
 Like distill.py on the tests' data set, it fails for more than 150 synthetic users. FAKE_SAYS is an error that
 it ends with, and FAKE_SECONDS how long a step takes.
 """
+
 import os
 import sys
 import time
@@ -11,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from errors import UserError, run_script
-from runs import Stop, open_run
-from settings import resolve
+from lib.errors import UserError, run_script
+from lib.settings import resolve
+from runs.folder import Stop, open_run
 
 
 def main(arguments):
@@ -38,10 +39,18 @@ def main(arguments):
             if stop.signal:
                 run.say("SIGTERM: stopped")
                 sys.exit(128 + stop.signal)
-        run.save_json("result.json", {
-            "val": validation, "test": {"HR@10": 1.0, "HR@100": 2.0, "NDCG@10": 3.0}, "lamda": 1.0,
-            "best_step": step, "steps": settings["train_steps"], "step_seconds": 0.5,
-            "wall_seconds": 5.0 + 0.5 * settings["train_steps"]})
+        run.save_json(
+            "result.json",
+            {
+                "val": validation,
+                "test": {"HR@10": 1.0, "HR@100": 2.0, "NDCG@10": 3.0},
+                "lamda": 1.0,
+                "best_step": step,
+                "steps": settings["train_steps"],
+                "step_seconds": 0.5,
+                "wall_seconds": 5.0 + 0.5 * settings["train_steps"],
+            },
+        )
         with open(run.folder.parent / "finished", "a") as file:
             file.write(f"{run.folder.name}\n")
 

@@ -1,4 +1,5 @@
 """A PostgreSQL server of the tests' own, on loopback, from Debian's package; nothing of it outlives the block."""
+
 import os
 import shutil
 import socket
@@ -27,12 +28,27 @@ def server():
         port = free.getsockname()[1]
 
     def run(program, *arguments):
-        subprocess.run([*as_user, str(bin_folder / program), "-D", str(folder / "data"), *arguments], check=True, cwd=folder,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+        subprocess.run(
+            [*as_user, str(bin_folder / program), "-D", str(folder / "data"), *arguments],
+            check=True,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
 
     run("initdb", "-A", "trust", "-U", "tests", "--no-sync")
+
     def start():
-        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
+        run(
+            "pg_ctl",
+            "-w",
+            "-l",
+            str(folder / "log"),
+            "-o",
+            f"-p {port} -k {folder} -c listen_addresses=127.0.0.1",
+            "start",
+        )
 
     def stop():
         run("pg_ctl", "-m", "immediate", "stop")

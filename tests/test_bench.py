@@ -1,4 +1,5 @@
 """bench.py: both sides of a comparison do the same work; a small run through its main."""
+
 import json
 
 import jax
@@ -7,25 +8,29 @@ import numpy as np
 import pytest
 
 import bench
-import bench_size
 import data
-import devices
 import distill
 import eval as evaluation
-import generate
 import model
-import recipes
-import sources
-from batches import make_batches
-from errors import UserError
-from settings import resolve
+from lib import devices
+from lib.errors import UserError
+from lib.settings import resolve
+from prep import sources
+from runs import recipes
+from runs.batches import make_batches
+from speed import generate, growth
 
 
 def test_plain_metrics_are_those_of_eval(tiny):
     view, weights = tiny.test_view(np.random.default_rng(0)), evaluation.inverse_propensity(tiny.frequency)
-    kernel, rows = model.make_kernel(1, True), jnp.asarray(np.random.default_rng(1).random((20, tiny.train.shape[1])) ** 3, jnp.float32)
+    kernel, rows = (
+        model.make_kernel(1, True),
+        jnp.asarray(np.random.default_rng(1).random((20, tiny.train.shape[1])) ** 3, jnp.float32),
+    )
     alpha = model.ridge(kernel(rows), rows, 0.1)
-    [found] = evaluation.evaluate(evaluation.scores_of(kernel, rows, [alpha]), 1, view, weights, 64, devices.start(False))
+    [found] = evaluation.evaluate(
+        evaluation.scores_of(kernel, rows, [alpha]), 1, view, weights, 64, devices.start(False)
+    )
     scores = np.asarray(model.predict(kernel(view.context.toarray().astype(np.float32), rows), alpha))
     means = evaluation.summarise(found)
     for name, value in bench.plain_metrics(scores, view, weights).items():
@@ -41,10 +46,25 @@ def test_plain_loading_finds_the_same_interactions(tiny, tiny_data):
 
 def test_both_sides_of_the_step_are_the_same_loss(tiny, monkeypatch):
     """Value and derivative, where both are given the same noise: it depends on the item alone."""
-    monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype=jnp.float32: jnp.broadcast_to(
-        jnp.asarray(np.random.default_rng(3).gumbel(size=shape[-1]), dtype), shape))
-    settings, _ = resolve(["--user_support=12", "--num_per_user=30", "--noise_groups=-1", "--loss=softmax", "--batch_size=-1",
-                           "--dataset=tiny", "--gumbel_tau=2", "--score_scale=7"])
+    monkeypatch.setattr(
+        jax.random,
+        "gumbel",
+        lambda key, shape, dtype=jnp.float32: jnp.broadcast_to(
+            jnp.asarray(np.random.default_rng(3).gumbel(size=shape[-1]), dtype), shape
+        ),
+    )
+    settings, _ = resolve(
+        [
+            "--user_support=12",
+            "--num_per_user=30",
+            "--noise_groups=-1",
+            "--loss=softmax",
+            "--batch_size=-1",
+            "--dataset=tiny",
+            "--gumbel_tau=2",
+            "--score_scale=7",
+        ]
+    )
     settings, _ = recipes.settle(settings, recipes.statistics_of(tiny))
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
     logits = jnp.asarray(3 * np.random.default_rng(4).random((12, tiny.items)), jnp.float32)
@@ -52,7 +72,8 @@ def test_both_sides_of_the_step_are_the_same_loss(tiny, monkeypatch):
     [batch], key = make_batches(settings, tiny, devices.start(False))(0), jax.random.key(0)
     ((ours, lamda), gradient), ((plain, plain_lamda), plain_gradient) = (
         jax.jit(jax.value_and_grad(make(settings, kernel, tiny), has_aux=True))(params, 5.0, key, batch)
-        for make in (distill.make_loss, bench.make_plain_loss))
+        for make in (distill.make_loss, bench.make_plain_loss)
+    )
     np.testing.assert_allclose([ours, lamda], [plain, plain_lamda], rtol=1e-5)
     for found, expected in zip(gradient, plain_gradient):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * float(jnp.abs(expected).max()))
@@ -67,19 +88,42 @@ def test_both_sides_of_the_step_draw_alike():
 
 
 def test_bench_once(tmp_path, monkeypatch, capsys):
-    for module, name, value in ((bench, "USERS", 60), (bench, "ITEMS", 90), (bench, "INTERACTIONS", 1200), (bench, "REPEATS", 1),
-                                (bench_size, "USERS", (40, 80)), (bench_size, "ROWS", (2000,)), (bench_size, "NETFLIX_ITEMS", 90),
-                                (bench_size, "BATCH", 20), (bench_size, "STEPS", 1)):
+    for module, name, value in (
+        (bench, "USERS", 60),
+        (bench, "ITEMS", 90),
+        (bench, "INTERACTIONS", 1200),
+        (bench, "REPEATS", 1),
+        (growth, "USERS", (40, 80)),
+        (growth, "ROWS", (2000,)),
+        (growth, "NETFLIX_ITEMS", 90),
+        (growth, "BATCH", 20),
+        (growth, "STEPS", 1),
+    ):
         monkeypatch.setattr(module, name, value)
     bench.main([f"--results_dir={tmp_path}", "--user_support=10", "--num_per_user=4"])
     found, said = json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
     names = [figure["what"] for figure in found["figures"]]
     assert [name.partition(" (")[0] for name in names] == [
-        "loading", "validation of 6 lamdas", "step, full batch, shared noise", "step, full batch, independent noise", "step beyond its matrix products", "∞-AE on all users, 6 lamdas and the test"]
+        "loading",
+        "validation of 6 lamdas",
+        "step, full batch, shared noise",
+        "step, full batch, independent noise",
+        "step beyond its matrix products",
+        "∞-AE on all users, 6 lamdas and the test",
+    ]
     for figure in found["figures"]:
-        assert figure["ratio"] == pytest.approx(figure["plain_seconds"] / figure["seconds"]) and figure["seconds"] < 60
-        [line] = [line for line in said.splitlines() if line.startswith(figure["what"]) and line.endswith("   " + figure["plain_is"])]
-        assert float(line.removeprefix(figure["what"]).split()[0]) == pytest.approx(figure["seconds"], abs=5.1e-4)
+        assert (
+            figure["ratio"] == pytest.approx(figure["plain_seconds"] / figure["seconds"])
+            and figure["seconds"] < 60
+        )
+        [line] = [
+            line
+            for line in said.splitlines()
+            if line.startswith(figure["what"]) and line.endswith("   " + figure["plain_is"])
+        ]
+        assert float(line.removeprefix(figure["what"]).split()[0]) == pytest.approx(
+            figure["seconds"], abs=5.1e-4
+        )
     assert [line["users"] for line in found["growth"]["steps"]] == [40, 80]
     assert found["growth"]["preprocessing"][0]["peak_rss_mb"] > 1
     with pytest.raises(UserError, match="no benchmark 'all'"):
@@ -98,4 +142,7 @@ def test_the_netflix_file_reads_back(tmp_path):
     user, item = generate.interactions(np.random.default_rng(0), 50, 40, 1000)
     generate.write_netflix(tmp_path / "combined_data_1.txt", user, item, np.random.default_rng(1))
     found, _ = sources.read_netflix(tmp_path)
-    assert sorted(zip(found.user_ids[found.user], found.item_ids[found.item])) == sorted(zip(user, item + 1)) and not found.bad
+    assert (
+        sorted(zip(found.user_ids[found.user], found.item_ids[found.item])) == sorted(zip(user, item + 1))
+        and not found.bad
+    )

@@ -1,4 +1,5 @@
-"""bench_gpu.py: the whole command once on tiny data; what becomes of checks that fail or come too late."""
+"""speed/gpu.py: the whole command once on tiny data; what becomes of checks that fail or come too late."""
+
 import json
 import time
 
@@ -6,8 +7,8 @@ import numpy as np
 import pytest
 
 import bench
-import bench_gpu
-from errors import UserError
+from lib.errors import UserError
+from speed import gpu
 
 METRICS = {"HR@100": 50.0, "NDCG@10": 30.0}
 
@@ -20,44 +21,63 @@ def finished(lamda=0.1, bits=0.0, **metrics):
 
 @pytest.fixture
 def checks(tmp_path):
-    return bench_gpu.Checks(tmp_path, tmp_path, {}, "cpu", "1 x cpu", 2 ** 30)
+    return gpu.Checks(tmp_path, tmp_path, {}, "cpu", "1 x cpu", 2**30)
 
 
 def test_the_command(tmp_path, tiny_data, monkeypatch, capsys):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(bench_gpu, "LARGE", {"cpu": 20})
-    monkeypatch.setattr(bench_gpu, "TIMED", {"cpu": (60, 90, 1200)})
-    monkeypatch.setattr(bench_gpu.signal, "signal", lambda *arguments: None)
-    bench.main(["gpu", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}",
-                "--user_support=8", "--num_per_user=10", "--train_steps=6"])
+    monkeypatch.setattr(gpu, "LARGE", {"cpu": 20})
+    monkeypatch.setattr(gpu, "TIMED", {"cpu": (60, 90, 1200)})
+    monkeypatch.setattr(gpu.signal, "signal", lambda *arguments: None)
+    bench.main(
+        [
+            "gpu",
+            "--dataset=tiny",
+            f"--data_dir={tiny_data}",
+            f"--results_dir={tmp_path}",
+            "--user_support=8",
+            "--num_per_user=10",
+            "--train_steps=6",
+        ]
+    )
     rows = json.loads((tmp_path / "bench-gpu.json").read_text())["rows"]
     said, table = capsys.readouterr().out, (tmp_path / "bench-gpu.md").read_text()
     assert said.startswith("no GPU: everything on the CPU") and table.strip() in said
     assert [row["outcome"] for row in rows] == ["passed"] * len(rows)
     assert len(table.splitlines()) == len(rows) + 2
     assert [row["what"] for row in rows] == [
-        "distill.py, cpu, run 1", "distill.py, cpu, run 2", "cpu: run 1 against run 2",
-        "two processes on one device", "a batch that does not fit",
-        "loading", "validation of 6 lamdas", "step, full batch, shared noise",
-        "step, full batch, independent noise", rows[9]["what"],
-        "∞-AE on all users, 6 lamdas and the test", "times beside the plain version", "--float64=true",
-        "--learn_lamda=false --lamda_grid=[1e-05]", "--user_support=20"]
+        "distill.py, cpu, run 1",
+        "distill.py, cpu, run 2",
+        "cpu: run 1 against run 2",
+        "two processes on one device",
+        "a batch that does not fit",
+        "loading",
+        "validation of 6 lamdas",
+        "step, full batch, shared noise",
+        "step, full batch, independent noise",
+        rows[9]["what"],
+        "∞-AE on all users, 6 lamdas and the test",
+        "times beside the plain version",
+        "--float64=true",
+        "--learn_lamda=false --lamda_grid=[1e-05]",
+        "--user_support=20",
+    ]
     assert rows[9]["what"].startswith("step beyond its matrix products")
-    assert rows[0]["figures"]["steps"] == 6 and rows[12]["figures"]["steps"] == bench_gpu.FEW_STEPS["cpu"]
+    assert rows[0]["figures"]["steps"] == 6 and rows[12]["figures"]["steps"] == gpu.FEW_STEPS["cpu"]
     assert rows[2]["why"] == "identical to the last bit" and rows[13]["figures"]["lamda"] == 1e-5
     assert "needs" in rows[4]["why"] and "--batch_size=" in rows[4]["why"]
 
 
 def test_identical_runs_pass_and_others_by_their_ndcg():
     same, bits = [finished(), finished()], [finished(), finished(bits=1e-7)]
-    assert bench_gpu.compare(same, bits=True)[1:] == (True, "identical to the last bit")
-    assert not bench_gpu.compare(bits, bits=True)[1] and bench_gpu.compare(bits, bits=False)[1]
-    far, passed, why = bench_gpu.compare([finished(), finished(lamda=0.12, **{"NDCG@10": 30.4})], bits=False)
+    assert gpu.compare(same, bits=True)[1:] == (True, "identical to the last bit")
+    assert not gpu.compare(bits, bits=True)[1] and gpu.compare(bits, bits=False)[1]
+    far, passed, why = gpu.compare([finished(), finished(lamda=0.12, **{"NDCG@10": 30.4})], bits=False)
     assert not passed and "beyond 0.3 points" in why
     assert far == pytest.approx({"HR@100": 0, "NDCG@10": 0.4, "lamda, relative": 0.2})
-    assert bench_gpu.compare([finished(), finished(**{"NDCG@10": 29.8})], bits=False)[1]
+    assert gpu.compare([finished(), finished(**{"NDCG@10": 29.8})], bits=False)[1]
     with pytest.raises(UserError, match="one of the two runs has failed"):
-        bench_gpu.compare([finished()], bits=False)
+        gpu.compare([finished()], bits=False)
 
 
 def test_a_failed_check_stops_no_other(checks, tmp_path, capsys):
@@ -77,22 +97,21 @@ def test_a_failed_check_stops_no_other(checks, tmp_path, capsys):
 
 
 def test_a_check_that_would_begin_too_late_is_skipped(checks):
-    checks.began -= bench_gpu.LAST_BEGIN + 1
+    checks.began -= gpu.LAST_BEGIN + 1
     checks.check("late", lambda: pytest.fail("it began"))
     assert checks.rows[0]["outcome"] == "skipped" and "540 s had passed" in checks.rows[0]["why"]
 
 
 def test_a_process_that_fails_or_takes_too_long():
-    assert bench_gpu.call(["-c", "print(5)"], "cpu", 60) == "5\n"
+    assert gpu.call(["-c", "print(5)"], "cpu", 60) == "5\n"
     with pytest.raises(UserError, match="^exit code 3: second$"):
-        bench_gpu.call(["-c", "import sys; sys.stderr.write('first\\nsecond\\n'); sys.exit(3)"],
-                       None, 60)
+        gpu.call(["-c", "import sys; sys.stderr.write('first\\nsecond\\n'); sys.exit(3)"], None, 60)
     began = time.monotonic()
     with pytest.raises(UserError, match="ended after 1 s"):
-        bench_gpu.call(["-c", "import time; time.sleep(60)"], None, 1)
+        gpu.call(["-c", "import time; time.sleep(60)"], None, 1)
     assert time.monotonic() - began < 30
     # The GPU or an error, never the CPU instead.
-    assert bench_gpu.call(["-c", "import os; print(os.environ['JAX_PLATFORMS'])"], "gpu", 60) == "cuda\n"
+    assert gpu.call(["-c", "import os; print(os.environ['JAX_PLATFORMS'])"], "gpu", 60) == "cuda\n"
 
 
 def test_with_a_gpu_its_runs_are_compared_with_those_of_the_cpu(checks, monkeypatch):
@@ -116,11 +135,11 @@ def test_with_a_gpu_its_runs_are_compared_with_those_of_the_cpu(checks, monkeypa
 
 
 def test_a_failure_is_an_exit_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_gpu.signal, "signal", lambda *arguments: None)
-    monkeypatch.setattr(bench_gpu, "call", lambda *arguments: 'a warning\n["cpu", "1 x cpu", 1000]\n')
-    monkeypatch.setattr(bench_gpu, "MOVIELENS", (30, 40, 300))
+    monkeypatch.setattr(gpu.signal, "signal", lambda *arguments: None)
+    monkeypatch.setattr(gpu, "call", lambda *arguments: 'a warning\n["cpu", "1 x cpu", 1000]\n')
+    monkeypatch.setattr(gpu, "MOVIELENS", (30, 40, 300))
     fail = lambda self: self.check("this", lambda: ({}, False, "badly"))
-    monkeypatch.setattr(bench_gpu.Checks, "run", fail)
+    monkeypatch.setattr(gpu.Checks, "run", fail)
     with pytest.raises(UserError, match="^1 of 1 checks have failed: this$"):
         bench.main(["gpu", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"])
 

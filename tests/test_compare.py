@@ -1,4 +1,5 @@
 """compare.py: tables byte for byte, the record and what it refuses, figures' lines, and one's own runs."""
+
 import json
 import os
 import re
@@ -14,23 +15,21 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import compare
-import comparison
 import eval
 import hyper_params
-import make_runs
-import pictures
-import record
-import runs
-import summaries
-from comparison import Runs
-from errors import UserError
 from eval import METRICS
+from lib import plots
+from lib.errors import UserError
+from paper import make_runs, plan, record, summaries
+from paper.plan import Runs
+from runs import folder as run_folder
 
 DATA = {"ml-1m": (100, 50, 12_000), "magazine": (90, 40, 300)}  # users, items, train interactions
 SIZES = "users", "items", "interactions"
-KNOWN = [record.Found("", "", {"dataset": name}, {"fingerprint": "", **dict(zip(SIZES, data))}, None, {}, "",
-                      {})
-         for name, data in DATA.items()]
+KNOWN = [
+    record.Found("", "", {"dataset": name}, {"fingerprint": "", **dict(zip(SIZES, data))}, None, {}, "", {})
+    for name, data in DATA.items()
+]
 
 
 @pytest.fixture(autouse=True)
@@ -40,34 +39,66 @@ def docs(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(record, "DOCS", folder)
     monkeypatch.setattr(compare, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("Before\n<!-- table: ndcg -->\n<!-- end -->\nbetween\n\n"
-                                        "<!-- table: learners -->\nold\n\n<!-- end -->\n")
+    (tmp_path / "README.md").write_text(
+        "Before\n<!-- table: ndcg -->\n<!-- end -->\nbetween\n\n"
+        "<!-- table: learners -->\nold\n\n<!-- end -->\n"
+    )
     return folder
 
 
 def planned_of(system, folder, dataset="ml-1m", at=None, part="table"):
-    return [planned for planned in comparison.plan(Runs(record.read_folder(folder)[0] + KNOWN))
-            if planned[:4] == (part, system, dataset, at)]
+    return [
+        planned
+        for planned in plan.plan(Runs(record.read_folder(folder)[0] + KNOWN))
+        if planned[:4] == (part, system, dataset, at)
+    ]
 
 
-def finished_run(folder, planned, ndcg, users=None, fingerprint="abc", seconds=10.0, revision="abc", name=None,
-                 **more):
+def finished_run(
+    folder, planned, ndcg, users=None, fingerprint="abc", seconds=10.0, revision="abc", name=None, **more
+):
     """What a planned run leaves: every metric is ndcg, its users as given around it; more: other settings."""
     settings, _ = Runs(KNOWN).settings_of(planned)
-    path = folder / (name or "-".join(map(str, (planned.part, planned.dataset, planned.system, planned.at,
-                                                planned.seed))).replace(" ", "_"))
+    path = folder / (
+        name
+        or "-".join(
+            map(str, (planned.part, planned.dataset, planned.system, planned.at, planned.seed))
+        ).replace(" ", "_")
+    )
     path.mkdir(parents=True)
     data = dict(zip(SIZES, DATA[planned.dataset]))
-    config = {"script": planned.script, "settings": {**settings, **more}, "auto": {}, "data": data,
-              "data_fingerprint": fingerprint,
-              "devices": "1 x cpu", "versions": {}, "git_revision": revision, "command": "python /secret/x.py", "python": "3", "started": ""}
+    config = {
+        "script": planned.script,
+        "settings": {**settings, **more},
+        "auto": {},
+        "data": data,
+        "data_fingerprint": fingerprint,
+        "devices": "1 x cpu",
+        "versions": {},
+        "git_revision": revision,
+        "command": "python /secret/x.py",
+        "python": "3",
+        "started": "",
+    }
     (path / "config.json").write_text(json.dumps(config))
     metrics = {metric: ndcg / 100 if metric == "AUC" else ndcg for metric in METRICS}
     choice = {"choice": {"l2": 0.5}} if planned.script == "baselines" else {"lamda": 1.0}
-    (path / "result.json").write_text(json.dumps({"dataset": planned.dataset, "val": metrics, "test": metrics,
-                                                  **choice, "best_step": None,
-                                                  "steps": None, "wall_seconds": seconds}))
-    users = np.random.default_rng(int(100 * ndcg)).random(DATA[planned.dataset][0]) if users is None else users
+    (path / "result.json").write_text(
+        json.dumps(
+            {
+                "dataset": planned.dataset,
+                "val": metrics,
+                "test": metrics,
+                **choice,
+                "best_step": None,
+                "steps": None,
+                "wall_seconds": seconds,
+            }
+        )
+    )
+    users = (
+        np.random.default_rng(int(100 * ndcg)).random(DATA[planned.dataset][0]) if users is None else users
+    )
     users = (users - users.mean(dtype=np.float64) + ndcg).astype(np.float32)
     np.savez(path / "users.npz", **{"HR@10": users, "NDCG@10": users})
     return path
@@ -79,23 +110,26 @@ def results(tmp_path):
     rng, folder = np.random.default_rng(0), tmp_path / "results"
     ease = rng.random(100).astype(np.float32)
     finished_run(folder, *planned_of("EASE", folder), 34.0, ease)
-    finished_run(folder, *planned_of("PopRec", folder), 14.0,
-                 ease - rng.normal(0.3, 0.1, 100).astype(np.float32))
-    finished_run(folder, *planned_of("∞-AE, all users", folder), 33.5,
-                 ease - rng.normal(0, 4, 100).astype(np.float32))
+    finished_run(
+        folder, *planned_of("PopRec", folder), 14.0, ease - rng.normal(0.3, 0.1, 100).astype(np.float32)
+    )
+    finished_run(
+        folder, *planned_of("∞-AE, all users", folder), 33.5, ease - rng.normal(0, 4, 100).astype(np.float32)
+    )
     for seed, ndcg in enumerate((25.0, 27.0)):  # the second takes what the first has chosen
-        finished_run(folder, planned_of("MF", folder)[seed], ndcg,
-                     ease - rng.normal(0.2, 0.1, 100).astype(np.float32))
+        finished_run(
+            folder, planned_of("MF", folder)[seed], ndcg, ease - rng.normal(0.2, 0.1, 100).astype(np.float32)
+        )
     finished_run(folder, *planned_of("all users", folder, part="strategies"), 33.0, ease)
     for budget in (10, 100):
-        for system in comparison.STRATEGIES:
+        for system in plan.STRATEGIES:
             for planned in planned_of(system.name, folder, at=budget, part="strategies"):
                 finished_run(folder, planned, 20.0 + planned.seed + budget / 100, ease)
     return folder
 
 
 def match(folder):
-    return comparison.match(comparison.find(folder)[0])
+    return plan.match(plan.find(folder)[0])
 
 
 def made_of(folder):
@@ -104,9 +138,13 @@ def made_of(folder):
 
 # ---- The tables ----------------------------------------------------------------------------------------
 
+
 def test_the_markdown_tables_byte_for_byte(results):
     tables = compare.to_markdown(match(results))
-    assert list(tables) == ["ndcg", "magazine", "ml-1m", "learners"] and tables["ndcg"] == """\
+    assert (
+        list(tables) == ["ndcg", "magazine", "ml-1m", "learners"]
+        and tables["ndcg"]
+        == """\
 | NDCG@10 | chosen by | Amazon Magazine | the paper's | MovieLens-1M | the paper's |
 | --- | --- | --- | --- | --- | --- |
 | PopRec | NDCG@10 | missing | 8.42 | 14.00 | 13.84 |
@@ -118,7 +156,11 @@ def test_the_markdown_tables_byte_for_byte(results):
 | ∞-AE, all users | NDCG@10 | missing | 23.06 | 33.50 | 32.82 |
 | ∞-AE, all users, items weighted | NDCG@10 | missing | | missing | |
 | ∞-AE on Distill-CF, S = 500 | NDCG@10 | missing | 23.81 | missing | 32.52 |"""
-    assert "0." not in tables["magazine"] and tables["ml-1m"] == """\
+    )
+    assert (
+        "0." not in tables["magazine"]
+        and tables["ml-1m"]
+        == """\
 | | HR@10 | HR@100 | NDCG@10 | NDCG@100 | PSP@10 | PSP@100 | AUC | chosen by | paper, NDCG@10 | p, over users |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | PopRec | 14.00 | 14.00 | 14.00 | 14.00 | 14.00 | 14.00 | 0.1400 | NDCG@10 | 13.84 | < 0.001 |
@@ -133,15 +175,23 @@ def test_the_markdown_tables_byte_for_byte(results):
 
 p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, Holm-corrected; it knows nothing of \
 the spread over seeds (±, a standard deviation)."""
+    )
 
 
 def test_the_latex_and_csv_tables(results):
     matched = match(results)
     lines = compare.to_latex(matched).splitlines()
-    assert lines[:5] == [r"\begin{tabular}{lrrrrrrrrrr}", r"\toprule",
-                         r" & HR@10 & HR@100 & NDCG@10 & NDCG@100 & PSP@10 & PSP@100 & AUC & chosen by & paper, NDCG@10 & $p$, over users \\",
-                         r"\midrule", r"\multicolumn{11}{l}{Amazon Magazine} \\"]
-    assert lines[-6] == r"$\infty$-AE, all users & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 0.3350 & NDCG@10 & 32.82 & 0.265 \\"
+    assert lines[:5] == [
+        r"\begin{tabular}{lrrrrrrrrrr}",
+        r"\toprule",
+        r" & HR@10 & HR@100 & NDCG@10 & NDCG@100 & PSP@10 & PSP@100 & AUC & chosen by & paper, NDCG@10 & $p$, over users \\",
+        r"\midrule",
+        r"\multicolumn{11}{l}{Amazon Magazine} \\",
+    ]
+    assert (
+        lines[-6]
+        == r"$\infty$-AE, all users & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 0.3350 & NDCG@10 & 32.82 & 0.265 \\"
+    )
     assert lines[-7].startswith(r"EASE & \textbf{34.00}") and lines[-3] == r"\bottomrule"
     assert lines[-1] == r"\end{tabular}"
     assert "nothing of the spread over seeds" in lines[-2]
@@ -169,12 +219,17 @@ def test_tables_are_filled_between_their_markers(docs):
     tables = {"one": "| 1 |", "two": "| 2 \\g<0> |"}
     text = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n"
     filled = compare.fill(text, tables, "README.md")
-    assert filled == "a\n<!-- table: one -->\n| 1 |\n<!-- end -->\nb\n<!-- table: two -->\n| 2 \\g<0> |\n<!-- end -->\n"
+    assert (
+        filled
+        == "a\n<!-- table: one -->\n| 1 |\n<!-- end -->\nb\n<!-- table: two -->\n| 2 \\g<0> |\n<!-- end -->\n"
+    )
     assert compare.fill(filled, tables, "README.md") == filled
     for wrong, says in (
-            ("<!-- table: three -->\n<!-- end -->", "has <!-- table: three -->, and the tables are one, two"),
-            ("<!-- table: one -->\n", "needs its own"), ("<!-- end -->", "needs its own"),
-            ("<!-- table: one -->\n<!-- table: two -->\n<!-- end -->", "needs its own")):
+        ("<!-- table: three -->\n<!-- end -->", "has <!-- table: three -->, and the tables are one, two"),
+        ("<!-- table: one -->\n", "needs its own"),
+        ("<!-- end -->", "needs its own"),
+        ("<!-- table: one -->\n<!-- table: two -->\n<!-- end -->", "needs its own"),
+    ):
         with pytest.raises(UserError, match=f"README.md.*{says}"):
             compare.fill(wrong, tables, "README.md")
 
@@ -183,7 +238,7 @@ def test_the_tables_of_the_readme_are_those_of_the_record():
     """`python compare.py` fills them; an edited hyper_params.py is another plan, and has other tables."""
     root = Path(compare.__file__).parent
     found = Runs(record.read_record(root / "docs"))
-    matched = comparison.match(found)
+    matched = plan.match(found)
     readme = (root / "README.md").read_text(encoding="utf-8")
     assert {"ndcg", "ml-1m", "learners"} <= set(re.findall("<!-- table: (.*) -->", readme))
     filled = compare.fill(readme, compare.to_markdown(matched), "README.md")
@@ -191,11 +246,12 @@ def test_the_tables_of_the_readme_are_those_of_the_record():
     names, _ = compare.write(matched, record.DOCS)
     for name in (name for name in names if name.startswith("results") and name.endswith((".md", ".tex"))):
         assert (record.DOCS / name).read_text() == (root / "docs" / name).read_text(), name
-    assert {planned.part for planned in comparison.missing_of(found)} <= {"table"}
+    assert {planned.part for planned in plan.missing_of(found)} <= {"table"}
     assert all(run.clean or run.revision.endswith(" with uncommitted changes") for run in found.runs)
 
 
 # ---- The figures ---------------------------------------------------------------------------------------
+
 
 def test_the_figure_has_a_line_for_each_strategy(results):
     drawn = compare.strategies(match(results))
@@ -207,15 +263,18 @@ def test_the_figure_has_a_line_for_each_strategy(results):
     assert list(distilled["x"]) == [10, 100] and distilled["HR@10"].tolist() == pytest.approx([22.1, 23.0])
     assert distilled["PSP@10 deviation"].tolist() == pytest.approx([1, 1])
     assert lines["all users (1 of 2 runs)"]["HR@10"].tolist() == [33]
-    picture = pictures.strategies(drawn, "svg").decode()
-    assert pictures.strategies(drawn, "svg").decode() == picture
+    picture = plots.strategies(drawn, "svg").decode()
+    assert plots.strategies(drawn, "svg").decode() == picture
     assert all(f"<!-- {name} -->" in picture for name in (*lines, "MovieLens-1M", "PSP@10, %"))
 
 
 def test_a_figure_says_which_runs_it_lacks(results):
     files, notes = compare.figures(match(results))
-    assert [note.partition(":")[0] for note in notes] == ["results.png, results.svg", "noise.png, noise.svg",
-                                                          "stream.png, stream.svg"]
+    assert [note.partition(":")[0] for note in notes] == [
+        "results.png, results.svg",
+        "noise.png, noise.svg",
+        "stream.png, stream.svg",
+    ]
     assert "random users (6 of 42 runs)" in notes[0] and "head users (2 of 14 runs)" in notes[0]
     assert "not drawn" in notes[2]
     assert set(files) == {"results.png", "results.svg", "noise.png", "noise.svg"}, "with ∞-AE on no noise"
@@ -237,7 +296,7 @@ def test_a_legend_lies_within_its_figure():
         axes = figure.subplots()
         for number in range(4):
             axes.plot([0, 1], label=f"{number} " + "some word" * (length // 9) + " word" * (length // 5))
-        pictures._legend(figure, *axes.get_legend_handles_labels())
+        plots._legend(figure, *axes.get_legend_handles_labels())
         figure.draw_without_rendering()
         box = figure.legends[0].get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, length
@@ -256,8 +315,9 @@ def test_learners_noise_and_stream(results):
     finished_run(results, *learner("all users"), 34.5)
     for share in (0, 0.1):
         for planned in planned_of("EASE", results, at=share, part="noise"):
-            finished_run(results, planned, 30.0 + planned.seed + (share == 0),
-                         name=f"noise-{share}-{planned.seed}")
+            finished_run(
+                results, planned, 30.0 + planned.seed + (share == 0), name=f"noise-{share}-{planned.seed}"
+            )
     matched = match(results)
     table = compare.learners(matched)
     assert "| EASE | 500 synthetic users | HR@100 | missing | 30.00 (1 of 3 seeds) |" in table
@@ -269,8 +329,10 @@ def test_learners_noise_and_stream(results):
     for planned, shift in zip(planned_of("synthetic users", results, part="stream"), (0, 2)):
         path = finished_run(results, planned, 30.0)
         result = json.loads((path / "result.json").read_text())
-        parts = [{"validation": result["val"], "test": {**result["test"], "NDCG@10": ndcg + shift}}
-                 for ndcg in (20.0, 30.0)]
+        parts = [
+            {"validation": result["val"], "test": {**result["test"], "NDCG@10": ndcg + shift}}
+            for ndcg in (20.0, 30.0)
+        ]
         (path / "result.json").write_text(json.dumps({**result, "parts": parts}))
     drawn = compare.stream(match(results))["synthetic users (2 of 3 seeds)"]
     assert drawn["NDCG@10"].tolist() == [21, 31] and drawn["x"].tolist() == [1, 2]
@@ -278,33 +340,44 @@ def test_learners_noise_and_stream(results):
 
 # ---- Which runs are the planned ones -------------------------------------------------------------------
 
+
 def test_what_is_missing_is_planned_and_half_written_runs_do_not_count(results, capsys):
     (next(results.glob("table-ml-1m-EASE*")) / "result.json").unlink()
-    found, _ = comparison.find(results)
+    found, _ = plan.find(results)
     assert not any(planned.system == "EASE" for planned in made_of(results) if planned.part == "table")
-    of_three = [planned for planned in comparison.missing_of(found)
-                if planned[:3] in [("table", name, "ml-1m") for name in ("EASE", "MF", "NeuMF")]]
+    of_three = [
+        planned
+        for planned in plan.missing_of(found)
+        if planned[:3] in [("table", name, "ml-1m") for name in ("EASE", "MF", "NeuMF")]
+    ]
     make_runs.show_plan(of_three, match(results), {"data_dir": "somewhere", "results_dir": "results"})
     mf, neumf, ease, later, count = capsys.readouterr().out.splitlines()
-    assert mf == "python baselines.py --dataset=ml-1m --model=mf --best_by=HR@100 --seed=3 '--grid=[{\"l2\": 0.5}]' --data_dir=somewhere"
-    assert neumf == "python baselines.py --dataset=ml-1m --model=neumf --best_by=HR@100 --seed=1 --data_dir=somewhere"
+    assert (
+        mf
+        == "python baselines.py --dataset=ml-1m --model=mf --best_by=HR@100 --seed=3 '--grid=[{\"l2\": 0.5}]' --data_dir=somewhere"
+    )
+    assert (
+        neumf
+        == "python baselines.py --dataset=ml-1m --model=neumf --best_by=HR@100 --seed=1 --data_dir=somewhere"
+    )
     assert ease == "python baselines.py --dataset=ml-1m --model=ease --seed=1 --data_dir=somewhere"
     assert later == "and 2 that take over what one of these chooses or learns"
     assert count.startswith("5 runs are missing") and "about 0.0 hours" in count
 
 
 def test_runs_of_a_data_set_that_nothing_is_known_of_are_missing():
-    missing = comparison.missing_of(Runs([]))
+    missing = plan.missing_of(Runs([]))
     assert len([planned for planned in missing if planned.arguments]) > 200
-    assert not any(comparison.match(Runs([])).values())
+    assert not any(plan.match(Runs([])).values())
 
 
 def test_runs_of_the_table_and_the_figure_that_are_the_same_are_made_once(results):
     [first, *_] = planned_of("∞-AE on Distill-CF, S = 500", results)
     [second, *_] = planned_of("Distill-CF", results, at=500, part="strategies")
     assert first != second
-    assert [first, second] != [planned for planned in comparison.missing_of(comparison.find(results)[0])
-                               if planned in (first, second)]
+    assert [first, second] != [
+        planned for planned in plan.missing_of(plan.find(results)[0]) if planned in (first, second)
+    ]
     finished_run(results, second, 33.0)
     assert {first, second} <= made_of(results).keys()
 
@@ -321,13 +394,19 @@ def test_a_new_setting_loses_no_run_and_a_changed_one_does(results, monkeypatch)
     assert made_of(results).keys() == before
     with monkeypatch.context() as patch:
         given = {"distill": ("--a_new_number=4",)}
-        systems = tuple(system._replace(arguments=given.get(system.script, system.arguments))
-                        for system in comparison.STRATEGIES)
-        patch.setattr(comparison, "STRATEGIES", systems)
-        assert not any(planned.script == "distill"
-                       for planned in made_of(results)), "the plan sets what those runs did not know"
-    for key, value, lost in (("num_per_user", 100, distilled), ("score_scale", 2.0, distilled),
-                             ("validation_users", 5, set(before))):
+        systems = tuple(
+            system._replace(arguments=given.get(system.script, system.arguments))
+            for system in plan.STRATEGIES
+        )
+        patch.setattr(plan, "STRATEGIES", systems)
+        assert not any(planned.script == "distill" for planned in made_of(results)), (
+            "the plan sets what those runs did not know"
+        )
+    for key, value, lost in (
+        ("num_per_user", 100, distilled),
+        ("score_scale", 2.0, distilled),
+        ("validation_users", 5, set(before)),
+    ):
         with monkeypatch.context() as patch:
             patch.setitem(hyper_params.hyper_params, key, value)
             assert made_of(results).keys() == before - lost, key
@@ -339,8 +418,11 @@ def test_a_new_setting_loses_no_run_and_a_changed_one_does(results, monkeypatch)
 def test_a_run_of_other_settings_or_without_a_setting_that_the_plan_gives_is_not_found(results):
     path = next(results.glob("table-ml-1m-EASE*"))
     config = json.loads((path / "config.json").read_text())
-    for settings in ({**config["settings"], "seed": 2}, {**config["settings"], "unknown": 1},
-                     {key: value for key, value in config["settings"].items() if key != "seed"}):
+    for settings in (
+        {**config["settings"], "seed": 2},
+        {**config["settings"], "unknown": 1},
+        {key: value for key, value in config["settings"].items() if key != "seed"},
+    ):
         (path / "config.json").write_text(json.dumps({**config, "settings": settings}))
         assert not any(planned.system == "EASE" for planned in made_of(results) if planned.part == "table")
 
@@ -351,11 +433,22 @@ def test_runs_of_other_data_are_not_compared(results):
         match(results)
 
 
-@pytest.mark.parametrize("name, change", [
-    ("result.json", "{"), ("result.json", "[1]"), ("config.json", "[1]"), ("config.json", {"settings": [1]}),
-    ("config.json", {"data_fingerprint": ["abc"]}), ("result.json", {"test": dict.fromkeys(METRICS, "34")}),
-    ("result.json", {"test": dict.fromkeys(METRICS, float("nan"))}), ("result.json", {"test": {"HR@10": 1.0}}),
-    ("result.json", {"choice": 5}), ("result.json", {"parts": [None]}), ("result.json", {"wall_seconds": None})])
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("result.json", "{"),
+        ("result.json", "[1]"),
+        ("config.json", "[1]"),
+        ("config.json", {"settings": [1]}),
+        ("config.json", {"data_fingerprint": ["abc"]}),
+        ("result.json", {"test": dict.fromkeys(METRICS, "34")}),
+        ("result.json", {"test": dict.fromkeys(METRICS, float("nan"))}),
+        ("result.json", {"test": {"HR@10": 1.0}}),
+        ("result.json", {"choice": 5}),
+        ("result.json", {"parts": [None]}),
+        ("result.json", {"wall_seconds": None}),
+    ],
+)
 def test_a_damaged_run_is_named_and_left_out(results, name, change):
     path = next(results.glob("table-ml-1m-EASE*"))
     whole = json.loads((path / name).read_text())
@@ -363,12 +456,18 @@ def test_a_damaged_run_is_named_and_left_out(results, name, change):
     found, [note] = record.read_folder(results)
     assert note.startswith(f"left out: {path}/{name} ") and path.name not in [run.name for run in found]
     assert len(found) > 30
-    assert runs.METRICS == eval.METRICS
+    assert run_folder.METRICS == eval.METRICS
 
 
-@pytest.mark.parametrize("users",
-                         [np.zeros(100, np.float32), np.full(100, np.nan, np.float32),
-                          np.full((2, 50), 34, np.float32), np.array(["34"] * 100)])
+@pytest.mark.parametrize(
+    "users",
+    [
+        np.zeros(100, np.float32),
+        np.full(100, np.nan, np.float32),
+        np.full((2, 50), 34, np.float32),
+        np.array(["34"] * 100),
+    ],
+)
 def test_users_of_another_run_are_refused(results, users):
     path = next(results.glob("table-ml-1m-EASE*"))
     np.savez(path / "users.npz", **{"HR@10": users, "NDCG@10": users})
@@ -378,9 +477,10 @@ def test_users_of_another_run_are_refused(results, users):
 
 # ---- The record ----------------------------------------------------------------------------------------
 
+
 def test_the_record_says_nothing_of_the_machine_and_counts_as_the_runs(results, docs, tmp_path):
     made = match(results)
-    comparison.keep(made)
+    plan.keep(made)
     kept = match(tmp_path / "nothing")
     assert {planned for planned, run in kept.items() if run} == made_of(results).keys()
     assert compare.to_markdown(kept) == compare.to_markdown(made)
@@ -390,19 +490,22 @@ def test_the_record_says_nothing_of_the_machine_and_counts_as_the_runs(results, 
     names = [json.loads(line)["name"] for line in text.splitlines()]
     assert names == sorted(names) and len(names) == len({run.name for run in made.values() if run})
     assert len(np.load(docs / "results-users.npz").files) == 5, "of the table alone"
-    comparison.keep(match(results))
+    plan.keep(match(results))
     assert (docs / "results.jsonl").read_text(encoding="utf-8") == text
 
 
 def test_a_record_that_has_been_altered_is_refused(results, docs):
-    comparison.keep(match(results))
+    plan.keep(match(results))
     lines = (docs / "results.jsonl").read_text(encoding="utf-8").splitlines()
     place = next(number for number, line in enumerate(lines) if "table-ml-1m-EASE" in line)
-    for altered in (lines[place].replace("34.0", "35.0", 1), lines[place] + " ",
-                    lines[place].replace('"revision": "abc"', '"revision": "abd"'),
-                    lines[place].replace('", "sha256": "', '", "sha256": "0')):
+    for altered in (
+        lines[place].replace("34.0", "35.0", 1),
+        lines[place] + " ",
+        lines[place].replace('"revision": "abc"', '"revision": "abd"'),
+        lines[place].replace('", "sha256": "', '", "sha256": "0'),
+    ):
         assert altered != lines[place]
-        text = "\n".join([*lines[:place], altered, *lines[place + 1:]]) + "\n"
+        text = "\n".join([*lines[:place], altered, *lines[place + 1 :]]) + "\n"
         (docs / "results.jsonl").write_text(text, encoding="utf-8")
         says = "the record of table-ml-1m-EASE-None-1 has been altered.*git checkout docs/results.jsonl"
         with pytest.raises(UserError, match=says):
@@ -418,7 +521,7 @@ def test_a_record_that_has_been_altered_is_refused(results, docs):
 
 
 def test_users_of_the_record_that_have_been_altered_are_refused(results, docs):
-    comparison.keep(match(results))
+    plan.keep(match(results))
     users = dict(np.load(docs / "results-users.npz"))
     name = "table-ml-1m-EASE-None-1"
     swapped = users[name][::-1]  # of the same mean
@@ -435,10 +538,10 @@ def test_synthetic_users_that_are_not_here_are_learnt_again_for_others(results, 
     teacher = planned_of("∞-AE on Distill-CF, S = 500", results)[0]
     folder = finished_run(results, teacher, 33.0)
     first, *_ = planned_of("EASE", results, at="500 synthetic users", part="learners")
-    missing = comparison.missing_of(comparison.find(results)[0])
+    missing = plan.missing_of(plan.find(results)[0])
     assert missing[0] == teacher and first in missing
     np.savez(folder / "distilled.npz", data=np.zeros(1))
-    missing = comparison.missing_of(comparison.find(results)[0])
+    missing = plan.missing_of(plan.find(results)[0])
     assert teacher not in missing and first in missing
 
 
@@ -449,23 +552,26 @@ def test_a_learner_of_the_record_is_found_when_its_teacher_has_been_made_again(r
     [first, second, _] = planned_of("MVAE", results, at="500 synthetic users", part="learners")
     assert "--distilled=of-old" in first.arguments and second.arguments is None
     finished_run(results, first, 20.0)
-    comparison.keep(match(results))
+    plan.keep(match(results))
     for path in (folder, next(results.glob("learners-*"))):
         for file in path.iterdir():
             file.unlink()
         path.rmdir()
     again = finished_run(results, teacher, 33.0, name="of-today")
     np.savez(again / "distilled.npz", data=np.zeros(1))
-    found, _ = comparison.find(results)
-    [first, _, _] = [planned for planned in comparison.plan(found)
-                     if planned[:4] == ("learners", "MVAE", "ml-1m", "500 synthetic users")]
+    found, _ = plan.find(results)
+    [first, _, _] = [
+        planned
+        for planned in plan.plan(found)
+        if planned[:4] == ("learners", "MVAE", "ml-1m", "500 synthetic users")
+    ]
     assert "--distilled=of-today" in first.arguments and found.of(first).result["test"]["NDCG@10"] == 20
 
 
 def test_run_keeps_what_a_clean_revision_has_made(results, docs, tmp_path, monkeypatch, capsys):
     """A run made with uncommitted changes is shown, and left out of the record in a line; README has the record."""
     short = [planned_of(name, results) for name in ("∞-AE, all users, items weighted", "EASE", "PopRec")]
-    monkeypatch.setattr(comparison, "plan", lambda runs: [*short[0], *short[1], *short[2]])
+    monkeypatch.setattr(plan, "plan", lambda runs: [*short[0], *short[1], *short[2]])
     for path in results.glob("*PopRec*"):
         for file in path.iterdir():
             file.unlink()
@@ -482,8 +588,10 @@ def test_run_keeps_what_a_clean_revision_has_made(results, docs, tmp_path, monke
     compare.main(["--run", f"--results_dir={results}"])
     said = capsys.readouterr().out
     assert not made
-    assert [json.loads(line)["revision"]
-            for line in (docs / "results.jsonl").read_text(encoding="utf-8").splitlines()] == ["abc", "abd"]
+    assert [
+        json.loads(line)["revision"]
+        for line in (docs / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    ] == ["abc", "abd"]
     assert "| ∞-AE, all users, items weighted | NDCG@10 | missing | | **34.50** |" in said
     assert "not kept, since the code that made them had uncommitted changes: table-ml-1m" in said
     readme = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -501,12 +609,15 @@ def test_runs_of_old_with_uncommitted_changes_are_counted(results, docs, tmp_pat
     assert not run.clean and not run._replace(revision=None).clean
     assert not run._replace(revision="a-dirty").clean and run._replace(revision="a").clean
     compare.main([f"--results_dir={tmp_path / 'nothing'}"])
-    assert "1 of the 1 runs in these tables and figures were made at a revision with uncommitted changes" in capsys.readouterr().out
+    assert (
+        "1 of the 1 runs in these tables and figures were made at a revision with uncommitted changes"
+        in capsys.readouterr().out
+    )
     assert "1 of the 1 runs" in (docs / "results.md").read_text(encoding="utf-8")
 
 
 def test_sigterm_ends_the_run_that_is_being_made_first(tmp_path):
-    code = f"""import signal, sys, make_runs
+    code = f"""import signal, sys; from paper import make_runs
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
 make_runs.run_to_the_end(["sh", "-c", "echo $$ > {tmp_path}/.pid; mv {tmp_path}/.pid {tmp_path}/pid; exec sleep 60"])"""
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(compare.__file__).parent)
@@ -520,10 +631,16 @@ make_runs.run_to_the_end(["sh", "-c", "echo $$ > {tmp_path}/.pid; mv {tmp_path}/
     assert make_runs.run_to_the_end(["sh", "-c", "echo one >&2; echo two >&2; exit 3"]) == (3, "two")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--plan", "--run"], "do not go together"), (["--mine", "--run"], "do not go together"),
-    (["--dataset=ml-1m"], "has no use for dataset"), (["--mine", "--run=x"], "there is no setting 'run'"),
-    (["--mine", "--results_dir=/nowhere"], "no finished run can be compared")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--plan", "--run"], "do not go together"),
+        (["--mine", "--run"], "do not go together"),
+        (["--dataset=ml-1m"], "has no use for dataset"),
+        (["--mine", "--run=x"], "there is no setting 'run'"),
+        (["--mine", "--results_dir=/nowhere"], "no finished run can be compared"),
+    ],
+)
 def test_wrong_options(run_script, arguments, words):
     done = run_script("compare.py", *arguments)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
@@ -531,14 +648,16 @@ def test_wrong_options(run_script, arguments, words):
 
 # ---- One's own runs ------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def own(tmp_path):
     """EASE, Distill-CF with 10 users (three seeds) and 100, another temperature, another split, two damaged."""
     folder, users = tmp_path / "own", np.random.default_rng(1).random(100)
     finished_run(folder, *planned_of("EASE", folder), 34.0, users, name="ease")
     for planned in planned_of("Distill-CF", folder, at=10, part="strategies"):
-        finished_run(folder, planned, 20.0 + planned.seed, users + planned.seed * users ** 2,
-                     name=f"ten-{planned.seed}")
+        finished_run(
+            folder, planned, 20.0 + planned.seed, users + planned.seed * users**2, name=f"ten-{planned.seed}"
+        )
     hundred = planned_of("Distill-CF", folder, at=100, part="strategies")[0]
     finished_run(folder, hundred, 30.0, users, name="hundred", seconds=30.0)
     finished_run(folder, hundred, 29.0, users, name="hundred.old1")
@@ -547,10 +666,12 @@ def own(tmp_path):
     (finished_run(folder, hundred, 32.0, users, name="torn") / "result.json").write_text("{")
     (finished_run(folder, hundred, 32.0, users, name="userless") / "users.npz").unlink()
     config = json.loads((folder / "hundred" / "config.json").read_text())
-    for name in ("ten-1", "ten-2", "ten-3", "hundred", "hundred.old1"):  # as recipes.py chose
+    for name in ("ten-1", "ten-2", "ten-3", "hundred", "hundred.old1"):  # as runs/recipes.py chose
         config = json.loads((folder / name / "config.json").read_text())
-        config["auto"] = dict.fromkeys(("train_steps", "loss", "score_scale", "learning_rate", "item_discount",
-                                        "depth", "keep_prob"), "recipe")
+        config["auto"] = dict.fromkeys(
+            ("train_steps", "loss", "score_scale", "learning_rate", "item_discount", "depth", "keep_prob"),
+            "recipe",
+        )
         (folder / name / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -566,16 +687,22 @@ def test_mine(own, capsys):
     assert ten.startswith("∞-AE on Distill-CF, S = 10,") and table.loc[ten, "NDCG@10 deviation"] == 1
     assert table.loc[hundred, "seconds"] == 30
     assert f"| {ease} | 1 | NDCG@10 | **34.00** |" in said and "nothing of the spread over seeds" in said
-    users = {name: np.load(own / name / "users.npz")["NDCG@10"].astype(float)
-             for name in ("ease", "ten-1", "ten-2", "ten-3", "hundred", "warm")}
-    alone = [stats.ttest_rel(users["ease"], other).pvalue
-             for other in (users["warm"], users["hundred"],
-                           sum(users[f"ten-{seed}"] for seed in (1, 2, 3)) / 3)]
+    users = {
+        name: np.load(own / name / "users.npz")["NDCG@10"].astype(float)
+        for name in ("ease", "ten-1", "ten-2", "ten-3", "hundred", "warm")
+    }
+    alone = [
+        stats.ttest_rel(users["ease"], other).pvalue
+        for other in (users["warm"], users["hundred"], sum(users[f"ten-{seed}"] for seed in (1, 2, 3)) / 3)
+    ]
     p = table["p, paired over users, seeds averaged"]
     assert p.tolist()[1:] == pytest.approx(summaries.holm(alone).tolist(), rel=1e-4) and np.isnan(p[ease])
-    for note in ("left out: elsewhere is on other data or another split of ml-1m than ease",
-                 "left out: hundred.old1 has the settings and the seed of hundred",
-                 f"left out: {own}/torn/result.json is damaged", f"left out: {own}/userless/users.npz cannot be read"):
+    for note in (
+        "left out: elsewhere is on other data or another split of ml-1m than ease",
+        "left out: hundred.old1 has the settings and the seed of hundred",
+        f"left out: {own}/torn/result.json is damaged",
+        f"left out: {own}/userless/users.npz cannot be read",
+    ):
         assert note in said
     assert (own / "compare" / "mine.md").read_text(encoding="utf-8") in said
     assert (own / "compare" / "mine.png").read_bytes().startswith(b"\x89PNG")
@@ -583,11 +710,10 @@ def test_mine(own, capsys):
 
 def test_mine_draws_the_metric_over_the_number_of_users(own):
     names = ["ten-1", "ten-2", "ten-3", "hundred", "warm", "ease"]
-    groups, _ = compare.mine.group(compare.mine.read(own, names)[0])
-    [(label, line)] = compare.mine.by_size(groups).items()
+    groups, _ = compare.own_runs.group(compare.own_runs.read(own, names)[0])
+    [(label, line)] = compare.own_runs.by_size(groups).items()
     assert label.startswith("∞-AE on Distill-CF") and "S =" not in label
     assert line.values.tolist() == [[10, 22, 1], [100, 30, 0]], "nor has it the run at another temperature"
-
 
 
 def test_mine_of_some_runs_and_of_one_data_set(own, capsys):
@@ -600,8 +726,9 @@ def test_mine_of_some_runs_and_of_one_data_set(own, capsys):
     compare.main(["--mine", f"--results_dir={own}", "--runs=ease"])
     assert "no figure" in capsys.readouterr().out and not (own / "compare" / "mine.png").exists()
     finished_run(own, *planned_of("EASE", own, dataset="magazine"), 20.0, name="other")
-    with pytest.raises(UserError,
-                       match=r"several data sets, ml-1m \(8\), magazine \(1\): --dataset=NAME picks one"):
+    with pytest.raises(
+        UserError, match=r"several data sets, ml-1m \(8\), magazine \(1\): --dataset=NAME picks one"
+    ):
         compare.main(["--mine", f"--results_dir={own}"])
     compare.main(["--mine", f"--results_dir={own}", "--dataset=magazine"])
     assert "| EASE, all users | 1 | NDCG@10 | **20.00** |" in capsys.readouterr().out
@@ -611,10 +738,15 @@ def test_mine_of_some_runs_and_of_one_data_set(own, capsys):
 
 def test_models_on_synthetic_users_of_several_seeds_are_one_system(results, capsys):
     for seed in (0, 1):
-        finished_run(results, planned_of("∞-AE on Distill-CF, S = 500", results)[seed], 33.0,
-                     name=f"teacher-{seed}")
-        finished_run(results, planned_of("EASE", results, at="500 synthetic users", part="learners")[seed],
-                     30.0 + seed, name=f"pupil-{seed}")
+        finished_run(
+            results, planned_of("∞-AE on Distill-CF, S = 500", results)[seed], 33.0, name=f"teacher-{seed}"
+        )
+        finished_run(
+            results,
+            planned_of("EASE", results, at="500 synthetic users", part="learners")[seed],
+            30.0 + seed,
+            name=f"pupil-{seed}",
+        )
     compare.main(["--mine", f"--results_dir={results}", "--runs=teacher-0,teacher-1,pupil-0,pupil-1"])
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| EASE")]
     assert "distilled=teacher-0" in line and "every seed its own | 2 | HR@100 | 30.50 ± 0.71" in line

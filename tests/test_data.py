@@ -1,4 +1,5 @@
 """data.py: the layout, its faults, and the sampling, against plain loops."""
+
 import dataclasses
 import re
 import threading
@@ -13,12 +14,17 @@ from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 
 import data
-from errors import UserError
+from lib.errors import UserError
 
 SHARED = ROOT.parent / "shared" / "data"
 
-entries = strategies.lists(strategies.tuples(strategies.integers(0, 6), strategies.integers(0, 9), strategies.sampled_from([-1, 0, 0, 0, 1, 2])),
-                           min_size=1, max_size=60)
+entries = strategies.lists(
+    strategies.tuples(
+        strategies.integers(0, 6), strategies.integers(0, 9), strategies.sampled_from([-1, 0, 0, 0, 1, 2])
+    ),
+    min_size=1,
+    max_size=60,
+)
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
@@ -26,25 +32,39 @@ entries = strategies.lists(strategies.tuples(strategies.integers(0, 6), strategi
 def test_load_against_a_loop(tmp_path_factory, entries):
     """Renumbering, duplicates and pairs that stand in two parts, on arbitrary small data."""
     folder = tmp_path_factory.mktemp("loop")
-    write_layout(folder / "set", [e[0] * 1000 for e in entries], [e[1] for e in entries], [e[2] for e in entries])
+    write_layout(
+        folder / "set", [e[0] * 1000 for e in entries], [e[1] for e in entries], [e[2] for e in entries]
+    )
     sets = {part: {(u * 1000, i) for u, i, p in entries if p == part} for part in (0, 1, 2)}
     if not sets[0]:
         with pytest.raises(UserError, match="train"):
             data.load("set", folder)
         return
-    for repeats, expected in (("keep", sets.values()), ("drop", (sets[0], sets[1] - sets[0], sets[2] - sets[1] - sets[0]))):
+    for repeats, expected in (
+        ("keep", sets.values()),
+        ("drop", (sets[0], sets[1] - sets[0], sets[2] - sets[1] - sets[0])),
+    ):
         found = data.load("set", folder, repeats)
-        for matrix, pairs, lengths in zip((found.train, found.validation, found.test), expected, found.lengths):
+        for matrix, pairs, lengths in zip(
+            (found.train, found.validation, found.test), expected, found.lengths
+        ):
             assert {(found.user_ids[u], found.item_ids[i]) for u, i in zip(*matrix.nonzero())} == pairs
             assert matrix.nnz == len(pairs) and matrix.dtype == np.int8 and set(matrix.data) <= {1}
             assert (lengths == matrix.getnnz(axis=1)).all()
         assert (found.frequency == found.train.getnnz(axis=0)).all()
     kept = [e for e in entries if e[2] >= 0]
-    assert found.user_ids.tolist() == sorted({e[0] * 1000 for e in kept}) and found.item_ids.tolist() == sorted({e[1] for e in kept})
+    assert found.user_ids.tolist() == sorted(
+        {e[0] * 1000 for e in kept}
+    ) and found.item_ids.tolist() == sorted({e[1] for e in kept})
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
-@given(strategies.integers(1, 6), strategies.integers(1, 12), strategies.floats(0, 1), strategies.integers(0, 2 ** 32))
+@given(
+    strategies.integers(1, 6),
+    strategies.integers(1, 12),
+    strategies.floats(0, 1),
+    strategies.integers(0, 2**32),
+)
 def test_negatives_are_never_positives(users, items, density, seed):
     rng = np.random.default_rng(seed)
     positives = sp.csr_matrix((rng.random((users, items)) < density).astype(np.int8))
@@ -57,8 +77,12 @@ def test_negatives_are_never_positives(users, items, density, seed):
 def test_negatives_are_drawn_evenly():
     positives = sp.csr_matrix(np.array([[0, 1, 0, 1, 1, 0], [1, 1, 0, 0, 0, 0]], np.int8))
     negatives = data.sample_negatives(np.random.default_rng(0), positives, 30_000)
-    np.testing.assert_allclose(np.bincount(negatives[0], minlength=6) / 30_000, np.array([1, 0, 1, 0, 0, 1]) / 3, atol=0.01)
-    np.testing.assert_allclose(np.bincount(negatives[1], minlength=6) / 30_000, np.array([0, 0, 1, 1, 1, 1]) / 4, atol=0.01)
+    np.testing.assert_allclose(
+        np.bincount(negatives[0], minlength=6) / 30_000, np.array([1, 0, 1, 0, 0, 1]) / 3, atol=0.01
+    )
+    np.testing.assert_allclose(
+        np.bincount(negatives[1], minlength=6) / 30_000, np.array([0, 0, 1, 1, 1, 1]) / 4, atol=0.01
+    )
 
 
 def test_views_keep_what_is_known_apart_from_what_is_asked(tiny):
@@ -87,16 +111,24 @@ def test_shares_of_several_processes_make_the_whole(tiny, tiny_data, monkeypatch
     with ThreadPoolExecutor(4) as threads:
         parts, rows, noisy = zip(*threads.map(process, range(4)))
     same_noise = data.add_noise(tiny, 0.2, seed=5)
-    assert (sp.vstack([each.train for each in noisy]) != same_noise.train).nnz == 0 and all((each.lengths == same_noise.lengths).all() for each in noisy)
+    assert (sp.vstack([each.train for each in noisy]) != same_noise.train).nnz == 0 and all(
+        (each.lengths == same_noise.lengths).all() for each in noisy
+    )
     assert all((each != tiny.train[[149, 3, 80]]).nnz == 0 for each in rows)
     for part in parts:
         assert part.fingerprint == tiny.fingerprint and part.users == 150
         assert (part.lengths == tiny.lengths).all() and (part.frequency == tiny.frequency).all()
     assert sum(part.train.shape[0] for part in parts) == 150
-    for view in (lambda dataset: dataset.validation_view(np.random.default_rng(0), 40), lambda dataset: dataset.validation_view(np.random.default_rng(1)),
-                 lambda dataset: dataset.test_view(np.random.default_rng(2))):
+    for view in (
+        lambda dataset: dataset.validation_view(np.random.default_rng(0), 40),
+        lambda dataset: dataset.validation_view(np.random.default_rng(1)),
+        lambda dataset: dataset.test_view(np.random.default_rng(2)),
+    ):
         whole, shares = view(tiny), [view(part) for part in parts]
-        assert (np.concatenate([share.users + part.first_user for share, part in zip(shares, parts)]) == whole.users).all()
+        assert (
+            np.concatenate([share.users + part.first_user for share, part in zip(shares, parts)])
+            == whole.users
+        ).all()
         for name in ("context", "targets"):
             assert (sp.vstack([getattr(share, name) for share in shares]) != getattr(whole, name)).nnz == 0
         assert (np.concatenate([share.negatives for share in shares]) == whole.negatives).all()
@@ -104,7 +136,9 @@ def test_shares_of_several_processes_make_the_whole(tiny, tiny_data, monkeypatch
 
 def test_validation_on_a_sample_asks_users_with_targets(tiny):
     view = tiny.validation_view(np.random.default_rng(0), 40)
-    assert len(set(view.users)) == 40 and view.targets.getnnz(axis=1).all() and (np.diff(view.users) > 0).all()
+    assert (
+        len(set(view.users)) == 40 and view.targets.getnnz(axis=1).all() and (np.diff(view.users) > 0).all()
+    )
     assert len(tiny.validation_view(np.random.default_rng(0), 1000).users) == 150
 
 
@@ -115,14 +149,18 @@ def test_fingerprint_changes_with_one_interaction(tiny_data, tmp_path):
     write_layout(tmp_path / "same", user, item, part)
     part[np.flatnonzero(part == 0)[0]] = 2
     write_layout(tmp_path / "other", user, item, part)
-    same, other, first = data.load("same", tmp_path), data.load("other", tmp_path), data.load("tiny", tiny_data)
+    same, other, first = (
+        data.load("same", tmp_path),
+        data.load("other", tmp_path),
+        data.load("tiny", tiny_data),
+    )
     assert same.fingerprint == first.fingerprint != other.fingerprint
 
 
 def damage(path, how):
     content = bytearray(path.read_bytes())
     if how == "truncated":
-        content = content[:len(content) // 2]
+        content = content[: len(content) // 2]
     elif how == "flipped":
         content[len(content) // 2] ^= 0xFF
     else:
@@ -164,23 +202,32 @@ def test_no_flipped_bit_ends_in_anything_but_a_user_error(tmp_path, name):
     assert found > 5
 
 
-@pytest.mark.parametrize("user, item, part, words", [
-    ([0, 1, 2], [0, 1, 2], [0, 1], "do not belong together"),
-    ([0, -1, 2], [0, 1, 2], [0, 1, 2], "'user' has the id -1"),
-    ([0, 1, 2], [0, -7, 2], [0, 1, 2], "'item' has the id -7"),
-    ([0, 1, 2], [0, 1, 2], [0, 1, 3], "'data' must be a list of"),
-    ([0, 1, 2], [0, 1, 2], [0.5, 1, 2], "'data' must be a list of"),
-    ([0, 1, 2], [0, 1, 2], [1, 1, 2], "no interaction is marked as train"),
-])
+@pytest.mark.parametrize(
+    "user, item, part, words",
+    [
+        ([0, 1, 2], [0, 1, 2], [0, 1], "do not belong together"),
+        ([0, -1, 2], [0, 1, 2], [0, 1, 2], "'user' has the id -1"),
+        ([0, 1, 2], [0, -7, 2], [0, 1, 2], "'item' has the id -7"),
+        ([0, 1, 2], [0, 1, 2], [0, 1, 3], "'data' must be a list of"),
+        ([0, 1, 2], [0, 1, 2], [0.5, 1, 2], "'data' must be a list of"),
+        ([0, 1, 2], [0, 1, 2], [1, 1, 2], "no interaction is marked as train"),
+    ],
+)
 def test_wrong_content_is_named(tmp_path, user, item, part, words):
     write_layout(tmp_path / "set", user, item, part)
     with pytest.raises(UserError, match=re.escape(words)):
         data.load("set", tmp_path)
 
 
-@pytest.mark.parametrize("column, words", [
-    (np.array([0, 1, 2 ** 40]), "the id 1099511627776"), (np.array([0.0, 1.0, 2.0]), "whole numbers"),
-    (np.zeros((3, 2), int), "whole numbers"), (np.array([0, 1]), "differ in length")])
+@pytest.mark.parametrize(
+    "column, words",
+    [
+        (np.array([0, 1, 2**40]), "the id 1099511627776"),
+        (np.array([0.0, 1.0, 2.0]), "whole numbers"),
+        (np.zeros((3, 2), int), "whole numbers"),
+        (np.array([0, 1]), "differ in length"),
+    ],
+)
 def test_wrong_columns_are_named(tmp_path, column, words):
     write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 1, 2])
     with h5py.File(tmp_path / "set" / "total_data.hdf5", "a") as file:
@@ -191,8 +238,14 @@ def test_wrong_columns_are_named(tmp_path, column, words):
 
 
 @pytest.mark.parametrize("name", ["users.csv", "items.csv"])
-@pytest.mark.parametrize("rows, words", [("0,a\n1,b\n2,c\n1,d\n", "has the index 1 twice"), ("0,a\n1,b\n2,a\n", "has the id a twice"),
-                                         ("0,7\n1,7\n2,8\n", "has the id 7 twice")])
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ("0,a\n1,b\n2,c\n1,d\n", "has the index 1 twice"),
+        ("0,a\n1,b\n2,a\n", "has the id a twice"),
+        ("0,7\n1,7\n2,8\n", "has the id 7 twice"),
+    ],
+)
 def test_ids_that_stand_twice_are_named(tmp_path, name, rows, words):
     write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 0, 2])
     (tmp_path / "set" / name).write_text("index,id\n" + rows)
@@ -214,12 +267,17 @@ def test_pickles_are_not_loaded(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the paper's released files are not beside the project")
-@pytest.mark.parametrize("name, shape, train, validation, test", [
-    ("ml-1m", (6040, 3706), 791_718, 99_692, 108_799),
-    ("magazine", (3092, 1305), 5_934, 436, 6_145)])
+@pytest.mark.parametrize(
+    "name, shape, train, validation, test",
+    [("ml-1m", (6040, 3706), 791_718, 99_692, 108_799), ("magazine", (3092, 1305), 5_934, 436, 6_145)],
+)
 def test_the_released_files_as_they_are(name, shape, train, validation, test):
     found = data.load(name, SHARED)
-    assert found.train.shape == shape and (found.train.nnz, found.validation.nnz, found.test.nnz) == (train, validation, test)
+    assert found.train.shape == shape and (found.train.nnz, found.validation.nnz, found.test.nnz) == (
+        train,
+        validation,
+        test,
+    )
 
 
 def test_ids_and_titles_that_are_text_can_be_saved_without_pickles(tmp_path):
@@ -236,11 +294,22 @@ def test_ids_and_titles_that_are_text_can_be_saved_without_pickles(tmp_path):
 
 def test_noise_replaces_its_share_by_items_the_user_has_in_no_part(tiny):
     noisy = data.add_noise(tiny, 0.3, seed=1)
-    added, lost = (((one - one.multiply(other)) > 0) for one, other in ((noisy.train, tiny.train), (tiny.train, noisy.train)))
+    added, lost = (
+        ((one - one.multiply(other)) > 0)
+        for one, other in ((noisy.train, tiny.train), (tiny.train, noisy.train))
+    )
     assert 0.26 < lost.nnz / tiny.train.nnz < 0.34 and 0.95 * lost.nnz < added.nnz <= lost.nnz
     assert added.multiply(tiny.validation + tiny.test).nnz == 0
-    assert (noisy.lengths[data.TRAIN] == noisy.train.getnnz(axis=1)).all() and noisy.validation is tiny.validation and noisy.fingerprint == tiny.fingerprint
-    assert (noisy.train != data.add_noise(tiny, 0.3, seed=1).train).nnz == 0 < (noisy.train != data.add_noise(tiny, 0.3, seed=2).train).nnz
+    assert (
+        (noisy.lengths[data.TRAIN] == noisy.train.getnnz(axis=1)).all()
+        and noisy.validation is tiny.validation
+        and noisy.fingerprint == tiny.fingerprint
+    )
+    assert (
+        (noisy.train != data.add_noise(tiny, 0.3, seed=1).train).nnz
+        == 0
+        < (noisy.train != data.add_noise(tiny, 0.3, seed=2).train).nnz
+    )
     assert data.add_noise(tiny, 0, seed=1) is tiny
 
 

@@ -1,4 +1,5 @@
 """distill.py through its command line: what it leaves, what it says, and that no accident changes a bit of it."""
+
 import json
 import os
 import re
@@ -13,21 +14,29 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_layout
 
-import batches
-import devices
 import distill
-import job
 import model
-import paper
-import recipes
-import runs
-from errors import UserError
 from hyper_params import hyper_params
-from settings import resolve
+from lib import devices
+from lib.errors import UserError
+from lib.files import read_npz
+from lib.settings import resolve
+from runs import batches, lifecycle, published, recipes
 
 STEPS = 400
-TINY = ["--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=50", "--learning_rate=0.02",
-        "--cosine_decay=false", "--score_scale=1", "--normalize=true", f"--train_steps={STEPS}", "--patience=1000"]
+TINY = [
+    "--dataset=tiny",
+    "--user_support=8",
+    "--num_per_user=10",
+    "--noise_groups=2",
+    "--batch_size=50",
+    "--learning_rate=0.02",
+    "--cosine_decay=false",
+    "--score_scale=1",
+    "--normalize=true",
+    f"--train_steps={STEPS}",
+    "--patience=1000",
+]
 
 
 def folders(results):
@@ -39,7 +48,9 @@ def finished(tiny_data, tmp_path_factory):
     """One whole run: (its folder, its output, its arguments)."""
     results = tmp_path_factory.mktemp("results")
     arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={results}"]
-    done = subprocess.run([sys.executable, "distill.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "distill.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     [folder] = folders(results)
     return folder, done, arguments
@@ -49,22 +60,50 @@ def test_what_a_run_says_and_leaves(finished, tiny):
     folder, done, _ = finished
     lines = done.stdout.splitlines()
     assert lines[0].startswith("tiny: 150 users") and f"run: {folder} on 1 x cpu, tiny" in done.stdout
-    assert re.fullmatch(r"test  HR@10 \S+  HR@100 \S+  NDCG@10 \S+  NDCG@100 \S+  PSP@10 \S+  PSP@100 \S+  AUC 0\.\d{4}", lines[-1])
+    assert re.fullmatch(
+        r"test  HR@10 \S+  HR@100 \S+  NDCG@10 \S+  NDCG@100 \S+  PSP@10 \S+  PSP@100 \S+  AUC 0\.\d{4}",
+        lines[-1],
+    )
     assert done.stderr == "", "nothing but errors goes to stderr when it is not a terminal"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "log.txt", "metrics.jsonl", "checkpoint.npz", "users.npz",
-                                                        "distilled.npz", "result.json", "curve.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "log.txt",
+        "metrics.jsonl",
+        "checkpoint.npz",
+        "users.npz",
+        "distilled.npz",
+        "result.json",
+        "curve.png",
+    }
     result = json.loads((folder / "result.json").read_text())
     assert result["dataset"] == "tiny" and f"NDCG@10 {result['test']['NDCG@10']:.2f}" in lines[-1]
-    assert {"HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC"} <= result["val"].keys() & result["test"].keys()
+    assert {"HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC"} <= result[
+        "val"
+    ].keys() & result["test"].keys()
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in history] == [*range(0, 201, 25), 240, 280, 320, 360, 400]
     best = max(history, key=lambda line: line["validation"]["NDCG@10"])
-    assert result["best_step"] == best["step"] and result["lamda"] == best["lamda"] and result["val"] == best["validation"]
+    assert (
+        result["best_step"] == best["step"]
+        and result["lamda"] == best["lamda"]
+        and result["val"] == best["validation"]
+    )
     with np.load(folder / "distilled.npz", allow_pickle=False) as distilled:
-        assert distilled["data"].shape == distilled["logits"].shape == (8, tiny.train.shape[1]) and distilled["data"].dtype == np.float32
-        assert distilled["data"].min() >= 0 and distilled["data"].max() <= 1 and (distilled["item_ids"] == tiny.item_ids).all()
+        assert (
+            distilled["data"].shape == distilled["logits"].shape == (8, tiny.train.shape[1])
+            and distilled["data"].dtype == np.float32
+        )
+        assert (
+            distilled["data"].min() >= 0
+            and distilled["data"].max() <= 1
+            and (distilled["item_ids"] == tiny.item_ids).all()
+        )
     config = json.loads((folder / "config.json").read_text())
-    assert config["settings"]["user_support"] == 8 and config["versions"]["jax"] and config["devices"] == "1 x cpu"
+    assert (
+        config["settings"]["user_support"] == 8
+        and config["versions"]["jax"]
+        and config["devices"] == "1 x cpu"
+    )
 
 
 def test_it_learns(finished):
@@ -87,7 +126,9 @@ def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path, number, c
     arguments = [*finished[2], f"--results_dir={tmp_path}"]
     command = [sys.executable, "-u", "distill.py", *arguments]
     for after in ("step   25", "step  100"):
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             for line in process.stdout:
                 if line.startswith(after):
                     process.send_signal(number)
@@ -101,25 +142,42 @@ def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path, number, c
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and "going on from step" in done.stdout
     assert done.stdout.splitlines()[-1] == finished[1].stdout.splitlines()[-1]
-    for key, whole in runs.read_npz(finished[0] / "distilled.npz", "").items():
+    for key, whole in read_npz(finished[0] / "distilled.npz", "").items():
         if key != "settings":
-            assert runs.read_npz(folder / "distilled.npz", "")[key].tobytes() == whole.tobytes(), key
-    steps = [[json.loads(line)["step"] for line in (each / "metrics.jsonl").read_text().splitlines()] for each in (folder, finished[0])]
+            assert read_npz(folder / "distilled.npz", "")[key].tobytes() == whole.tobytes(), key
+    steps = [
+        [json.loads(line)["step"] for line in (each / "metrics.jsonl").read_text().splitlines()]
+        for each in (folder, finished[0])
+    ]
     assert steps[0] == steps[1]
 
 
 def test_two_at_once(tiny_data, tmp_path, run_script):
-    arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=100000", "--patience=100000"]
+    arguments = [
+        *TINY,
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--train_steps=100000",
+        "--patience=100000",
+    ]
     command = [sys.executable, "-u", "distill.py", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
         next(line for line in first.stdout if line.startswith("step    0"))
         second = run_script("distill.py", *arguments)
         first.kill()
-    assert second.returncode == 1 and re.fullmatch(r"distill: another process is running these settings in .*\n", second.stderr)
+    assert second.returncode == 1 and re.fullmatch(
+        r"distill: another process is running these settings in .*\n", second.stderr
+    )
 
 
 def test_starting_again_keeps_what_was_there(tiny_data, tmp_path, run_script):
-    arguments = [*TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=2", "--resume=false"]
+    arguments = [
+        *TINY,
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--train_steps=2",
+        "--resume=false",
+    ]
     outputs = [run_script("distill.py", *arguments).stdout.splitlines()[-1] for _ in range(2)]
     assert outputs[0] == outputs[1] and outputs[0].startswith("test ")
     assert sorted(folder.name[-5:] == ".old1" for folder in folders(tmp_path)) == [False, True]
@@ -141,23 +199,44 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
     fails(run_script("distill.py", *here, "--dataset=nothing"), "there is no data set", "./prep.sh nothing")
     user, item = np.repeat(np.arange(20), 4), np.tile(np.arange(4), 20)
     write_layout(tmp_path / "data" / "tiny", user, item, np.tile([0, 0, 0, 2], 20))
-    fails(run_script("distill.py", *TINY, f"--data_dir={tmp_path / 'data'}"), "tiny has no validation interactions")
+    fails(
+        run_script("distill.py", *TINY, f"--data_dir={tmp_path / 'data'}"),
+        "tiny has no validation interactions",
+    )
     assert not (tmp_path / "results").exists() or not folders(tmp_path / "results")
 
 
 def test_some_users_without_validation_items_and_items_without_train_rows(tmp_path, run_script):
     rng = np.random.default_rng(0)
-    user, item = np.repeat(np.arange(30), 6), np.concatenate([rng.choice(25, 6, replace=False) for _ in range(30)])
+    user, item = (
+        np.repeat(np.arange(30), 6),
+        np.concatenate([rng.choice(25, 6, replace=False) for _ in range(30)]),
+    )
     part = np.tile([0, 0, 0, 0, 0, 2], 30)
     part[4:60:6] = 1
-    user, item, part = (np.append(column, value) for column, value in ((user, [0, 0]), (item, [99, 98]), (part, [1, 2])))
+    user, item, part = (
+        np.append(column, value) for column, value in ((user, [0, 0]), (item, [99, 98]), (part, [1, 2]))
+    )
     write_layout(tmp_path / "tiny", user, item, part)
-    done = run_script("distill.py", *TINY, "--train_steps=3", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}")
+    done = run_script(
+        "distill.py",
+        *TINY,
+        "--train_steps=3",
+        f"--data_dir={tmp_path}",
+        f"--results_dir={tmp_path / 'results'}",
+    )
     assert done.returncode == 0 and "nan" not in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name, how", [("checkpoint.npz", "truncated"), ("checkpoint.npz", "flipped"), ("distilled.npz", "flipped"),
-                                       ("result.json", "truncated")])
+@pytest.mark.parametrize(
+    "name, how",
+    [
+        ("checkpoint.npz", "truncated"),
+        ("checkpoint.npz", "flipped"),
+        ("distilled.npz", "flipped"),
+        ("result.json", "truncated"),
+    ],
+)
 def test_damaged_run_files_are_named_and_kept(finished, tmp_path, run_script, name, how):
     results = tmp_path / "results"
     shutil.copytree(finished[0].parent, results)
@@ -168,15 +247,26 @@ def test_damaged_run_files_are_named_and_kept(finished, tmp_path, run_script, na
     if how == "flipped":
         content[len(content) // 2] ^= 1
     else:
-        content = content[:len(content) // 2]
+        content = content[: len(content) // 2]
     (folder / name).write_bytes(content)
-    fails(run_script("distill.py", *finished[2], f"--results_dir={results}"), name, "--resume=false starts again")
+    fails(
+        run_script("distill.py", *finished[2], f"--results_dir={results}"),
+        name,
+        "--resume=false starts again",
+    )
     assert (folder / name).read_bytes() == content
 
 
 def test_the_best_step_by_another_metric(tiny_data, tmp_path, run_script):
     metric = "HR@10"
-    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=100", f"--best_by={metric}")
+    done = run_script(
+        "distill.py",
+        *TINY,
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--train_steps=100",
+        f"--best_by={metric}",
+    )
     assert done.returncode == 0
     history = [json.loads(line) for line in (folders(tmp_path)[0] / "metrics.jsonl").read_text().splitlines()]
     best = json.loads((folders(tmp_path)[0] / "result.json").read_text())["val"][metric]
@@ -184,13 +274,28 @@ def test_the_best_step_by_another_metric(tiny_data, tmp_path, run_script):
 
 
 def test_patience_counts_steps_without_a_better_validation(tiny_data, tmp_path, run_script):
-    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=30", "--learning_rate=1e-9")
+    done = run_script(
+        "distill.py",
+        *TINY,
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--patience=30",
+        "--learning_rate=1e-9",
+    )
     result = json.loads((folders(tmp_path)[0] / "result.json").read_text())
     assert done.returncode == 0 and result["steps"] == result["best_step"] + 30 < STEPS
 
 
 def test_a_patience_shorter_than_the_schedule_validates_before_it_stops(tiny_data, tmp_path, run_script):
-    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--patience=10", "--train_steps=30", "--learning_rate=0.1")
+    done = run_script(
+        "distill.py",
+        *TINY,
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--patience=10",
+        "--train_steps=30",
+        "--learning_rate=0.1",
+    )
     assert done.returncode == 0 and "step   10" in done.stdout
     assert json.loads((folders(tmp_path)[0] / "result.json").read_text())["best_step"] > 0
 
@@ -203,31 +308,54 @@ def test_what_changed_since_a_run_began_is_said(finished, tmp_path, run_script):
     (folder / "config.json").write_text(json.dumps({**config, "devices": "8 x abacus"}))
     done = run_script("distill.py", *finished[2], f"--results_dir={results}")
     assert "note: the run began under other conditions: devices 8 x abacus then, 1 x cpu now" in done.stdout
-    assert json.loads((folder / "config.json").read_text())["devices"] == "8 x abacus", "how it began stays on record"
+    assert json.loads((folder / "config.json").read_text())["devices"] == "8 x abacus", (
+        "how it began stays on record"
+    )
 
 
 @pytest.mark.parametrize("objective, share", [("held_out", 0.8), ("reconstruct", 1)])
 def test_batches_are_real_users_and_feed_the_share_asked_for(tiny, objective, share):
-    settings = {**hyper_params, "batch_size": 60, "keep_prob": 0.8, "objective": objective, "accumulate_steps": 2}
+    settings = {
+        **hyper_params,
+        "batch_size": 60,
+        "keep_prob": 0.8,
+        "objective": objective,
+        "accumulate_steps": 2,
+    }
     make = batches.make_batches(settings, tiny, devices.start(False))
     rows = {bytes(row) for row in tiny.train.toarray()}
     drawn = [np.asarray(batch) for step in range(20) for batch in make(step)]
     assert all(bytes((row > 0).astype(np.int8)) in rows for batch in drawn for row in batch)
-    fed, held_out = (sum((batch == part).sum() for batch in drawn) for part in (batches.FED, batches.HELD_OUT))
+    fed, held_out = (
+        sum((batch == part).sum() for batch in drawn) for part in (batches.FED, batches.HELD_OUT)
+    )
     assert drawn[0].shape == (60, tiny.items) and fed / (fed + held_out) == pytest.approx(share, abs=0.01)
     assert all((one == two).all() for one, two in zip(make(3), make(3))) and not (drawn[0] == drawn[1]).all()
 
 
 def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
     """Two batches in one step, without a random split: the same update as from both at once."""
+
     def step(batches, **changes):
-        asked = ["--user_support=8", "--num_per_user=5", "--objective=reconstruct", "--history_discount=0", "--loss=softmax"]
+        asked = [
+            "--user_support=8",
+            "--num_per_user=5",
+            "--objective=reconstruct",
+            "--history_discount=0",
+            "--loss=softmax",
+        ]
         settings = {**recipes.settle(resolve(asked)[0], recipes.statistics_of(tiny))[0], **changes}
         logits = jnp.asarray(distill.initial_logits(settings, tiny))
         optimizer = distill.make_optimizer(settings)
         loss = distill.make_loss(settings, model.make_kernel(1, True), tiny)
         update = distill.make_step(settings, loss, optimizer, devices.start(False))
-        return update(distill.initial_state(settings, logits, optimizer), 0.1, jax.random.key(0), batches, np.zeros(1, np.int32))
+        return update(
+            distill.initial_state(settings, logits, optimizer),
+            0.1,
+            jax.random.key(0),
+            batches,
+            np.zeros(1, np.int32),
+        )
 
     rows = jnp.asarray(tiny.train[:100].toarray())
     whole, (loss, *_) = step([rows], batch_size=100)
@@ -240,8 +368,13 @@ def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
 
 def test_a_step_that_memory_cannot_hold_is_refused_with_what_would_fit(tiny, monkeypatch):
     monkeypatch.setattr(devices, "free_bytes", lambda mesh: 1_300_000)
-    mesh, settings = devices.start(False), {**hyper_params, "user_support": 20, "num_per_user": 50, "batch_size": -1, "noise_groups": 1}
-    with pytest.raises(UserError, match="a step with 150 real users on each device needs 0.0 GiB there, and .* --batch_size=") as caught:
+    mesh, settings = (
+        devices.start(False),
+        {**hyper_params, "user_support": 20, "num_per_user": 50, "batch_size": -1, "noise_groups": 1},
+    )
+    with pytest.raises(
+        UserError, match="a step with 150 real users on each device needs 0.0 GiB there, and .* --batch_size="
+    ) as caught:
         distill.check_fits({**settings, "user_support": 60}, tiny, mesh)
     fits = int(str(caught.value).split("--batch_size=")[1].split()[0])
     distill.check_fits({**settings, "user_support": 60, "batch_size": fits}, tiny, mesh)
@@ -250,11 +383,20 @@ def test_a_step_that_memory_cannot_hold_is_refused_with_what_would_fit(tiny, mon
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tiny_data, tmp_path, run_script):
-    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--user_support=40", "--lamda=1",
-                      "--num_per_user=1", "--gumbel_tau=1e6", "--learning_rate=1e5")  # users all alike, and lamda leaps
+    done = run_script(
+        "distill.py",
+        *TINY,
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--user_support=40",
+        "--lamda=1",
+        "--num_per_user=1",
+        "--gumbel_tau=1e6",
+        "--learning_rate=1e5",
+    )  # users all alike, and lamda leaps
     fails(done, "failed at lamda", "its loss is nan", "checkpoint.npz")
     [folder] = folders(tmp_path)
-    assert np.isfinite(runs.read_npz(folder / "checkpoint.npz", "")["state_0"]).all()
+    assert np.isfinite(read_npz(folder / "checkpoint.npz", "")["state_0"]).all()
 
 
 def test_a_kernel_that_is_not_positive_definite_is_named(tmp_path, run_script):
@@ -262,8 +404,17 @@ def test_a_kernel_that_is_not_positive_definite_is_named(tmp_path, run_script):
     user, item = np.repeat(np.arange(30), 8), np.tile(np.arange(8), 30)
     item[7::8] += np.arange(30)
     write_layout(tmp_path / "tiny", user, item, np.tile([0, 0, 0, 0, 0, 0, 1, 2], 30))
-    fails(run_script("distill.py", *TINY, f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}", "--learn_lamda=false",
-                     "--lamda_grid=[0]"), "not positive definite in float32 at lamda 0")
+    fails(
+        run_script(
+            "distill.py",
+            *TINY,
+            f"--data_dir={tmp_path}",
+            f"--results_dir={tmp_path / 'results'}",
+            "--learn_lamda=false",
+            "--lamda_grid=[0]",
+        ),
+        "not positive definite in float32 at lamda 0",
+    )
 
 
 def test_a_disk_that_is_full_is_one_line_and_resumes(tiny_data, tmp_path, run_script):
@@ -275,12 +426,29 @@ def test_a_disk_that_is_full_is_one_line_and_resumes(tiny_data, tmp_path, run_sc
     assert run_script("distill.py", *arguments).returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--paper=true", "--user_support=8", "--num_per_user=5"],
-    ["--learn_lamda=false", "--accumulate_steps=3", "--gumbel_tau=0.3", "--float64=true"],
-    ["--batch_size=-1", "--depth=2", "--objective=reconstruct", "--noise_groups=-1", "--eval_batch_size=7"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--paper=true", "--user_support=8", "--num_per_user=5"],
+        ["--learn_lamda=false", "--accumulate_steps=3", "--gumbel_tau=0.3", "--float64=true"],
+        [
+            "--batch_size=-1",
+            "--depth=2",
+            "--objective=reconstruct",
+            "--noise_groups=-1",
+            "--eval_batch_size=7",
+        ],
+    ],
+)
 def test_other_settings_run(tiny_data, tmp_path, run_script, arguments):
-    done = run_script("distill.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=30", *arguments)
+    done = run_script(
+        "distill.py",
+        *TINY,
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--train_steps=30",
+        *arguments,
+    )
     assert done.returncode == 0, done.stderr
     assert "step   25" in done.stdout and "nan" not in done.stdout
 
@@ -291,7 +459,13 @@ def test_many_devices_give_the_same_metrics(finished, tmp_path, run_script):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     results = []
     for name, options in (("one", {}), ("eight", {"env": environment})):
-        done = run_script("distill.py", *arguments, f"--results_dir={tmp_path / name}", f"--eval_batch_size={13 if options else 500}", **options)
+        done = run_script(
+            "distill.py",
+            *arguments,
+            f"--results_dir={tmp_path / name}",
+            f"--eval_batch_size={13 if options else 500}",
+            **options,
+        )
         assert done.returncode == 0 and ("on 8 x cpu" in done.stdout) == bool(options), done.stderr
         [folder] = folders(tmp_path / name)
         results.append(json.loads((folder / "result.json").read_text()))
@@ -301,7 +475,9 @@ def test_many_devices_give_the_same_metrics(finished, tmp_path, run_script):
 
 def small(tiny_data, results, *arguments):
     """distill.main with a small run's settings; its folder."""
-    distill.main([*TINY, f"--data_dir={tiny_data}", f"--results_dir={results}", "--train_steps=30", *arguments])
+    distill.main(
+        [*TINY, f"--data_dir={tiny_data}", f"--results_dir={results}", "--train_steps=30", *arguments]
+    )
     [folder] = folders(results)
     return folder
 
@@ -317,10 +493,14 @@ def test_every_run_ends_with_what_it_is_to_be_compared_with(tiny, tiny_data, tmp
         scores, targets = counts.copy(), set(tiny.test[user].indices)
         scores[tiny.train[user].indices] = scores[tiny.validation[user].indices] = -1
         if targets:
-            hits.append(100 * len(targets & set(np.argsort(-scores, kind="stable")[:10])) / min(len(targets), 10))
+            hits.append(
+                100 * len(targets & set(np.argsort(-scores, kind="stable")[:10])) / min(len(targets), 10)
+            )
     assert popularity["test"]["HR@10"] == pytest.approx(np.mean(hits))
     assert any(line.startswith("for comparison, popularity: validation NDCG@10") for line in lines[-5:])
-    assert any(line.startswith("for comparison, ∞-AE on 8 random users: ") for line in lines[-5:]) and lines[-1].startswith("test  HR@10")
+    assert any(line.startswith("for comparison, ∞-AE on 8 random users: ") for line in lines[-5:]) and lines[
+        -1
+    ].startswith("test  HR@10")
     assert "the paper's" not in "".join(lines), "its figures are of other data"
 
 
@@ -333,30 +513,56 @@ def test_a_run_that_learnt_nothing_says_so(tiny_data, tmp_path, capsys):
     (folder / "result.json").write_text(json.dumps({**result, "best_step": 0, "learnt": False}))
     for script in ("export.py --format=csv", "recommend.py --user=0"):
         name, argument = script.split()
-        done = subprocess.run([sys.executable, name, f"--run={folder}", argument], cwd=ROOT, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0 and "was better than its start: its 8 synthetic users are real users' histories" in done.stderr
+        done = subprocess.run(
+            [sys.executable, name, f"--run={folder}", argument],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert (
+            done.returncode == 0
+            and "was better than its start: its 8 synthetic users are real users' histories" in done.stderr
+        )
 
 
 @pytest.mark.parametrize("popular, worse", [(99.0, True), (0.0, False)])
 def test_a_run_worse_than_popularity_says_so(popular, worse, tiny):
-    metrics = dict.fromkeys(job.METRICS, 50.0)
-    result = {"best_step": 3, "steps": 3, "lamda": 1.0, "wall_seconds": 1.0, "step_seconds": None, "peak_rss_mb": 1.0, "test": metrics, "val": metrics,
-              "yardsticks": {"popularity": {"val": metrics, "test": dict.fromkeys(metrics, popular)}}}
-    lines = list(job.last_lines({**hyper_params, "best_by": "NDCG@10"}, tiny, result, "distill"))
+    metrics = dict.fromkeys(lifecycle.METRICS, 50.0)
+    result = {
+        "best_step": 3,
+        "steps": 3,
+        "lamda": 1.0,
+        "wall_seconds": 1.0,
+        "step_seconds": None,
+        "peak_rss_mb": 1.0,
+        "test": metrics,
+        "val": metrics,
+        "yardsticks": {"popularity": {"val": metrics, "test": dict.fromkeys(metrics, popular)}},
+    }
+    lines = list(lifecycle.last_lines({**hyper_params, "best_by": "NDCG@10"}, tiny, result, "distill"))
     assert any(line.startswith("WORSE THAN RECOMMENDING WHAT IS POPULAR") for line in lines) == worse
 
 
 def test_the_paper_s_figure_is_of_its_own_split_and_number_of_users():
-    split = next(key for key, name in paper.RELEASED.items() if name == "ml-1m")
+    split = next(key for key, name in published.RELEASED.items() if name == "ml-1m")
     settings = {"user_support": 500, "noise": 0.0}
-    assert paper.figure(split, "distill", settings) == 32.52
-    assert paper.figure(split, "distill", {**settings, "user_support": 1}) is None
-    assert paper.figure(split, "distill", {**settings, "noise": 0.1}) is None
-    assert paper.figure("another split", "distill", settings) is None
-    assert paper.figure(split, "infinite_ae", {**settings, "user_support": -1}) == 32.82
+    assert published.figure(split, "distill", settings) == 32.52
+    assert published.figure(split, "distill", {**settings, "user_support": 1}) is None
+    assert published.figure(split, "distill", {**settings, "noise": 0.1}) is None
+    assert published.figure("another split", "distill", settings) is None
+    assert published.figure(split, "infinite_ae", {**settings, "user_support": -1}) == 32.82
 
 
 def test_config_keeps_what_auto_became_and_why(tiny_data, tmp_path):
     config = json.loads((small(tiny_data, tmp_path) / "config.json").read_text())
-    assert "auto" not in config["settings"].values() and config["auto"]["loss"].startswith("recipe '") and "learning_rate" not in config["auto"]
-    assert config["data"] == {"users": 150, "items": config["data"]["items"], "interactions": config["data"]["interactions"]}
+    assert (
+        "auto" not in config["settings"].values()
+        and config["auto"]["loss"].startswith("recipe '")
+        and "learning_rate" not in config["auto"]
+    )
+    assert config["data"] == {
+        "users": 150,
+        "items": config["data"]["items"],
+        "interactions": config["data"]["interactions"],
+    }

@@ -1,4 +1,5 @@
 """Two real processes that share one run over loopback: the same metrics as one, and the end of one is the end of both."""
+
 import json
 import os
 import signal
@@ -10,8 +11,18 @@ import time
 import pytest
 from conftest import ROOT
 
-DISTILL = ["distill.py", "--dataset=tiny", "--user_support=8", "--num_per_user=10", "--noise_groups=2", "--batch_size=51", "--learning_rate=0.02",
-           "--cosine_decay=false", "--train_steps=50", "--float64=true"]
+DISTILL = [
+    "distill.py",
+    "--dataset=tiny",
+    "--user_support=8",
+    "--num_per_user=10",
+    "--noise_groups=2",
+    "--batch_size=51",
+    "--learning_rate=0.02",
+    "--cosine_decay=false",
+    "--train_steps=50",
+    "--float64=true",
+]
 
 
 def start(arguments, tiny_data, results):
@@ -19,9 +30,25 @@ def start(arguments, tiny_data, results):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [subprocess.Popen([sys.executable, *arguments, f"--data_dir={tiny_data}", f"--results_dir={results}", "--distributed=true",
-                              f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}"],
-                             cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for number in (0, 1)]
+    return [
+        subprocess.Popen(
+            [
+                sys.executable,
+                *arguments,
+                f"--data_dir={tiny_data}",
+                f"--results_dir={results}",
+                "--distributed=true",
+                f"--coordinator=127.0.0.1:{port}",
+                "--num_processes=2",
+                f"--process_id={number}",
+            ],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number in (0, 1)
+    ]
 
 
 def finish(processes):
@@ -35,11 +62,20 @@ def finish(processes):
 
 def result(results):
     [folder] = [path for path in results.iterdir() if path.is_dir()]
-    return json.loads((folder / "result.json").read_text()), [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return json.loads((folder / "result.json").read_text()), [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
-@pytest.mark.parametrize("arguments", [DISTILL, [*DISTILL, "--objective=reconstruct", "--batch_size=-1", "--validation_users=40"],
-                                       ["infinite_ae.py", "--dataset=tiny"], ["infinite_ae.py", "--dataset=tiny", "--user_support=40"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        DISTILL,
+        [*DISTILL, "--objective=reconstruct", "--batch_size=-1", "--validation_users=40"],
+        ["infinite_ae.py", "--dataset=tiny"],
+        ["infinite_ae.py", "--dataset=tiny", "--user_support=40"],
+    ],
+)
 def test_two_processes_give_the_metrics_of_one(tiny_data, tmp_path, run_script, arguments):
     first, second = finish(start(arguments, tiny_data, tmp_path / "two"))
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
@@ -49,7 +85,9 @@ def test_two_processes_give_the_metrics_of_one(tiny_data, tmp_path, run_script, 
     (two, two_history), (one, one_history) = result(tmp_path / "two"), result(tmp_path / "one")
     for found, expected in ((two["test"], one["test"]), (two["val"], one["val"])):
         assert found == pytest.approx(expected, abs=1e-3, nan_ok=True)
-    assert [line.get("loss") or 0 for line in two_history] == pytest.approx([line.get("loss") or 0 for line in one_history], rel=1e-6)
+    assert [line.get("loss") or 0 for line in two_history] == pytest.approx(
+        [line.get("loss") or 0 for line in one_history], rel=1e-6
+    )
 
 
 def wait_for(process, words):
@@ -68,10 +106,17 @@ def test_a_process_that_dies_ends_the_other_and_one_process_goes_on(tiny_data, t
     began = time.monotonic()
     survivor = finish([processes[1 - killed]])[0]
     assert survivor[0] != 0 and time.monotonic() - began < 60
-    assert killed == 0 or len(survivor[2].splitlines()) == 1 and "another process has failed" in survivor[2], survivor[2]
+    assert (
+        killed == 0 or len(survivor[2].splitlines()) == 1 and "another process has failed" in survivor[2]
+    ), survivor[2]
     finish([processes[killed]])
-    alone = subprocess.Popen([sys.executable, *arguments, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"], cwd=ROOT, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    alone = subprocess.Popen(
+        [sys.executable, *arguments, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     wait_for(alone, "going on from step")
     alone.kill()
     finish([alone])
@@ -90,9 +135,22 @@ def test_what_one_cannot_do_ends_both(tiny_data, tmp_path):
     results.write_text("")
     began = time.monotonic()
     first, second = finish(start(DISTILL, tiny_data, results))
-    assert first[0] == 1 and len(first[2].splitlines()) == 1 and second[0] != 0 and time.monotonic() - began < 60
+    assert (
+        first[0] == 1 and len(first[2].splitlines()) == 1 and second[0] != 0 and time.monotonic() - began < 60
+    )
 
 
 def test_nothing_tells_who_the_others_are(tiny_data, tmp_path, run_script):
-    done = run_script("distill.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--distributed=true", env=os.environ)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "--coordinator=HOST:PORT" in done.stderr
+    done = run_script(
+        "distill.py",
+        "--dataset=tiny",
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--distributed=true",
+        env=os.environ,
+    )
+    assert (
+        done.returncode == 1
+        and len(done.stderr.splitlines()) == 1
+        and "--coordinator=HOST:PORT" in done.stderr
+    )

@@ -1,4 +1,5 @@
 """eval.py against a loop over users, and against scikit-learn."""
+
 import math
 
 import jax.numpy as jnp
@@ -9,10 +10,10 @@ from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-import devices
 import eval as evaluation
 import model
 from data import View, sample_negatives
+from lib import devices
 
 USERS, ITEMS = 23, 140
 
@@ -33,7 +34,11 @@ def case():
 def solve(rows, lamda):
     kernel = model.make_kernel(1, normalize=False)
     alpha = model.ridge(kernel(rows), rows, lamda)
-    return kernel, alpha, lambda context: np.asarray(model.predict(kernel(context.toarray().astype(np.float32), rows), alpha))
+    return (
+        kernel,
+        alpha,
+        lambda context: np.asarray(model.predict(kernel(context.toarray().astype(np.float32), rows), alpha)),
+    )
 
 
 def loop_metrics(scores, view, weights):
@@ -44,7 +49,11 @@ def loop_metrics(scores, view, weights):
         targets = set(view.targets[user].indices)
         if not targets:
             continue
-        ranking = [item for item in np.argsort(-scores[user], kind="stable") if item not in set(view.context[user].indices)]
+        ranking = [
+            item
+            for item in np.argsort(-scores[user], kind="stable")
+            if item not in set(view.context[user].indices)
+        ]
         positive += [scores[user][item] for item in targets]
         negative += [scores[user][item] for item in view.negatives[user]]
         for k in (10, 100):
@@ -64,31 +73,65 @@ def loop_metrics(scores, view, weights):
 def test_metrics_against_a_loop_in_batches_of_any_size(case, batch_size):
     view, rows, weights = case
     kernel, alpha, score = solve(rows, 0.1)
-    [found] = evaluation.evaluate(evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, view, weights, batch_size, devices.start(False))
+    [found] = evaluation.evaluate(
+        evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]),
+        1,
+        view,
+        weights,
+        batch_size,
+        devices.start(False),
+    )
     expected, positive, negative = loop_metrics(score(view.context), view, weights)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     assert found["AUC"] == pytest.approx(roc_auc_score(labels, positive + negative), abs=1e-4)
     means = evaluation.summarise(found)
-    assert means["HR@10"] == pytest.approx(np.nanmean(expected["HR@10"])) and np.isnan(expected["HR@10"]).any()
+    assert (
+        means["HR@10"] == pytest.approx(np.nanmean(expected["HR@10"])) and np.isnan(expected["HR@10"]).any()
+    )
 
 
 def test_ndcg_against_scikit_learn(case):
     view, rows, weights = case
     kernel, alpha, score = solve(rows, 1.0)
-    [found] = evaluation.evaluate(evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, view, weights, 8, devices.start(False))
+    [found] = evaluation.evaluate(
+        evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, view, weights, 8, devices.start(False)
+    )
     scores = np.where(view.context.toarray() > 0, -1e9, score(view.context))
     for user in np.flatnonzero(view.targets.getnnz(axis=1)):
         for k in (10, 100):
-            expected = ndcg_score(view.targets[user].toarray().astype(float), scores[user:user + 1], k=k)
+            expected = ndcg_score(view.targets[user].toarray().astype(float), scores[user : user + 1], k=k)
             assert found[f"NDCG@{k}"][user] == pytest.approx(100 * expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("value, text", [
-    (1400, "1400"), (1400.0, "1400"), (0.00142, "0.00142"), (5, "5"), (5.0, "5"), (0.5, "0.5"), (100, "100"), (0, "0"), (0.0, "0"), (1e-4, "0.0001"),
-    (65536, "65536"), (1234.56, "1235"), (12.345, "12.3"), (-0.0025, "-0.0025"), (9_999_999, "9999999"), (1e7, "1e+07"), (1e-30, "1e-30"),
-    (2.5e-5, "2.5e-05"), (0.1 + 0.2, "0.3"), (math.nan, "nan"), (math.inf, "inf"), (np.float32(0.1), "0.1")])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (1400, "1400"),
+        (1400.0, "1400"),
+        (0.00142, "0.00142"),
+        (5, "5"),
+        (5.0, "5"),
+        (0.5, "0.5"),
+        (100, "100"),
+        (0, "0"),
+        (0.0, "0"),
+        (1e-4, "0.0001"),
+        (65536, "65536"),
+        (1234.56, "1235"),
+        (12.345, "12.3"),
+        (-0.0025, "-0.0025"),
+        (9_999_999, "9999999"),
+        (1e7, "1e+07"),
+        (1e-30, "1e-30"),
+        (2.5e-5, "2.5e-05"),
+        (0.1 + 0.2, "0.3"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (np.float32(0.1), "0.1"),
+    ],
+)
 def test_numbers_are_readable(value, text):
     assert evaluation.number(value) == text
 
@@ -97,7 +140,11 @@ def test_numbers_are_readable(value, text):
 @given(strategies.floats(1e-4, 1e7, exclude_max=True))
 def test_numbers_have_three_digits_and_no_exponent(value):
     text = evaluation.number(value)
-    assert float(text) == pytest.approx(value, rel=5e-3) and not set(text) - set("0123456789.") and not text.endswith(".")
+    assert (
+        float(text) == pytest.approx(value, rel=5e-3)
+        and not set(text) - set("0123456789.")
+        and not text.endswith(".")
+    )
 
 
 def test_pooled_auc_counts_ties_half():
@@ -110,7 +157,7 @@ def test_pooled_auc_counts_ties_half():
 
 def test_inverse_propensity_by_its_formula():
     train = sp.csr_matrix(np.array([[1, 1, 0], [1, 0, 0]], np.int8))
-    c = (math.log(3) - 1) * 2.5 ** 0.55
+    c = (math.log(3) - 1) * 2.5**0.55
     expected = [1 + c * (f + 1.5) ** -0.55 for f in (2, 1, 0)]
     np.testing.assert_allclose(evaluation.inverse_propensity(train.getnnz(axis=0)), expected, rtol=1e-6)
 
@@ -119,7 +166,9 @@ def test_no_targets_at_all_gives_nan_not_an_error(case):
     view, rows, weights = case
     kernel, alpha, _ = solve(rows, 1.0)
     empty = view._replace(targets=sp.csr_matrix((USERS, ITEMS), dtype=np.int8))
-    [found] = evaluation.evaluate(evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, empty, weights, 8, devices.start(False))
+    [found] = evaluation.evaluate(
+        evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, empty, weights, 8, devices.start(False)
+    )
     assert all(math.isnan(value) for value in evaluation.summarise(found).values())
 
 
@@ -130,7 +179,15 @@ def test_fewer_items_than_the_cutoff():
     view = View(np.arange(6), context, targets, sample_negatives(rng, context + targets))
     rows = jnp.asarray(rng.random((3, 12)), jnp.float32)
     kernel = model.make_kernel(1, normalize=True)
-    [(_, _, found)] = evaluation.search_lamda(kernel, rows, [0.1], view, evaluation.inverse_propensity(context.getnnz(axis=0)), 4, devices.start(False))
+    [(_, _, found)] = evaluation.search_lamda(
+        kernel,
+        rows,
+        [0.1],
+        view,
+        evaluation.inverse_propensity(context.getnnz(axis=0)),
+        4,
+        devices.start(False),
+    )
     np.testing.assert_allclose(found["HR@100"][targets.getnnz(axis=1) > 0], 100)
 
 
@@ -138,20 +195,32 @@ def test_a_target_in_the_context_counts_and_is_never_hit():
     """Nor where so few items are left that hidden ones fill the list."""
     context, targets = (sp.csr_matrix(np.array([row], np.int8)) for row in ([1, 1, 0, 0], [0, 1, 1, 0]))
     view = View(np.arange(1), context, targets, np.zeros((1, 50), np.int32))
-    [found] = evaluation.evaluate(lambda users, context: [jnp.zeros(context.shape)], 1, view, np.ones(4, np.float32), 4, devices.start(False))
+    [found] = evaluation.evaluate(
+        lambda users, context: [jnp.zeros(context.shape)],
+        1,
+        view,
+        np.ones(4, np.float32),
+        4,
+        devices.start(False),
+    )
     assert found["HR@10"].tolist() == [50]
 
 
 def test_scores_of_the_users_it_was_trained_on_need_no_product():
     """X - lamda tr(K)/m alpha is K alpha, whichever users are asked about."""
     rng = np.random.default_rng(3)
-    train, kernel = sp.csr_matrix((rng.random((30, 40)) < 0.2).astype(np.int8)), model.make_kernel(2, normalize=False)
+    train, kernel = (
+        sp.csr_matrix((rng.random((30, 40)) < 0.2).astype(np.int8)),
+        model.make_kernel(2, normalize=False),
+    )
     rows = jnp.asarray(train.toarray(), jnp.float32)
     gram = kernel(rows)
     alpha = model.ridge(gram, rows, 0.5)
     users = np.array([4, 5, 7])
     scores = evaluation.scores_of_trained(alpha, 0.5 * jnp.trace(gram) / 30, 2)
-    np.testing.assert_allclose(scores(users, train[users + 2].toarray())[0], (gram @ alpha)[users + 2], atol=1e-4)
+    np.testing.assert_allclose(
+        scores(users, train[users + 2].toarray())[0], (gram @ alpha)[users + 2], atol=1e-4
+    )
 
 
 def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):
@@ -162,18 +231,24 @@ def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):
         calls.append(len(arguments))
         return plain(*arguments)
 
-    found = evaluation.search_lamda(kernel, jnp.asarray(rows), [0.01, 1.0, 50.0], view, weights, 8, devices.start(False))
+    found = evaluation.search_lamda(
+        kernel, jnp.asarray(rows), [0.01, 1.0, 50.0], view, weights, 8, devices.start(False)
+    )
     assert sorted(calls) == [1, 2]
     for lamda, alpha, metrics in found:
         _, expected, score = solve(rows, lamda)
         np.testing.assert_allclose(alpha, expected, rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(metrics["NDCG@100"], loop_metrics(score(view.context), view, weights)[0]["NDCG@100"], rtol=1e-4)
+        np.testing.assert_allclose(
+            metrics["NDCG@100"], loop_metrics(score(view.context), view, weights)[0]["NDCG@100"], rtol=1e-4
+        )
 
 
 def test_a_kernel_that_is_not_positive_definite_gives_nan(case):
     view, rows, weights = case
     kernel = lambda first, second=None: -model.make_kernel(1, normalize=False)(first, second)
-    [(_, _, found)] = evaluation.search_lamda(kernel, jnp.asarray(rows), [0.1], view, weights, 8, devices.start(False))
+    [(_, _, found)] = evaluation.search_lamda(
+        kernel, jnp.asarray(rows), [0.1], view, weights, 8, devices.start(False)
+    )
     assert math.isnan(evaluation.summarise(found)["HR@100"]) and math.isnan(found["AUC"])
 
 
@@ -182,13 +257,34 @@ def test_a_user_who_has_every_item_has_no_negatives():
     known = np.ones((2, 60), np.int8)
     known[1, 20:] = 0
     targets = sp.csr_matrix(known * (np.arange(60) % 4 == 0))
-    view = View(np.arange(2), sp.csr_matrix(known) - targets, targets, sample_negatives(np.random.default_rng(0), sp.csr_matrix(known)))
+    view = View(
+        np.arange(2),
+        sp.csr_matrix(known) - targets,
+        targets,
+        sample_negatives(np.random.default_rng(0), sp.csr_matrix(known)),
+    )
     scores = np.random.default_rng(1).random((2, 60)).astype(np.float32)
     scores[:, -1] = 9
-    [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores)], 1, view, np.ones(60, np.float32), 2, devices.start(False))
+    [found] = evaluation.evaluate(
+        lambda users, context: [jnp.asarray(scores)],
+        1,
+        view,
+        np.ones(60, np.float32),
+        2,
+        devices.start(False),
+    )
     positive, negative = scores[targets.nonzero()], scores[1, view.negatives[1]]
     assert (view.negatives[0] == -1).all() and (view.negatives[1] >= 20).all()
-    assert found["AUC"] == pytest.approx(roc_auc_score(np.repeat([1, 0], [len(positive), len(negative)]), [*positive, *negative]))
+    assert found["AUC"] == pytest.approx(
+        roc_auc_score(np.repeat([1, 0], [len(positive), len(negative)]), [*positive, *negative])
+    )
     alone = View(*(each[:1] for each in view))
-    [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores[:1])], 1, alone, np.ones(60, np.float32), 1, devices.start(False))
+    [found] = evaluation.evaluate(
+        lambda users, context: [jnp.asarray(scores[:1])],
+        1,
+        alone,
+        np.ones(60, np.float32),
+        1,
+        devices.start(False),
+    )
     assert math.isnan(found["AUC"]) and found["HR@100"].tolist() == [100], "nobody to be told apart from"

@@ -1,4 +1,5 @@
 """grid_search_distill.py: what it plans and refuses; that every run is done once, whoever is killed."""
+
 import json
 import os
 import re
@@ -17,24 +18,33 @@ from conftest import ROOT
 from optuna.trial import TrialState
 
 import grid_search_distill as grid
-import recipes
-import search
-import search_process
-from errors import UserError
-from search_process import choose_devices, run_environment, visible_gpus
+from lib.errors import UserError
+from runs import recipes
+from sweep import study as search
+from sweep import worker
+from sweep.worker import choose_devices, run_environment, visible_gpus
 
 FAKE = Path(__file__).parent / "fake_distill.py"
-SMALL = ["--dataset=tiny", "--user_support=6", "--num_per_user=5", "--batch_size=40", "--train_steps=2",
-         "--gpu_ids=[]", "--heartbeat=1"]
-LAUNCH = ("import sys; from pathlib import Path; import search_process, grid_search_distill as grid;"
-          f"search_process.DISTILL = Path({str(FAKE)!r}); grid.run_script(grid.main, 'grid_search_distill')")
+SMALL = [
+    "--dataset=tiny",
+    "--user_support=6",
+    "--num_per_user=5",
+    "--batch_size=40",
+    "--train_steps=2",
+    "--gpu_ids=[]",
+    "--heartbeat=1",
+]
+LAUNCH = (
+    "import sys; from pathlib import Path; from sweep import worker; import grid_search_distill as grid;"
+    f"worker.DISTILL = Path({str(FAKE)!r}); grid.run_script(grid.main, 'grid_search_distill')"
+)
 
 
 @pytest.fixture
 def arguments(tiny, tiny_data, tmp_path, monkeypatch):
     """arguments("--key=value", ...): a call's words, for small runs that fake_distill.py carries out."""
     monkeypatch.setenv("FAKE_FINGERPRINT", tiny.fingerprint)
-    monkeypatch.setattr(search_process, "DISTILL", FAKE)
+    monkeypatch.setattr(worker, "DISTILL", FAKE)
     return lambda *more: [*SMALL, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", *more]
 
 
@@ -45,9 +55,11 @@ def launch(arguments):
 
     def start(*more):
         command = [sys.executable, "-c", LAUNCH, *arguments(*more)]
-        launched.append(subprocess.Popen(command, cwd=ROOT, text=True,
-                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        launched.append(
+            subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
         return launched[-1]
+
     yield start
     for launcher in launched:
         launcher.kill()
@@ -83,7 +95,9 @@ def new_study(tmp_path):
 def settled(words):
     """The settings that shape the run of distill.py with these words."""
     settings, _ = grid.resolve(words)
-    return grid.run_settings(dict(word.removeprefix("--").split("=", 1) for word in words), settings["data_dir"])
+    return grid.run_settings(
+        dict(word.removeprefix("--").split("=", 1) for word in words), settings["data_dir"]
+    )
 
 
 def data_known(monkeypatch, fingerprint="same", statistics=recipes.Statistics(6040, 3706, 791_718)):
@@ -93,8 +107,9 @@ def data_known(monkeypatch, fingerprint="same", statistics=recipes.Statistics(60
 
 def test_a_plan_is_the_product_and_the_same_settings_once(monkeypatch):
     data_known(monkeypatch)
-    fixed, space = grid.divide({"seed": [1, 2, 2], "gumbel_tau": [5, 5.0, 10], "lamda_grid": [0.1, 1],
-                                "objective": ["held_out"]})
+    fixed, space = grid.divide(
+        {"seed": [1, 2, 2], "gumbel_tau": [5, 5.0, 10], "lamda_grid": [0.1, 1], "objective": ["held_out"]}
+    )
     assert space == {"seed": [1, 2], "gumbel_tau": [5, 10], "objective": ["held_out"]}
     assert fixed == {"lamda_grid": "[0.1, 1]"}
     _, space = grid.divide({"lamda_grid": [[0.1], [1, 2]], "float64": [True, False]})
@@ -104,24 +119,34 @@ def test_a_plan_is_the_product_and_the_same_settings_once(monkeypatch):
     assert len(grid.make_plan("ml-1m", {"loss": ["auto", "squared"]}, options).runs) == 1, "the recipe's"
 
 
-@pytest.mark.parametrize("argument, words", [
-    ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'; is it gumbel_tau"),
-    ("--seed=[]", "seed has an empty list"),
-    ("--seed=[1,\"x\"]", "seed must be a whole number"), ("--seed=[[1]]", "seed must be"),
-    ("--depth=[1,9]", "depth must be a whole number from 0 to 4"),
-    ("--data_dir=[a,b]", "data_dir cannot be searched"), ("--best_by=[HR@10,HR@100]", "one best_by"),
-    ("--gpu_ids=[77]", "gpu_ids is [77], but"),
-    ("--gpu_ids=0", "--gpu_ids: invalid list of GPUs"),
-    (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000; --yes"),
-    ("--storage=nothing://x", "--storage=nothing://x/ cannot be opened"),
-    ("--sampler=tpe", "--trials=N"), ("--sampler=best", "'grid', 'tpe'"),
-    ("--storage=sqlite:////nowhere/x.db", "cannot be opened"), ("--storage=", "--storage must be the URL"),
-    ("--study=a/b", "--study a plain name"),
-    ("--dataset=[]", "dataset has an empty list"), ("--dataset=[nothing]", "there is no data set"),
-    ("--config=a.json", "--config is for distill.py"),
-    ("--workers-per-device=0", "--workers-per-device: invalid count from 1"),
-    ("seed", "'seed' is not understood"), ("--seed", "'--seed' is not understood"),
-    ("--report", "there is no study: ")])
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ("--gumbel_tu=[1,2]", "there is no setting 'gumbel_tu'; is it gumbel_tau"),
+        ("--seed=[]", "seed has an empty list"),
+        ('--seed=[1,"x"]', "seed must be a whole number"),
+        ("--seed=[[1]]", "seed must be"),
+        ("--depth=[1,9]", "depth must be a whole number from 0 to 4"),
+        ("--data_dir=[a,b]", "data_dir cannot be searched"),
+        ("--best_by=[HR@10,HR@100]", "one best_by"),
+        ("--gpu_ids=[77]", "gpu_ids is [77], but"),
+        ("--gpu_ids=0", "--gpu_ids: invalid list of GPUs"),
+        (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000; --yes"),
+        ("--storage=nothing://x", "--storage=nothing://x/ cannot be opened"),
+        ("--sampler=tpe", "--trials=N"),
+        ("--sampler=best", "'grid', 'tpe'"),
+        ("--storage=sqlite:////nowhere/x.db", "cannot be opened"),
+        ("--storage=", "--storage must be the URL"),
+        ("--study=a/b", "--study a plain name"),
+        ("--dataset=[]", "dataset has an empty list"),
+        ("--dataset=[nothing]", "there is no data set"),
+        ("--config=a.json", "--config is for distill.py"),
+        ("--workers-per-device=0", "--workers-per-device: invalid count from 1"),
+        ("seed", "'seed' is not understood"),
+        ("--seed", "'--seed' is not understood"),
+        ("--report", "there is no study: "),
+    ],
+)
 def test_wrong_calls_are_one_line(arguments, tmp_path, argument, words):
     given = arguments(argument) if argument != "--report" else ["--report", f"--results_dir={tmp_path}"]
     with pytest.raises(UserError, match=re.escape(words)) as error:
@@ -130,13 +155,16 @@ def test_wrong_calls_are_one_line(arguments, tmp_path, argument, words):
 
 
 def test_a_value_may_follow_its_key():
-    options, given = grid.parse("--seed [1] --storage sqlite:///x --user_support -1 --dry-run --depth=1".split())
+    options, given = grid.parse(
+        "--seed [1] --storage sqlite:///x --user_support -1 --dry-run --depth=1".split()
+    )
     assert given == {"seed": [1], "user_support": -1, "depth": 1}
     assert options.storage == "sqlite:///x" and options.dry_run and options.gpu_ids == "auto"
 
 
 def test_a_study_has_all_settings_of_its_runs(arguments, tiny, tmp_path, monkeypatch):
     """An edit of hyper_params.py makes another study, or is named; so do other data."""
+
     def plan(**block):
         return grid.make_plan("tiny", {"data_dir": data_dir, "seed": [1, 2], **block}, options)
 
@@ -185,11 +213,15 @@ def test_each_data_set_has_its_own_place(arguments, tiny_data, tmp_path, monkeyp
 
 def test_the_shortest_arguments_give_the_same_run(monkeypatch):
     data_known(monkeypatch)
-    run = lambda words: grid.run_settings(dict(word.removeprefix("--").split("=", 1) for word in words), "data")
-    for words in (["--dataset=ml-1m", "--user_support=20"],
-                  ["--dataset=ml-1m", "--user_support=40", "--loss=softmax", "--seed=3"],
-                  ["--dataset=magazine", "--paper=true", "--lamda_grid=[1,2]"],
-                  ["--dataset=ml-1m", "--user_support=20", "--depth=1"]):
+    run = lambda words: grid.run_settings(
+        dict(word.removeprefix("--").split("=", 1) for word in words), "data"
+    )
+    for words in (
+        ["--dataset=ml-1m", "--user_support=20"],
+        ["--dataset=ml-1m", "--user_support=40", "--loss=softmax", "--seed=3"],
+        ["--dataset=magazine", "--paper=true", "--lamda_grid=[1,2]"],
+        ["--dataset=ml-1m", "--user_support=20", "--depth=1"],
+    ):
         settings = run(words)
         found = grid.shortest_arguments(settings, [])
         assert run(found) == settings and len(found) <= 24
@@ -199,18 +231,32 @@ def test_the_shortest_arguments_give_the_same_run(monkeypatch):
 
 def test_an_estimate_is_scaled_from_the_nearest_run():
     """10 steps of 2 s and 5 s beside them, with 100 users; with 400 users a step takes 4 times as long."""
-    finished = {"a": ({"user_support": 100, "train_steps": 10, "seed": 1}, 2.0, 5.0, "near"),
-                "b": ({"user_support": 5, "train_steps": 10, "seed": 2}, 2.0, 1000.0, "far")}
+    finished = {
+        "a": ({"user_support": 100, "train_steps": 10, "seed": 1}, 2.0, 5.0, "near"),
+        "b": ({"user_support": 5, "train_steps": 10, "seed": 2}, 2.0, 1000.0, "far"),
+    }
     assert grid.estimate({"user_support": 400, "train_steps": 20, "seed": 2}, finished) == (165.0, "near")
 
 
 # ---- Devices -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("installed, chosen, expected", [
-    (2, None, ["0", "1"]), (4, "1", ["1"]), (4, "3, 1", ["3", "1"]),
-    (4, "GPU-abc,2", ["GPU-abc", "2"]), (4, "", []), (4, "-1", []),
-    (2, "1,7,0", ["1"]), (0, "0", []), (0, None, []), (0, "GPU-abc", []), (1, "MIG-1/2", ["MIG-1/2"])])
+@pytest.mark.parametrize(
+    "installed, chosen, expected",
+    [
+        (2, None, ["0", "1"]),
+        (4, "1", ["1"]),
+        (4, "3, 1", ["3", "1"]),
+        (4, "GPU-abc,2", ["GPU-abc", "2"]),
+        (4, "", []),
+        (4, "-1", []),
+        (2, "1,7,0", ["1"]),
+        (0, "0", []),
+        (0, None, []),
+        (0, "GPU-abc", []),
+        (1, "MIG-1/2", ["MIG-1/2"]),
+    ],
+)
 def test_gpus_are_those_that_cuda_visible_devices_shows(installed, chosen, expected):
     assert visible_gpus(installed, chosen) == expected
 
@@ -244,7 +290,7 @@ def test_workers_on_one_gpu_share_its_memory():
 def test_a_system_without_affinity_is_said_and_used(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.delattr(os, "sched_setaffinity")
-    devices, line = search_process.find_devices([], 2)
+    devices, line = worker.find_devices([], 2)
     assert [device.cores for device in devices] == [(), ()] and "cannot bind" in line
 
 
@@ -267,7 +313,9 @@ def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
     planned = capfd.readouterr().out
     assert planned.count("new  ") == 4 and "4 of them to do; no run has finished" in planned
     assert not (tmp_path / "search").exists()
-    with pytest.raises(UserError, match="2 of 4 .* failed: seed=., user_support=1000; seed=., user_support=1000"):
+    with pytest.raises(
+        UserError, match="2 of 4 .* failed: seed=., user_support=1000; seed=., user_support=1000"
+    ):
         grid.main(words)
     said, errors = capfd.readouterr()
     assert said.count(": validation NDCG@10 ") == 2
@@ -362,7 +410,9 @@ def search_with_kills(launch, tmp_path, url, disturb, runs=6):
     first, second = launch(*words), launch(*words)
     killed = set()
     while len(killed) < 2:
-        path = until(lambda: next((path for path in tmp_path.glob("distill-tiny-*/pid") if path not in killed), None))
+        path = until(
+            lambda: next((path for path in tmp_path.glob("distill-tiny-*/pid") if path not in killed), None)
+        )
         os.kill(int(path.read_text()), signal.SIGKILL)
         killed.add(path)
     until(lambda: (tmp_path / "finished").exists())
@@ -401,12 +451,15 @@ def test_it_goes_on_after_ctrl_c_and_after_it_was_killed(launch, tmp_path, monke
 
 def test_a_run_that_is_killed_again_and_again_has_failed(arguments, tmp_path, monkeypatch):
     (tmp_path / "killed.py").write_text("import os; os.kill(os.getpid(), 9)")
-    monkeypatch.setattr(search_process, "DISTILL", tmp_path / "killed.py")
+    monkeypatch.setattr(worker, "DISTILL", tmp_path / "killed.py")
     with pytest.raises(UserError, match="no run has finished"):
         grid.main(arguments("--seed=1"))
     study = study_in(tmp_path)
     assert [search.failure(trial) for trial in study.get_trials()] == [
-        None, None, "killed 3 times, now by SIGKILL, maybe for want of memory"]
+        None,
+        None,
+        "killed 3 times, now by SIGKILL, maybe for want of memory",
+    ]
 
 
 def test_a_full_disk_stops_the_search_and_fails_no_run(arguments, tmp_path, monkeypatch):
@@ -467,8 +520,12 @@ def test_a_trial_whose_search_is_silent_is_queued_again(tmp_path):
 def test_what_a_dying_search_gave_up_is_queued_again(tmp_path):
     """It died before it queued it. Not what has an error, or is done or waits otherwise."""
     study = new_study(tmp_path)
-    for run, attributes, value in (("lost", {}, None), ("failed", {"error": "no memory"}, None),
-                                   ("done", {}, None), ("done", {}, 1.0)):
+    for run, attributes, value in (
+        ("lost", {}, None),
+        ("failed", {"error": "no memory"}, None),
+        ("done", {}, None),
+        ("done", {}, 1.0),
+    ):
         state = TrialState.COMPLETE if value else TrialState.FAIL
         study.add_trial(optuna.create_trial(state=state, value=value, user_attrs={"run": run, **attributes}))
     waiting = lambda: [trial.user_attrs["run"] for trial in study.get_trials(states=[TrialState.WAITING])]
@@ -487,7 +544,7 @@ def test_a_run_is_stopped_by_what_its_validations_gave(arguments, tmp_path, monk
     options, block = grid.parse(arguments("--train_steps=40", "--seed=[1,5]"))
     plan = grid.make_plan("tiny", block, options)
     search.enqueue(study, plan.runs)
-    run = search.Run(study, search.claim(study), plan, search_process.Device(None), 1)
+    run = search.Run(study, search.claim(study), plan, worker.Device(None), 1)
     until(run.advance)
     trial = study.get_trials()[0]
     steps = list(trial.intermediate_values)

@@ -1,4 +1,5 @@
 """infinite_ae.py: against a float64 solve in NumPy, on one device and on eight, interrupted, and asked for too much."""
+
 import json
 import os
 import re
@@ -10,13 +11,13 @@ import pytest
 import scipy.sparse as sp
 from conftest import ROOT, write_layout
 
-import devices
 import eval as evaluation
 import infinite_ae
 import model
-import samplers
-from errors import UserError
-from streams import Stream, generator
+from lib import devices
+from lib.errors import UserError
+from lib.random_streams import Stream, generator
+from rivals import samplers
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -37,23 +38,47 @@ def arctan_kernel(x, y, depth):
 
 
 def run(run_script, data_dir, results, *arguments, **options):
-    done = run_script("infinite_ae.py", "--dataset=tiny", f"--data_dir={data_dir}", f"--results_dir={results}", *arguments, **options)
+    done = run_script(
+        "infinite_ae.py",
+        "--dataset=tiny",
+        f"--data_dir={data_dir}",
+        f"--results_dir={results}",
+        *arguments,
+        **options,
+    )
     assert done.returncode == 0, done.stderr
     [folder] = [path for path in results.iterdir() if path.is_dir()]
-    return done, json.loads((folder / "result.json").read_text()), [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return (
+        done,
+        json.loads((folder / "result.json").read_text()),
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+    )
 
 
-@pytest.mark.parametrize("depth, support, float64", [(1, -1, False), (3, -1, False), (1, 60, False), (4, 60, True)])
+@pytest.mark.parametrize(
+    "depth, support, float64", [(1, -1, False), (3, -1, False), (1, 60, False), (4, 60, True)]
+)
 def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, support, float64):
     """Kernel, solve and scores in NumPy; all users, and a sample of them, which can do without a ridge."""
     grid = [50, 1, 5, 0] if float64 else [50, 1, 5]
-    done, result, history = run(run_script, tiny_data, tmp_path, f"--depth={depth}", f"--user_support={support}", f"--lamda_grid={grid}",
-                                f"--float64={str(float64).lower()}")
+    done, result, history = run(
+        run_script,
+        tiny_data,
+        tmp_path,
+        f"--depth={depth}",
+        f"--user_support={support}",
+        f"--lamda_grid={grid}",
+        f"--float64={str(float64).lower()}",
+    )
     rows = samplers.sample({"sampler": "random", "user_support": support, "seed": 42}, tiny)
     check_against_numpy(tiny, rows, depth, result, history)
-    for line in history:  # without a ridge the users of the sample are ranked by rounding errors, all others are not
+    for (
+        line
+    ) in history:  # without a ridge the users of the sample are ranked by rounding errors, all others are not
         assert line["lamda"] or 0 < line["validation"]["HR@100"] < 100
-    assert [line["lamda"] for line in history] == grid and done.stdout.splitlines()[-1].startswith("test  HR@10")
+    assert [line["lamda"] for line in history] == grid and done.stdout.splitlines()[-1].startswith(
+        "test  HR@10"
+    )
 
 
 def check_against_numpy(dataset, rows, depth, result, history):
@@ -64,14 +89,26 @@ def check_against_numpy(dataset, rows, depth, result, history):
     def metrics(lamda, view):
         alpha = np.linalg.solve(gram + lamda * np.trace(gram) / len(gram) * np.eye(len(gram)), rows)
         scores = arctan_kernel(view.context.toarray().astype(np.float64), rows, depth) @ alpha
-        [found] = evaluation.evaluate(lambda users, context: [jnp.asarray(scores, jnp.float32)], 1, view, weights, dataset.users, devices.start(False))
+        [found] = evaluation.evaluate(
+            lambda users, context: [jnp.asarray(scores, jnp.float32)],
+            1,
+            view,
+            weights,
+            dataset.users,
+            devices.start(False),
+        )
         return evaluation.summarise(found)
 
     validation = dataset.validation_view(generator(42, Stream.VALIDATION))
     for line in (line for line in history if line["lamda"]):
         assert line["validation"] == pytest.approx(metrics(line["lamda"], validation), rel=1e-3)
-    assert result["lamda"] == max(history, key=lambda line: (line["validation"] or {"NDCG@10": -1})["NDCG@10"])["lamda"]
-    assert result["test"] == pytest.approx(metrics(result["lamda"], dataset.test_view(generator(42, Stream.TEST))), rel=1e-3)
+    assert (
+        result["lamda"]
+        == max(history, key=lambda line: (line["validation"] or {"NDCG@10": -1})["NDCG@10"])["lamda"]
+    )
+    assert result["test"] == pytest.approx(
+        metrics(result["lamda"], dataset.test_view(generator(42, Stream.TEST))), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -80,7 +117,9 @@ def test_users_that_nearly_coincide_have_the_alpha_of_double_precision(normalize
     rng, mesh = np.random.default_rng(4), devices.start(False)
     soft = sp.csr_matrix((0.3 + 1e-3 * rng.random((60, 400))).astype(np.float32))
     kernel, solve = model.make_kernel(1, normalize), infinite_ae.make_solver(mesh, 400)
-    alpha = solve(infinite_ae.build_gram(kernel, soft, jnp.asarray(soft.toarray()), mesh), soft.toarray(), 1e-2)
+    alpha = solve(
+        infinite_ae.build_gram(kernel, soft, jnp.asarray(soft.toarray()), mesh), soft.toarray(), 1e-2
+    )
     with jax.enable_x64(True):
         rows = soft.toarray().astype(np.float64)
         expected = np.asarray(model.ridge(kernel(rows), rows, 1e-2))
@@ -91,14 +130,23 @@ def test_eight_devices_give_the_same_metrics(tiny_data, tmp_path, run_script):
     """With users, and items, that 8 does not divide; the kernel's rows and the solve's columns are shared out."""
     _, one, _ = run(run_script, tiny_data, tmp_path / "one", "--normalize=true")
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done, eight, _ = run(run_script, tiny_data, tmp_path / "eight", "--normalize=true", "--eval_batch_size=13", env=environment)
+    done, eight, _ = run(
+        run_script, tiny_data, tmp_path / "eight", "--normalize=true", "--eval_batch_size=13", env=environment
+    )
     assert "on 8 x cpu" in done.stdout
-    assert eight["test"] == pytest.approx(one["test"], abs=1e-3) and eight["val"] == pytest.approx(one["val"], abs=1e-3)
+    assert eight["test"] == pytest.approx(one["test"], abs=1e-3) and eight["val"] == pytest.approx(
+        one["val"], abs=1e-3
+    )
 
 
 def test_it_goes_on_after_the_last_lamda_and_can_be_finished_twice(tiny_data, tmp_path, run_script):
     done, result, history = run(run_script, tiny_data, tmp_path / "whole")
-    command = ["infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path / 'cut'}"]
+    command = [
+        "infinite_ae.py",
+        "--dataset=tiny",
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path / 'cut'}",
+    ]
     [whole] = [path for path in (tmp_path / "whole").iterdir() if path.is_dir()]
     cut = tmp_path / "cut" / whole.name
     cut.mkdir(parents=True)
@@ -110,37 +158,76 @@ def test_it_goes_on_after_the_last_lamda_and_can_be_finished_twice(tiny_data, tm
     resumed = json.loads((cut / "result.json").read_text())
     assert resumed["test"] == result["test"] and resumed["wall_seconds"] > 100
     third = run_script(*command)
-    assert third.returncode == 0 and "finished before" in third.stdout and third.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    assert (
+        third.returncode == 0
+        and "finished before" in third.stdout
+        and third.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    )
 
 
 def test_a_lamda_that_is_not_positive_definite_is_left_out(tmp_path, run_script):
     """Users who are all alike have a kernel of rank 1."""
-    write_layout(tmp_path / "alike", np.repeat(np.arange(40), 6), np.tile(np.arange(6), 40), np.tile([0, 0, 0, 0, 1, 2], 40))
+    write_layout(
+        tmp_path / "alike",
+        np.repeat(np.arange(40), 6),
+        np.tile(np.arange(6), 40),
+        np.tile([0, 0, 0, 0, 1, 2], 40),
+    )
     arguments = ["--dataset=alike", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"]
     done = run_script("infinite_ae.py", *arguments, "--lamda_grid=[1e-20,1]")
-    assert done.returncode == 0 and "lamda 1e-20   left out: with it the kernel is not positive definite in float32" in done.stdout, done.stderr
+    assert (
+        done.returncode == 0
+        and "lamda 1e-20   left out: with it the kernel is not positive definite in float32" in done.stdout
+    ), done.stderr
     failed = run_script("infinite_ae.py", *arguments, "--lamda_grid=[0,1e-20]")
-    assert failed.returncode == 1 and len(failed.stderr.splitlines()) == 1 and "no lamda of 0, 1e-20 can be used: the kernel is not" in failed.stderr
+    assert (
+        failed.returncode == 1
+        and len(failed.stderr.splitlines()) == 1
+        and "no lamda of 0, 1e-20 can be used: the kernel is not" in failed.stderr
+    )
 
 
 @pytest.mark.parametrize("support", [-1, 150])
 def test_without_a_ridge_everyone_is_left_out(tiny_data, tmp_path, run_script, support):
-    done, result, history = run(run_script, tiny_data, tmp_path, f"--user_support={support}", "--lamda_grid=[5,0]", "--float64=true")
-    assert "lamda 0       left out: without a ridge the scores of the training users are their own rows" in done.stdout
+    done, result, history = run(
+        run_script, tiny_data, tmp_path, f"--user_support={support}", "--lamda_grid=[5,0]", "--float64=true"
+    )
+    assert (
+        "lamda 0       left out: without a ridge the scores of the training users are their own rows"
+        in done.stdout
+    )
     assert history[1] == {"lamda": 0, "validation": None} and result["lamda"] == 5
-    failed = run_script("infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--lamda_grid=[0]")
-    assert failed.returncode == 1 and "no lamda of 0 can be used: without a ridge the scores" in failed.stderr and len(failed.stderr.splitlines()) == 1
+    failed = run_script(
+        "infinite_ae.py",
+        "--dataset=tiny",
+        f"--data_dir={tiny_data}",
+        f"--results_dir={tmp_path}",
+        "--lamda_grid=[0]",
+    )
+    assert (
+        failed.returncode == 1
+        and "no lamda of 0 can be used: without a ridge the scores" in failed.stderr
+        and len(failed.stderr.splitlines()) == 1
+    )
 
 
-@pytest.mark.parametrize("sampler, support", [("random", -1), ("head", 149), ("interactions", 149), ("interactions", -1), ("distilled", 149)])
+@pytest.mark.parametrize(
+    "sampler, support",
+    [("random", -1), ("head", 149), ("interactions", 149), ("interactions", -1), ("distilled", 149)],
+)
 def test_too_many_users_are_refused_with_what_would_fit(tiny, monkeypatch, sampler, support):
     """Whoever does what the message says is not refused again; with a little more they would be."""
     monkeypatch.setattr(devices, "free_bytes", lambda mesh: 200_000)
     settings = {"user_support": support, "sampler": sampler, "float64": False}
-    with pytest.raises(UserError, match=f"kernel of {150 if support == -1 or sampler == 'interactions' else 149} users .* need 0.0 GiB") as caught:
+    with pytest.raises(
+        UserError,
+        match=f"kernel of {150 if support == -1 or sampler == 'interactions' else 149} users .* need 0.0 GiB",
+    ) as caught:
         infinite_ae.check_fits(settings, tiny, None)
     if sampler == "distilled":
-        advice = {"user_support": re.search(r"a run with (\d+) synthetic users would fit$", str(caught.value))[1]}
+        advice = {
+            "user_support": re.search(r"a run with (\d+) synthetic users would fit$", str(caught.value))[1]
+        }
     else:
         advice = dict(re.findall(r"--(\w+)=(\w+)", str(caught.value)))
     settings |= {**advice, "user_support": int(advice["user_support"])}
@@ -157,26 +244,57 @@ def test_where_nobody_fits_no_number_of_users_is_advised(tiny, monkeypatch):
         assert "--user_support" not in str(caught.value)
 
 
-@pytest.mark.parametrize("sampler, words", [("head", "the 60 longest users"), ("interactions", "random interactions, as of 60 users"),
-                                            ("svp_cf", "the 60 hardest users")])
+@pytest.mark.parametrize(
+    "sampler, words",
+    [
+        ("head", "the 60 longest users"),
+        ("interactions", "random interactions, as of 60 users"),
+        ("svp_cf", "the 60 hardest users"),
+    ],
+)
 def test_users_picked_otherwise(tiny, tiny_data, tmp_path, run_script, sampler, words):
-    _, result, history = run(run_script, tiny_data, tmp_path, f"--sampler={sampler}", "--user_support=60", "--lamda_grid=[1,20]")
+    _, result, history = run(
+        run_script, tiny_data, tmp_path, f"--sampler={sampler}", "--user_support=60", "--lamda_grid=[1,20]"
+    )
     settings = {"sampler": sampler, "user_support": 60, "seed": 42, "results_dir": tmp_path}
     check_against_numpy(tiny, samplers.sample(settings, tiny), 1, result, history)
     assert infinite_ae.title_of({"sampler": sampler, "user_support": 60}, tiny) == f"{words}, of 150"
 
 
-@pytest.mark.parametrize("argument, words", [("--user_support=151", "150 users"), ("--gumbel_tau=1", "has no use for gumbel_tau"),
-                                             ("--lamda_grid=[]", "lamda_grid must be"), ("--depth=5", "depth must be")])
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ("--user_support=151", "150 users"),
+        ("--gumbel_tau=1", "has no use for gumbel_tau"),
+        ("--lamda_grid=[]", "lamda_grid must be"),
+        ("--depth=5", "depth must be"),
+    ],
+)
 def test_wrong_settings(tiny_data, tmp_path, run_script, argument, words):
-    done = run_script("infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", argument)
+    done = run_script(
+        "infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", argument
+    )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the paper's released files are not beside the project")
-@pytest.mark.parametrize("arguments, expected", [
-    (["--dataset=ml-1m", "--lamda_grid=[5]"], {"HR@10": 31.906, "HR@100": 60.913, "NDCG@10": 33.394, "NDCG@100": 43.326, "PSP@10": 3.295, "PSP@100": 6.676}),
-    (["--dataset=magazine", "--lamda_grid=[5]"], {"NDCG@10": 23.0})])
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (
+            ["--dataset=ml-1m", "--lamda_grid=[5]"],
+            {
+                "HR@10": 31.906,
+                "HR@100": 60.913,
+                "NDCG@10": 33.394,
+                "NDCG@100": 43.326,
+                "PSP@10": 3.295,
+                "PSP@100": 6.676,
+            },
+        ),
+        (["--dataset=magazine", "--lamda_grid=[5]"], {"NDCG@10": 23.0}),
+    ],
+)
 def test_the_released_splits(tmp_path, run_script, arguments, expected):
     done = run_script("infinite_ae.py", f"--data_dir={SHARED}", f"--results_dir={tmp_path}", *arguments)
     assert done.returncode == 0, done.stderr
@@ -185,16 +303,32 @@ def test_the_released_splits(tmp_path, run_script, arguments, expected):
     assert {name: test[name] for name in expected} == pytest.approx(expected, abs=0.02)
 
 
-def test_on_synthetic_users_it_has_the_kernel_and_the_lamda_of_their_run(distilled_run, titled_data, tmp_path, run_script):
+def test_on_synthetic_users_it_has_the_kernel_and_the_lamda_of_their_run(
+    distilled_run, titled_data, tmp_path, run_script
+):
     """So it gives the metrics of that run; and what is said on the command line still wins."""
-    arguments = ["--dataset=titled", f"--data_dir={titled_data}", "--sampler=distilled", f"--distilled={distilled_run}"]
+    arguments = [
+        "--dataset=titled",
+        f"--data_dir={titled_data}",
+        "--sampler=distilled",
+        f"--distilled={distilled_run}",
+    ]
     done = run_script("infinite_ae.py", *arguments, f"--results_dir={tmp_path / 'as_learnt'}")
     assert done.returncode == 0 and "as in the run of the synthetic users" in done.stdout, done.stderr
-    [folder], learnt = (tmp_path / "as_learnt").glob("infinite_ae-*"), json.loads((distilled_run / "result.json").read_text())
+    [folder], learnt = (
+        (tmp_path / "as_learnt").glob("infinite_ae-*"),
+        json.loads((distilled_run / "result.json").read_text()),
+    )
     result, settings = (json.loads((folder / name).read_text()) for name in ("result.json", "config.json"))
     assert settings["settings"]["item_discount"] == 0.25 and result["lamda"] == pytest.approx(learnt["lamda"])
     assert result["test"] == pytest.approx(learnt["test"], rel=1e-3)
-    done = run_script("infinite_ae.py", *arguments, f"--results_dir={tmp_path / 'otherwise'}", "--item_discount=0", "--lamda_grid=[3]")
+    done = run_script(
+        "infinite_ae.py",
+        *arguments,
+        f"--results_dir={tmp_path / 'otherwise'}",
+        "--item_discount=0",
+        "--lamda_grid=[3]",
+    )
     [folder] = (tmp_path / "otherwise").glob("infinite_ae-*")
     assert json.loads((folder / "result.json").read_text())["lamda"] == 3
     assert json.loads((folder / "config.json").read_text())["settings"]["item_discount"] == 0

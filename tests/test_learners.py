@@ -1,4 +1,5 @@
-"""learners.py: losses, propagation and negatives against the slow obvious ones."""
+"""rivals/learners.py: losses, propagation and negatives against the slow obvious ones."""
+
 from functools import partial
 
 import jax
@@ -9,14 +10,14 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings, strategies
 
-import learners
+from rivals import learners
 
 
 def some_matrix(rng, users=30, items=40, share=0.2):
     return sp.csr_matrix((rng.random((users, items)) < share).astype(np.int8))
 
 
-@given(strategies.integers(0, 2 ** 31), strategies.floats(0, 0.95))
+@given(strategies.integers(0, 2**31), strategies.floats(0, 0.95))
 @settings(max_examples=20, deadline=None)
 def test_negatives_are_never_positive(seed, share):
     rng = np.random.default_rng(seed)
@@ -24,14 +25,20 @@ def test_negatives_are_never_positive(seed, share):
     matrix = matrix[np.diff(matrix.indptr) < 9]
     if matrix.nnz:
         user = jnp.asarray(rng.integers(matrix.shape[0], size=50))
-        negatives = np.asarray(learners.draw_negatives(jax.random.key(seed), learners.histories_of(matrix), user, 9, 6))
+        negatives = np.asarray(
+            learners.draw_negatives(jax.random.key(seed), learners.histories_of(matrix), user, 9, 6)
+        )
         assert negatives.min() >= 0 and negatives.max() < 9
         assert not matrix.toarray()[np.asarray(user)[:, None], negatives].any()
 
 
 def test_negatives_are_drawn_evenly():
     matrix = sp.csr_matrix(np.array([[1, 0, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0]], np.int8))
-    drawn = np.asarray(learners.draw_negatives(jax.random.key(0), learners.histories_of(matrix), jnp.array([0, 1]), 7, 40_000))
+    drawn = np.asarray(
+        learners.draw_negatives(
+            jax.random.key(0), learners.histories_of(matrix), jnp.array([0, 1]), 7, 40_000
+        )
+    )
     share = np.stack([np.bincount(row, minlength=7) / 40_000 for row in drawn])
     expected = np.array([[0, 1 / 4, 1 / 4, 0, 1 / 4, 0, 1 / 4], [1 / 7] * 7])
     assert share == pytest.approx(expected, abs=0.01)
@@ -41,7 +48,9 @@ def test_dense_rows_are_the_matrix(rng=np.random.default_rng(0)):
     matrix = some_matrix(rng).astype(np.float32)
     matrix.data[:] = rng.random(matrix.nnz)  # weights, as synthetic users have
     users = np.array([5, 0, 29, 5])
-    assert np.array_equal(learners.dense_rows(learners.histories_of(matrix), jnp.asarray(users), 40), matrix[users].toarray())
+    assert np.array_equal(
+        learners.dense_rows(learners.histories_of(matrix), jnp.asarray(users), 40), matrix[users].toarray()
+    )
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
@@ -54,8 +63,17 @@ def test_propagation_is_the_mean_of_the_powers_of_a_dense_graph(layers):
     dense += dense.T
     degree = np.maximum(dense.sum(1), 1)
     graph = dense / np.sqrt(np.outer(degree, degree))
-    expected = np.mean([np.linalg.matrix_power(graph, power) @ embeddings for power in range(layers + 1)], axis=0)
-    found = learners.propagate(learners.histories_of(matrix), {"user": jnp.asarray(embeddings[:30], jnp.float32), "item": jnp.asarray(embeddings[30:], jnp.float32)}, layers)
+    expected = np.mean(
+        [np.linalg.matrix_power(graph, power) @ embeddings for power in range(layers + 1)], axis=0
+    )
+    found = learners.propagate(
+        learners.histories_of(matrix),
+        {
+            "user": jnp.asarray(embeddings[:30], jnp.float32),
+            "item": jnp.asarray(embeddings[30:], jnp.float32),
+        },
+        layers,
+    )
     assert np.concatenate([found["user"], found["item"]]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -70,12 +88,14 @@ def test_the_loss_of_mvae_in_numpy():
     total = 0
     noise = np.asarray(jax.random.normal(jax.random.split(key)[1], (6, 3)))
     for row, epsilon in zip(rows, noise):
-        code = np.tanh(row / np.sqrt((row ** 2).sum()) @ w1 + b1) @ w2 + b2
+        code = np.tanh(row / np.sqrt((row**2).sum()) @ w1 + b1) @ w2 + b2
         mean, log_variance = code[:3], code[3:]
         logits = np.tanh((mean + np.exp(log_variance / 2) * epsilon) @ w3 + b3) @ w4 + b4
-        divergence = 0.5 * sum(np.exp(v) + m ** 2 - 1 - v for m, v in zip(mean, log_variance))
+        divergence = 0.5 * sum(np.exp(v) + m**2 - 1 - v for m, v in zip(mean, log_variance))
         total += -(row * (logits - np.log(np.exp(logits).sum()))).sum() + 0.3 * min(5 / 10, 1) * divergence
-    assert float(learner.loss(params, jnp.asarray(rows, jnp.float32), None, key, 5)) == pytest.approx(total / 6, rel=1e-4)
+    assert float(learner.loss(params, jnp.asarray(rows, jnp.float32), None, key, 5)) == pytest.approx(
+        total / 6, rel=1e-4
+    )
 
 
 def test_neumf_scores_every_pair_as_its_loss_does():
@@ -86,7 +106,9 @@ def test_neumf_scores_every_pair_as_its_loss_does():
     for user, item, other in [(0, 3, 7), (4, 39, 0), (2, 11, 12)]:
         batch = learners.Batch(jnp.array([user]), jnp.array([item]), jnp.array([[other]]))
         expected = (np.log1p(np.exp(-scores[user, item])) + np.log1p(np.exp(scores[user, other]))) / 2
-        assert float(learner.loss(params, batch, None, jax.random.key(0), 0)) == pytest.approx(expected, rel=1e-4)
+        assert float(learner.loss(params, batch, None, jax.random.key(0), 0)) == pytest.approx(
+            expected, rel=1e-4
+        )
 
 
 def test_bpr_of_mf_in_numpy():
@@ -100,19 +122,29 @@ def test_bpr_of_mf_in_numpy():
         margin = p[u] @ q[i] + b[i] - p[u] @ q[j] - b[j]
         expected += np.log1p(np.exp(-margin)) + 0.01 * (p[u] @ p[u] + q[i] @ q[i] + q[j] @ q[j])
     batch = learners.Batch(*(jnp.array(each) for each in ([0, 5], [3, 8], [[4], [0]])))
-    assert float(learner.loss(params, batch, None, jax.random.key(1), 0)) == pytest.approx(expected / 2, rel=1e-4)
+    assert float(learner.loss(params, batch, None, jax.random.key(1), 0)) == pytest.approx(
+        expected / 2, rel=1e-4
+    )
 
 
 def test_an_epoch_sees_every_example_once_and_leaves_out_what_fills_no_batch():
     matrix = some_matrix(np.random.default_rng(3), 43, 6, 0.5)
-    seen = learners.Learner(None, lambda histories, examples, key: examples, lambda params, examples, histories, key, steps: (params[examples]).sum() * 1.0,
-                            None, None, by_user=True)
+    seen = learners.Learner(
+        None,
+        lambda histories, examples, key: examples,
+        lambda params, examples, histories, key, steps: (params[examples]).sum() * 1.0,
+        None,
+        None,
+        by_user=True,
+    )
     optimizer = optax.sgd(1.0)
     epoch, steps = learners.make_epoch(seen, learners.histories_of(matrix), optimizer, 4)
     params = jnp.zeros(43)
     params, _, _ = epoch(params, optimizer.init(params), jax.random.key(0), 0)
     assert steps == 10 and sorted(np.asarray(params)) == [-1.0] * 40 + [0.0] * 3
-    assert learners.make_epoch(seen, learners.histories_of(matrix), optimizer, 1000)[1] == 8  # of 5, with 3 left out
+    assert (
+        learners.make_epoch(seen, learners.histories_of(matrix), optimizer, 1000)[1] == 8
+    )  # of 5, with 3 left out
 
 
 @pytest.mark.parametrize("make", [learners.mf, learners.neumf, partial(learners.lightgcn, layers=0)])
@@ -121,8 +153,16 @@ def test_a_user_who_has_every_item_is_compared_with_none(make):
     histories = learners.histories_of(sp.csr_matrix(np.array([[1, 1, 1, 1], [1, 0, 0, 1]], np.int8)))
     learner = make(2, 4, dimensions=8, l2=0.1, negatives=3)
     batch = learner.draw(histories, jnp.array([0, 4]), jax.random.key(0))
-    assert batch.user.tolist() == [0, 1] and (batch.negatives[0] == -1).all() and set(batch.negatives[1].tolist()) <= {1, 2}
+    assert (
+        batch.user.tolist() == [0, 1]
+        and (batch.negatives[0] == -1).all()
+        and set(batch.negatives[1].tolist()) <= {1, 2}
+    )
     params = learner.initialise(jax.random.key(1))
     gradient = jax.grad(learner.loss)(params, batch, histories, jax.random.key(2), 0)
-    of_items = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if "item" in str(path) or "bias" in str(path)]
+    of_items = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+        if "item" in str(path) or "bias" in str(path)
+    ]
     assert of_items and all((leaf[3] == 0).all() and leaf.any() for leaf in of_items)

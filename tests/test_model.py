@@ -1,4 +1,5 @@
 """model.py against slow, obvious NumPy, finite differences and the definition of the NTK."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,9 @@ def hand_derived_ntk(x, y, depth, w=2.0, b=0.01):
     kernel = np.empty((len(x), len(y)))
     for i, first in enumerate(x):
         for j, second in enumerate(y):
-            cross, left, right = (w * (u @ v) / len(u) + b for u, v in ((first, second), (first, first), (second, second)))
+            cross, left, right = (
+                w * (u @ v) / len(u) + b for u, v in ((first, second), (first, first), (second, second))
+            )
             tangent = cross
             for _ in range(depth):
                 cosine = np.clip(cross / np.sqrt(left * right), -1, 1)
@@ -54,7 +57,10 @@ def test_kernel_of_rows_that_are_nearly_the_same_in_single_precision(depth, norm
         kernel, single = model.make_kernel(depth, normalize), jnp.asarray(rows, jnp.float32)
         np.testing.assert_allclose(kernel(single), hand_derived_ntk(scaled, scaled, depth), rtol=1e-5)
         solved = lambda rows: model.ridge(kernel(rows), rows, 1e-4)
-        assert np.isfinite(solved(single)).all() and np.isfinite(jax.grad(lambda rows: (solved(rows) ** 2).sum())(single)).all()
+        assert (
+            np.isfinite(solved(single)).all()
+            and np.isfinite(jax.grad(lambda rows: (solved(rows) ** 2).sum())(single)).all()
+        )
 
 
 def test_kernel_is_the_limit_of_a_wide_network():
@@ -127,8 +133,12 @@ def test_products_have_the_derivative_of_the_plain_sampler(noise_groups):
 
     shared = lambda logits: model.sample(key, logits, 2.0, 3, noise_groups)
     np.testing.assert_allclose(shared(logits), plain(logits), rtol=1e-10)
-    np.testing.assert_allclose(jax.grad(lambda x: (weights * shared(x)).sum())(logits),
-                               jax.grad(lambda x: (weights * plain(x)).sum())(logits), rtol=1e-8, atol=1e-14)
+    np.testing.assert_allclose(
+        jax.grad(lambda x: (weights * shared(x)).sum())(logits),
+        jax.grad(lambda x: (weights * plain(x)).sum())(logits),
+        rtol=1e-8,
+        atol=1e-14,
+    )
 
 
 def test_both_forms_of_the_draws_agree_in_float32_where_they_meet():
@@ -138,7 +148,10 @@ def test_both_forms_of_the_draws_agree_in_float32_where_they_meet():
     gumbels = jnp.asarray(rng.gumbel(size=(20, 2000)), jnp.float32).at[3, 5].set(15.9)
     tau = model.SMALLEST_TAU_FOR_PRODUCTS
     assert 15.9 / tau + np.log(2000) < np.log(np.finfo(np.float32).max)
-    products, softmax = (form(gumbels, logits, tau) for form in (model._sum_of_draws_by_products, model._sum_of_draws_by_softmax))
+    products, softmax = (
+        form(gumbels, logits, tau)
+        for form in (model._sum_of_draws_by_products, model._sum_of_draws_by_softmax)
+    )
     np.testing.assert_allclose(products, softmax, rtol=2e-4, atol=1e-6)
 
 
@@ -197,18 +210,27 @@ def test_generalized_cross_entropy_against_a_loop(power):
     for mask in (hidden, None):
         expected = []
         for user in range(6):
-            total = sum(np.exp(3 * scores[user, item]) for item in range(10) if mask is None or not mask[user, item])
-            gained = sum((np.exp(3 * scores[user, item]) / total) ** power for item in range(10) if targets[user, item])
+            total = sum(
+                np.exp(3 * scores[user, item]) for item in range(10) if mask is None or not mask[user, item]
+            )
+            gained = sum(
+                (np.exp(3 * scores[user, item]) / total) ** power for item in range(10) if targets[user, item]
+            )
             expected.append(-gained / power / max(targets[user].sum(), 1) ** 0.5)
-        np.testing.assert_allclose(model.generalized_cross_entropy(scores, targets, mask, 0.5, 3.0, power), expected)
+        np.testing.assert_allclose(
+            model.generalized_cross_entropy(scores, targets, mask, 0.5, 3.0, power), expected
+        )
 
 
 def test_generalized_cross_entropy_pulls_as_the_cross_entropy_does_where_the_power_is_small():
     rng = np.random.default_rng(17)
     scores, targets = rng.standard_normal((3, 8)), rng.random((3, 8)) < 0.4
     slope = lambda loss: jax.grad(lambda scores: loss(scores).sum())(scores)
-    np.testing.assert_allclose(slope(lambda scores: model.generalized_cross_entropy(scores, targets, None, 1.0, 2.0, 1e-6)),
-                               slope(lambda scores: model.cross_entropy(scores, targets, None, 1.0, 2.0)), rtol=1e-4)
+    np.testing.assert_allclose(
+        slope(lambda scores: model.generalized_cross_entropy(scores, targets, None, 1.0, 2.0, 1e-6)),
+        slope(lambda scores: model.cross_entropy(scores, targets, None, 1.0, 2.0)),
+        rtol=1e-4,
+    )
 
 
 def test_squared_error_against_a_loop():
@@ -218,8 +240,13 @@ def test_squared_error_against_a_loop():
     targets[2] = False
     for mask in (hidden, None):
         ranked = lambda user: (item for item in range(10) if mask is None or not mask[user, item])
-        expected = [sum((3 * scores[user, item] - targets[user, item]) ** 2 for item in ranked(user)) / max(targets[user].sum(), 1) ** 0.5
-                    if targets[user].any() else 0 for user in range(6)]
+        expected = [
+            sum((3 * scores[user, item] - targets[user, item]) ** 2 for item in ranked(user))
+            / max(targets[user].sum(), 1) ** 0.5
+            if targets[user].any()
+            else 0
+            for user in range(6)
+        ]
         np.testing.assert_allclose(model.squared_error(scores, targets, mask, 0.5, 3.0), expected, rtol=1e-5)
 
 
@@ -235,14 +262,19 @@ def test_items_are_weighted_before_all_else(normalize):
 @pytest.mark.parametrize("loss", [model.cross_entropy, model.generalized_cross_entropy, model.squared_error])
 def test_the_loss_of_a_user_whose_every_item_is_hidden_is_zero_with_a_finite_gradient(loss):
     hidden = jnp.ones((1, 4), bool)
-    value, gradient = jax.value_and_grad(lambda scores: loss(scores, ~hidden, hidden, 0.5).sum())(jnp.ones((1, 4)))
+    value, gradient = jax.value_and_grad(lambda scores: loss(scores, ~hidden, hidden, 0.5).sum())(
+        jnp.ones((1, 4))
+    )
     assert value == 0 and np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("loss", [model.cross_entropy, model.generalized_cross_entropy])
 def test_a_hidden_item_changes_no_softmax_however_high_its_score(loss):
     rng = np.random.default_rng(18)
-    scores, hidden = jnp.asarray(rng.standard_normal((4, 9)), jnp.float32), jnp.zeros((4, 9), bool).at[:, 5].set(True)
+    scores, hidden = (
+        jnp.asarray(rng.standard_normal((4, 9)), jnp.float32),
+        jnp.zeros((4, 9), bool).at[:, 5].set(True),
+    )
     targets = (rng.random((4, 9)) < 0.5) & ~np.asarray(hidden)
     of = jax.value_and_grad(lambda scores: loss(scores, targets, hidden, 0.5).sum())
     (value, slope), (expected, expected_slope) = (of(scores.at[:, 5].set(high)) for high in (1e4, 0.0))

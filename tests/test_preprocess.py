@@ -1,4 +1,5 @@
-"""preprocess.py: the split's properties, the parsers, and prep.sh against a local server that misbehaves."""
+"""prep/preprocess.py: the split's properties, the parsers, and prep.sh against a local server that misbehaves."""
+
 import hashlib
 import http.server
 import io
@@ -13,14 +14,12 @@ from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 
 import data
-import download
-import preprocess
-import sources
-from errors import UserError
+from lib.errors import UserError
+from prep import download, preprocess, sources
 
 
 @hypothesis_settings(deadline=None)
-@given(strategies.lists(strategies.integers(0, 8), max_size=200), strategies.integers(0, 2 ** 32))
+@given(strategies.lists(strategies.integers(0, 8), max_size=200), strategies.integers(0, 2**32))
 def test_split_keeps_the_counts_of_every_user(user, seed):
     """Against a loop: floor(0.8 n) - 1 train, floor(0.9 n) - floor(0.8 n) validation, the rest test."""
     user = np.array(user, int)
@@ -35,7 +34,9 @@ def test_split_keeps_the_counts_of_every_user(user, seed):
 
 def test_split_is_seeded_and_even():
     user = np.repeat(np.arange(400), 30)
-    first, second, other = (preprocess.split_interactions(user, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, second, other = (
+        preprocess.split_interactions(user, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
     assert (first == second).all() and (first != other).any()
     share = (first.reshape(400, 30) == data.TEST).mean(axis=0)
     assert share.max() < 0.27, "test interactions, 4 of 30, come from every place of a history"
@@ -53,12 +54,15 @@ def archive(ratings, movies=b'5::Seven::Crime\n7::M\xfcnchen: a, "b" (1999)::Dra
 def ml_1m_zip():
     user, item = clustered_interactions(30, 40, 3, np.random.default_rng(0))
     order = np.random.default_rng(1).permutation(len(user))
-    return archive("".join(f"{u + 1}::{i + 5}::4::978300760\n" for u, i in zip(user[order], item[order])).encode())
+    return archive(
+        "".join(f"{u + 1}::{i + 5}::4::978300760\n" for u, i in zip(user[order], item[order])).encode()
+    )
 
 
 @pytest.fixture
 def server(ml_1m_zip):
     """A local HTTP server; its `answers` are popped one a request, the last one stays."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.server.requests += 1
@@ -67,7 +71,7 @@ def server(ml_1m_zip):
             self.send_header("Content-Length", str(len(ml_1m_zip)))
             self.end_headers()
             content = ml_1m_zip if answer != "damaged" else ml_1m_zip[:-1] + b"!"
-            self.wfile.write(content[:len(content) // 2] if answer == "dropped" else content)
+            self.wfile.write(content[: len(content) // 2] if answer == "dropped" else content)
 
         def log_message(self, *arguments):
             pass
@@ -83,7 +87,9 @@ def server(ml_1m_zip):
 
 
 def prepare(tmp_path, ml_1m_zip, *arguments):
-    preprocess.main(["ml-1m", f"--data_dir={tmp_path}", f"--sha256={hashlib.sha256(ml_1m_zip).hexdigest()}", *arguments])
+    preprocess.main(
+        ["ml-1m", f"--data_dir={tmp_path}", f"--sha256={hashlib.sha256(ml_1m_zip).hexdigest()}", *arguments]
+    )
 
 
 def test_download_makes_a_data_set_that_loads(server, ml_1m_zip, tmp_path, capsys):
@@ -92,14 +98,18 @@ def test_download_makes_a_data_set_that_loads(server, ml_1m_zip, tmp_path, capsy
     found = data.load("ml-1m", tmp_path)
     user, item = clustered_interactions(30, 40, 3, np.random.default_rng(0))
     together = found.train + found.validation + found.test
-    assert {(found.user_ids[u] - 1, found.item_ids[i] - 5) for u, i in zip(*together.nonzero())} == set(zip(user, item))
+    assert {(found.user_ids[u] - 1, found.item_ids[i] - 5) for u, i in zip(*together.nonzero())} == set(
+        zip(user, item)
+    )
     assert dict(zip(found.item_ids, found.titles))[7] == 'München: a, "b" (1999)'
     manifest = json.loads((tmp_path / "ml-1m" / "manifest.json").read_text())
     assert manifest["source"] == server.url and manifest["counts"]["train"] == found.train.nnz
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "ml-1m").iterdir()}
     server.answers = ["missing"]
     prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "ml-1m").iterdir()} == before, "the second call does nothing"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "ml-1m").iterdir()} == before, (
+        "the second call does nothing"
+    )
     assert server.requests == 1
     with pytest.raises(UserError, match="was made with split seed 42, not 7"):
         prepare(tmp_path, ml_1m_zip, "--seed=7")
@@ -111,15 +121,23 @@ def test_a_dropped_connection_is_tried_again(server, ml_1m_zip, tmp_path):
     assert server.requests == 2 and data.load("ml-1m", tmp_path).train.nnz
 
 
-@pytest.mark.parametrize("answer, words", [("dropped", "the connection broke"), ("damaged", "wrong checksum"),
-                                           ("missing", "the server answers 404")])
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        ("dropped", "the connection broke"),
+        ("damaged", "wrong checksum"),
+        ("missing", "the server answers 404"),
+    ],
+)
 def test_a_failed_download_leaves_nothing(server, ml_1m_zip, tmp_path, monkeypatch, answer, words):
     monkeypatch.setattr(download, "RETRIES", 0)
     server.answers = [answer]
     with pytest.raises(UserError, match=words) as caught:
         prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
     assert "\n" not in str(caught.value)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size], "not even a part of a file"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size], (
+        "not even a part of a file"
+    )
 
 
 def test_no_network_goes_on_with_the_next_data_set_and_says_so(ml_1m_zip, tmp_path, monkeypatch, capsys):
@@ -128,24 +146,41 @@ def test_no_network_goes_on_with_the_next_data_set_and_says_so(ml_1m_zip, tmp_pa
     closed = "http://127.0.0.1:9/"
     read = sources.SOURCES["ml-1m"][0].read
     monkeypatch.setattr(preprocess, "MOVIELENS", closed)
-    monkeypatch.setattr(download, "SOURCES", {"ml-1m": [sources.Origin(closed + "ml-1m.zip", "", read)],
-                                              "ml-100k": [sources.Origin(closed + "ml-100k.zip", "", None), sources.Origin("pip:not-asked", "", read)]})
+    monkeypatch.setattr(
+        download,
+        "SOURCES",
+        {
+            "ml-1m": [sources.Origin(closed + "ml-1m.zip", "", read)],
+            "ml-100k": [
+                sources.Origin(closed + "ml-100k.zip", "", None),
+                sources.Origin("pip:not-asked", "", read),
+            ],
+        },
+    )
     monkeypatch.setattr(download, "_download_wheel", lambda origin, downloads: tmp_path / "ml-1m.zip")
     preprocess.main(["ml-1m", "ml-100k", f"--data_dir={tmp_path}"])
     out, err = capsys.readouterr()
-    assert out == "ml-100k\n" and "the host cannot be reached): going on with ml-100k instead of ml-1m" in err.splitlines()[0]
+    assert (
+        out == "ml-100k\n"
+        and "the host cannot be reached): going on with ml-100k instead of ml-1m" in err.splitlines()[0]
+    )
     assert data.load("ml-100k", tmp_path).train.nnz and not (tmp_path / "ml-1m").exists()
     with pytest.raises(UserError, match="--url=MIRROR or --file=FILE"):
         preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
 
 
-@pytest.mark.parametrize("content, words", [
-    (b"not a zip", "not a sound zip"), (archive(b"1::5::4::9\n", name="other"), "has no member ml-1m/ratings.dat"),
-    (archive(b"1::5::4::9\n1::6\n"), "1 of 2 rows cannot be used \\(ml-1m/ratings.dat, line 2: "),
-    (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat, line 2: no number as rating"),
-    (archive(b"1::5::4::9\n1::6::4::9\n"), "nothing is left: of 2 interactions"),
-    (archive(b"1::5::4::9\n", movies=b"1::a::b\n2::c::d::e\n"), "movies.dat"),
-    (archive(b"1::5::4::9\n", name="../ml-1m"), "would leave its folder")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"not a zip", "not a sound zip"),
+        (archive(b"1::5::4::9\n", name="other"), "has no member ml-1m/ratings.dat"),
+        (archive(b"1::5::4::9\n1::6\n"), "1 of 2 rows cannot be used \\(ml-1m/ratings.dat, line 2: "),
+        (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat, line 2: no number as rating"),
+        (archive(b"1::5::4::9\n1::6::4::9\n"), "nothing is left: of 2 interactions"),
+        (archive(b"1::5::4::9\n", movies=b"1::a::b\n2::c::d::e\n"), "movies.dat"),
+        (archive(b"1::5::4::9\n", name="../ml-1m"), "would leave its folder"),
+    ],
+)
 def test_archives_that_are_something_else(tmp_path, content, words):
     (tmp_path / "given.zip").write_bytes(content)
     with pytest.raises(UserError, match=words):
@@ -153,11 +188,20 @@ def test_archives_that_are_something_else(tmp_path, content, words):
     assert not (tmp_path / "ml-1m").exists()
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("magazine", archive(b""), "a.txt is not text"), ("douban", b"\x89PNG\r\n\x1a\n\0", "a.txt is not text"), ("magazine", bytes(range(1, 256)) * 9, "not UTF-8 text"),
-    ("netflix", b"\x1f\x8b...", "a.txt is not text"), ("netflix", archive(b""), "holds no combined_data"), ("magazine", b"", "is empty"),
-    ("netflix", "5:\n1,3,x\n\xe9\n".encode("latin-1"), "not UTF-8 text"), ("ml-25m", archive(b"", name="ml-25m"), "has no member ml-25m/ratings.csv"),
-    ("douban", b"12,5,4,9\n", "1 of 1 rows cannot be used \\(a.txt, line 1: 12,5,4,9\\)")])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("magazine", archive(b""), "a.txt is not text"),
+        ("douban", b"\x89PNG\r\n\x1a\n\0", "a.txt is not text"),
+        ("magazine", bytes(range(1, 256)) * 9, "not UTF-8 text"),
+        ("netflix", b"\x1f\x8b...", "a.txt is not text"),
+        ("netflix", archive(b""), "holds no combined_data"),
+        ("magazine", b"", "is empty"),
+        ("netflix", "5:\n1,3,x\n\xe9\n".encode("latin-1"), "not UTF-8 text"),
+        ("ml-25m", archive(b"", name="ml-25m"), "has no member ml-25m/ratings.csv"),
+        ("douban", b"12,5,4,9\n", "1 of 1 rows cannot be used \\(a.txt, line 1: 12,5,4,9\\)"),
+    ],
+)
 def test_files_that_are_not_what_a_source_has(tmp_path, run_script, name, content, words):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(UserError, match=words):
@@ -172,7 +216,9 @@ def test_an_archive_with_another_table_or_damage_inside(tmp_path):
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("ml-25m/ratings.csv", "movieId,userId,rating,timestamp\n5,1,3,9\n")
     (tmp_path / "a.zip").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match="ml-25m/ratings.csv begins with movieId, userId, rating, timestamp, not with userId"):
+    with pytest.raises(
+        UserError, match="ml-25m/ratings.csv begins with movieId, userId, rating, timestamp, not with userId"
+    ):
         sources.SOURCES["ml-25m"][0].read(tmp_path / "a.zip")
     content = bytearray(archive("".join(f"{u}::{u * u}::4::9\n" for u in range(9999)).encode()))
     content[2000:2050] = bytes(50)
@@ -188,15 +234,28 @@ def test_a_known_name_with_another_file(tmp_path):
     for _ in range(2):
         preprocess.main(["douban", f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
     preprocess.main(["douban", f"--data_dir={tmp_path}"])
-    with pytest.raises(UserError, match="was made from another file than .*b.txt is now .*choose another --data_dir"):
+    with pytest.raises(
+        UserError, match="was made from another file than .*b.txt is now .*choose another --data_dir"
+    ):
         preprocess.main(["douban", f"--file={tmp_path / 'b.txt'}", f"--data_dir={tmp_path}"])
 
 
-@pytest.mark.parametrize("argument, words", [("--bogus=1", "unrecognized arguments: --bogus=1"), ("--seed=x", "argument --seed: invalid int value: 'x'"),
-                                             ("ml-9", "there is no data set 'ml-9'")])
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ("--bogus=1", "unrecognized arguments: --bogus=1"),
+        ("--seed=x", "argument --seed: invalid int value: 'x'"),
+        ("ml-9", "there is no data set 'ml-9'"),
+    ],
+)
 def test_wrong_options_are_one_line_of_prep_sh(run_script, argument, words):
     done = run_script("prep.sh", argument)
-    assert done.returncode == 1 and done.stderr.startswith(f"prep.sh: {words}") and len(done.stderr.splitlines()) == 1 and not done.stdout
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith(f"prep.sh: {words}")
+        and len(done.stderr.splitlines()) == 1
+        and not done.stdout
+    )
 
 
 def test_a_local_file_needs_the_right_checksum(tmp_path, ml_1m_zip):
@@ -211,24 +270,45 @@ def test_both_sources_of_ml_100k_read_alike(tmp_path):
     release, wheel = io.BytesIO(), io.BytesIO()
     with zipfile.ZipFile(release, "w") as file:
         file.writestr("ml-100k/u.data", "196\t242\t3\t881250949\n22\t1\t1\t878887116\n")
-        file.writestr("ml-100k/u.item", "1|Toy Story (1995)|x||url|0\n242|Kolya, Les Mis\xe9rables (1996)|x||url|1\n".encode("latin-1"))
+        file.writestr(
+            "ml-100k/u.item",
+            "1|Toy Story (1995)|x||url|0\n242|Kolya, Les Mis\xe9rables (1996)|x||url|1\n".encode("latin-1"),
+        )
     with zipfile.ZipFile(wheel, "w") as file:
         folder = "recbole/dataset_example/ml-100k/ml-100k"
-        file.writestr(f"{folder}.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\n22\t1\t1\t878887116\n196\t242\t3\t881250949\n")
-        file.writestr(f"{folder}.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
-                                        "1\tToy Story\t1995\tComedy\n242\tKolya, Les Misérables\t1996\tComedy\n")
+        file.writestr(
+            f"{folder}.inter",
+            "user_id:token\titem_id:token\trating:float\ttimestamp:float\n22\t1\t1\t878887116\n196\t242\t3\t881250949\n",
+        )
+        file.writestr(
+            f"{folder}.item",
+            "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+            "1\tToy Story\t1995\tComedy\n242\tKolya, Les Misérables\t1996\tComedy\n",
+        )
     found = []
-    for name, content, read in (("a.zip", release, sources.read_ml_100k), ("b.whl", wheel, sources.read_recbole_ml_100k)):
+    for name, content, read in (
+        ("a.zip", release, sources.read_ml_100k),
+        ("b.whl", wheel, sources.read_recbole_ml_100k),
+    ):
         (tmp_path / name).write_bytes(content.getvalue())
         interactions, titles = read(tmp_path / name)
         found.append((pairs(interactions), titles[["item", "title"]].to_numpy().tolist()))
-    assert found[0] == found[1] == ([(22, 1, 1), (196, 242, 3)], [[1, "Toy Story (1995)"], [242, "Kolya, Les Misérables (1996)"]])
+    assert (
+        found[0]
+        == found[1]
+        == ([(22, 1, 1), (196, 242, 3)], [[1, "Toy Story (1995)"], [242, "Kolya, Les Misérables (1996)"]])
+    )
 
 
 def pairs(interactions):
     """[(user, item, rating)] in the sources' own ids, sorted."""
-    return sorted(zip(interactions.user_ids[interactions.user].tolist(), interactions.item_ids[interactions.item].tolist(),
-                      interactions.rating.tolist()))
+    return sorted(
+        zip(
+            interactions.user_ids[interactions.user].tolist(),
+            interactions.item_ids[interactions.item].tolist(),
+            interactions.rating.tolist(),
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["total_data.hdf5", "index.npz", "items.csv"])
@@ -244,24 +324,43 @@ def test_a_flipped_bit_in_what_was_prepared_is_found(tmp_path, ml_1m_zip, name):
 
 def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
     (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
-    command = ["prep.sh", "ml-1m", f"--data_dir={tmp_path / 'data'}", f"--file={tmp_path / 'ml-1m.zip'}",
-               f"--sha256={hashlib.sha256(ml_1m_zip).hexdigest()}"]
+    command = [
+        "prep.sh",
+        "ml-1m",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--file={tmp_path / 'ml-1m.zip'}",
+        f"--sha256={hashlib.sha256(ml_1m_zip).hexdigest()}",
+    ]
     full = run_script(*command, largest_file=2)
     assert full.returncode == 1 and len(full.stderr.splitlines()) == 1 and "Traceback" not in full.stderr
     assert not any(path.is_dir() for path in (tmp_path / "data").iterdir()), "nothing half made"
     done = run_script(*command)
-    assert done.returncode == 0 and done.stdout == "ml-1m\n" and data.load("ml-1m", tmp_path / "data").train.nnz
+    assert (
+        done.returncode == 0 and done.stdout == "ml-1m\n" and data.load("ml-1m", tmp_path / "data").train.nnz
+    )
 
 
-@pytest.mark.parametrize("arguments, words", [(["ml-9"], "there is no data set 'ml-9'"), (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
-                                              (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip"),
-                                              (["douban"], "douban has no public download; --file=PATH takes its ratings"), (["--file=a.csv"], "--name=NAME"),
-                                              (["--name=a"], "--name goes with --file"), (["--name=../a", "--file=b.csv"], "the name of a folder"),
-                                              (["--name=ml-1m", "--file=b.csv"], "known data set"), (["ml-1m", "--user-col=a"], "--user-col goes with --name"),
-                                              (["ml-1m", "--min-user-count=2"], "at least 3"), (["ml-1m", "--max_bad_share=2"], "between 0 and 1"),
-                                              (["--name=a", "--file=/nowhere.csv"], "nowhere.csv"), (["ml-1m", "--file="], "there is no file"),
-                                              (["ml-1m", "--seed=-1"], "--seed must be"), (["ml-1m", "--min-rating=nan"], "--min-rating must be a number, not nan"),
-                                              (["ml-1m", "--min-rating=inf"], "not inf")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["ml-9"], "there is no data set 'ml-9'"),
+        (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
+        (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip"),
+        (["douban"], "douban has no public download; --file=PATH takes its ratings"),
+        (["--file=a.csv"], "--name=NAME"),
+        (["--name=a"], "--name goes with --file"),
+        (["--name=../a", "--file=b.csv"], "the name of a folder"),
+        (["--name=ml-1m", "--file=b.csv"], "known data set"),
+        (["ml-1m", "--user-col=a"], "--user-col goes with --name"),
+        (["ml-1m", "--min-user-count=2"], "at least 3"),
+        (["ml-1m", "--max_bad_share=2"], "between 0 and 1"),
+        (["--name=a", "--file=/nowhere.csv"], "nowhere.csv"),
+        (["ml-1m", "--file="], "there is no file"),
+        (["ml-1m", "--seed=-1"], "--seed must be"),
+        (["ml-1m", "--min-rating=nan"], "--min-rating must be a number, not nan"),
+        (["ml-1m", "--min-rating=inf"], "not inf"),
+    ],
+)
 def test_wrong_calls(tmp_path, arguments, words):
     with pytest.raises(UserError, match=words):
         preprocess.main([*arguments, f"--data_dir={tmp_path}"])
@@ -271,9 +370,13 @@ def test_a_folder_that_somebody_else_made_is_left_alone(tmp_path, capsys):
     write_layout(tmp_path / "ml-1m", [0, 0, 0], [0, 1, 2], [0, 1, 2])
     before = sorted((tmp_path / "ml-1m").iterdir())
     preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
-    assert "not made by prep.sh" in capsys.readouterr().err and sorted((tmp_path / "ml-1m").iterdir()) == before
+    assert (
+        "not made by prep.sh" in capsys.readouterr().err and sorted((tmp_path / "ml-1m").iterdir()) == before
+    )
     (tmp_path / "a.zip").write_bytes(b"")
-    with pytest.raises(UserError, match="was not made by prep.sh, and whether it is from .*a.zip cannot be told"):
+    with pytest.raises(
+        UserError, match="was not made by prep.sh, and whether it is from .*a.zip cannot be told"
+    ):
         preprocess.main(["ml-1m", f"--data_dir={tmp_path}", f"--file={tmp_path / 'a.zip'}"])
     (tmp_path / "ml-1m" / "index.npz").unlink()
     with pytest.raises(UserError, match="holds no data set"):

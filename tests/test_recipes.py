@@ -1,23 +1,37 @@
-"""recipes.py: what an "auto" becomes, by the data and the number of users alone."""
+"""runs/recipes.py: what an "auto" becomes, by the data and the number of users alone."""
+
 import dataclasses
 
 import pytest
 
 import hyper_params
-import recipes
-from recipes import Statistics, choose, score_scale, settle
-from settings import resolve
+from lib.settings import resolve
+from runs import recipes
+from runs.recipes import Statistics, choose, score_scale, settle
 
-ML_1M, MAGAZINE, ML_100K = Statistics(6040, 3706, 791_718), Statistics(3092, 1305, 5934), Statistics(943, 1682, 80_000)
+ML_1M, MAGAZINE, ML_100K = (
+    Statistics(6040, 3706, 791_718),
+    Statistics(3092, 1305, 5934),
+    Statistics(943, 1682, 80_000),
+)
 
 
 def chosen(data, *arguments, script="distill", run=None):
     return settle(resolve(arguments, "", script)[0], data, run)
 
 
-@pytest.mark.parametrize("data, users, name", [
-    (ML_1M, 500, "well-known items"), (ML_1M, 51, "well-known items"), (ML_1M, 50, "well-known items, up to 50 users"),
-    (ML_1M, 20, "well-known items, up to 20 users"), (MAGAZINE, 500, "sparse"), (MAGAZINE, 10, "sparse"), (ML_100K, 500, "plain")])
+@pytest.mark.parametrize(
+    "data, users, name",
+    [
+        (ML_1M, 500, "well-known items"),
+        (ML_1M, 51, "well-known items"),
+        (ML_1M, 50, "well-known items, up to 50 users"),
+        (ML_1M, 20, "well-known items, up to 20 users"),
+        (MAGAZINE, 500, "sparse"),
+        (MAGAZINE, 10, "sparse"),
+        (ML_100K, 500, "plain"),
+    ],
+)
 def test_which_recipe(data, users, name):
     found, why = choose(data, users)
     assert found == name
@@ -28,7 +42,10 @@ def test_which_recipe(data, users, name):
 
 def test_everything_that_was_auto_has_a_reason_and_nothing_else():
     settings, reasons = chosen(ML_1M, "--learning_rate=0.5", "--depth=2")
-    assert reasons.keys() == {key for key, value in hyper_params.hyper_params.items() if value == "auto"} - {"learning_rate", "depth"}
+    assert reasons.keys() == {key for key, value in hyper_params.hyper_params.items() if value == "auto"} - {
+        "learning_rate",
+        "depth",
+    }
     assert settings["learning_rate"] == 0.5 and settings["depth"] == 2
     said = recipes.say(settings, reasons)
     assert "\n" not in said and all(f"{key}=" in said for key in reasons)
@@ -43,12 +60,18 @@ def test_the_name_of_the_data_set_decides_nothing(tiny):
 
 def test_another_loss_than_the_recipe_s_takes_nothing_else_of_it():
     settings, reasons = chosen(ML_1M, "--loss=softmax")
-    assert settings["item_discount"] == 0 and settings["learning_rate"] == 0.08 and "loss=softmax is asked for" in reasons["item_discount"]
+    assert (
+        settings["item_discount"] == 0
+        and settings["learning_rate"] == 0.08
+        and "loss=softmax is asked for" in reasons["item_discount"]
+    )
     assert chosen(ML_1M, "--loss=squared")[0]["item_discount"] == 0.25, "the recipe's own"
     assert chosen(MAGAZINE, "--loss=softmax")[0]["normalize"] is False
 
 
-@pytest.mark.parametrize("users, steps", [(1, 150), (100, 150), (101, 100), (200, 100), (201, 60), (6040, 60)])
+@pytest.mark.parametrize(
+    "users, steps", [(1, 150), (100, 150), (101, 100), (200, 100), (201, 60), (6040, 60)]
+)
 def test_train_steps_follow_the_number_of_users(users, steps):
     assert chosen(ML_1M, f"--user_support={users}")[0]["train_steps"] == steps
     assert chosen(ML_1M, f"--user_support={users}", "--train_steps=7")[0]["train_steps"] == 7
@@ -63,10 +86,10 @@ def test_noise_groups_follow_the_temperature(tau, groups):
 
 
 def test_the_scale_of_the_scores():
-    assert score_scale("softmax", 100, 10 ** 6) == score_scale("softmax", 100, 10 ** 9) == 100
+    assert score_scale("softmax", 100, 10**6) == score_scale("softmax", 100, 10**9) == 100
     assert score_scale("softmax", 25, 70_000) == 20 and score_scale("softmax", 500, 5_000) == 1
-    assert score_scale("squared", 500, 5_000) == 8 and score_scale("squared", 200, 10 ** 6) == 12
-    assert score_scale("generalized", 25, 10 ** 6) == 100 and score_scale("generalized", 500, 5_000) == 1
+    assert score_scale("squared", 500, 5_000) == 8 and score_scale("squared", 200, 10**6) == 12
+    assert score_scale("generalized", 25, 10**6) == 100 and score_scale("generalized", 500, 5_000) == 1
     assert chosen(ML_1M)[0]["score_scale"] == 8 and chosen(ML_1M, "--score_scale=3")[0]["score_scale"] == 3
 
 

@@ -1,4 +1,5 @@
 """recommend.py: against eval's ranking and a plain loop, through its command line, and asked for what there is not."""
+
 import csv
 import json
 import shutil
@@ -12,13 +13,13 @@ import scipy.sparse as sp
 from conftest import write_layout
 
 import data
-import devices
 import eval as evaluation
 import model
 import recommend
-from distilled import load_dataset, open_distilled
-from errors import UserError
-from streams import Stream, generator
+from lib import devices
+from lib.errors import UserError
+from lib.random_streams import Stream, generator
+from runs.synthetic_users import load_dataset, open_distilled
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +34,31 @@ def test_lists_are_those_of_evals_ranking(opened):
     distilled, dataset, recommender = opened
     view = dataset.test_view(generator(distilled.settings["seed"], Stream.TEST))
     columns, scores = recommender.rank(view.context, 10)
-    kernel = model.make_kernel(1, distilled.settings["normalize"], data.item_weights(dataset, distilled.settings["item_discount"]))
-    [(_, _, expected)] = evaluation.search_lamda(kernel, distilled.rows, [distilled.lamda], view, evaluation.inverse_propensity(dataset.frequency),
-                                                 32, devices.start(False))
+    kernel = model.make_kernel(
+        1, distilled.settings["normalize"], data.item_weights(dataset, distilled.settings["item_discount"])
+    )
+    [(_, _, expected)] = evaluation.search_lamda(
+        kernel,
+        distilled.rows,
+        [distilled.lamda],
+        view,
+        evaluation.inverse_propensity(dataset.frequency),
+        32,
+        devices.start(False),
+    )
     for user in range(dataset.users):
         targets = set(view.targets[user].indices)
         gains = [column in targets for column in columns[user]]
         most = min(len(targets), 10)
         assert 100 * sum(gains) / most == pytest.approx(expected["HR@10"][user], abs=1e-3)
         ideal = sum(1 / np.log2(place + 2) for place in range(most))
-        assert 100 * sum(gain / np.log2(place + 2) for place, gain in enumerate(gains)) / ideal == pytest.approx(expected["NDCG@10"][user], abs=1e-3)
+        assert 100 * sum(
+            gain / np.log2(place + 2) for place, gain in enumerate(gains)
+        ) / ideal == pytest.approx(expected["NDCG@10"][user], abs=1e-3)
         assert not set(columns[user]) & set(view.context[user].indices) and (np.diff(scores[user]) <= 0).all()
-    assert evaluation.summarise(expected)["HR@10"] == pytest.approx(distilled.result["test"]["HR@10"], abs=1e-3)
+    assert evaluation.summarise(expected)["HR@10"] == pytest.approx(
+        distilled.result["test"]["HR@10"], abs=1e-3
+    )
 
 
 def test_padding_ids_and_empty_histories(opened):
@@ -54,10 +68,15 @@ def test_padding_ids_and_empty_histories(opened):
     histories[0, 3:] = 1
     histories[2:] = np.random.default_rng(0).random((3, dataset.items)) < 0.2
     ids, scores = recommender.top_k(sp.csr_matrix(histories), 1000)
-    assert ids.shape == (5, dataset.items) and ids[0].count() == 3 and scores[0].count() == 3 and ids[1].count() == dataset.items
+    assert (
+        ids.shape == (5, dataset.items)
+        and ids[0].count() == 3
+        and scores[0].count() == 3
+        and ids[1].count() == dataset.items
+    )
     assert set(ids[0].compressed()) == set(dataset.item_ids[:3])
     for user in range(5):
-        alone, alone_scores = recommender.top_k(sp.csr_matrix(histories[user:user + 1]), 4)
+        alone, alone_scores = recommender.top_k(sp.csr_matrix(histories[user : user + 1]), 4)
         np.testing.assert_allclose(alone_scores[0].filled(0), scores[user, :4].filled(0), atol=1e-4)
     with pytest.raises(ValueError, match="columns"):
         recommender.rank(sp.csr_matrix((1, 3)), 5)
@@ -83,14 +102,22 @@ def test_contributions_against_a_loop(opened, monkeypatch):
     assert columns[1, 3] == -1 and found[2].nnz == 0 and found.nnz == histories.sum()
     for user, history in enumerate(histories):
         listed = [column for column in columns[user] if column >= 0]
-        assert total(history, listed) == pytest.approx(scores[user][:len(listed)].sum(), abs=1e-4)
+        assert total(history, listed) == pytest.approx(scores[user][: len(listed)].sum(), abs=1e-4)
         for item in np.flatnonzero(history):
             without = history.copy()
             without[item] = 0
-            assert found[user, item] == pytest.approx(total(history, listed) - total(without, listed), abs=2e-4)
+            assert found[user, item] == pytest.approx(
+                total(history, listed) - total(without, listed), abs=2e-4
+            )
     assert abs(found).max() > 0.01
-    reasons = recommend.explain(recommender, recommend.Asked(list("abcdef"), sp.csr_matrix(histories)), columns)
-    assert reasons[2] == [] and [column for column, _ in reasons[0]] == np.argsort(-found[0].toarray()[0], kind="stable")[:3].tolist()
+    reasons = recommend.explain(
+        recommender, recommend.Asked(list("abcdef"), sp.csr_matrix(histories)), columns
+    )
+    assert (
+        reasons[2] == []
+        and [column for column, _ in reasons[0]]
+        == np.argsort(-found[0].toarray()[0], kind="stable")[:3].tolist()
+    )
 
 
 def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
@@ -107,12 +134,19 @@ def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypat
     assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all()
     with np.load(run / "alpha.npz") as file:
         kept = dict(file)
-    for wrong in ({}, {"alpha": kept["alpha"][1:]}, {"alpha": kept["alpha"].astype(str)}, {"alpha": np.full_like(kept["alpha"], np.nan)}):
+    for wrong in (
+        {},
+        {"alpha": kept["alpha"][1:]},
+        {"alpha": kept["alpha"].astype(str)},
+        {"alpha": np.full_like(kept["alpha"], np.nan)},
+    ):
         np.savez(run / "alpha.npz", key=kept["key"], **wrong)
         assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all()
     (run / "alpha.npz").unlink()
     (run / "alpha.npz").mkdir()  # cannot be written
-    assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all() and "could not be written" in capsys.readouterr().err
+    assert (
+        recommend.Recommender.load(run).rank(history, 5)[0] == expected
+    ).all() and "could not be written" in capsys.readouterr().err
     (run / "alpha.npz").rmdir()
     with np.load(run / "distilled.npz") as file:
         arrays = dict(file)
@@ -130,78 +164,131 @@ def test_every_format_says_the_same(run_script, distilled_run, tmp_path, opened)
     _, dataset, recommender = opened
     everything = sp.csr_matrix(dataset.train + dataset.validation + dataset.test)
     ids, scores = recommender.top_k(everything, 100)
-    expected = [(user, rank, str(item), float(score)) for user, items, given in zip(dataset.user_ids, ids, scores)
-                for rank, (item, score) in enumerate(zip(items.compressed(), given.compressed()), 1)]
+    expected = [
+        (user, rank, str(item), float(score))
+        for user, items, given in zip(dataset.user_ids, ids, scores)
+        for rank, (item, score) in enumerate(zip(items.compressed(), given.compressed()), 1)
+    ]
     title = dict(zip(dataset.item_ids, dataset.titles))
     for kind in ("csv", "parquet", "jsonl"):
-        done = run_script("recommend.py", f"--run={distilled_run}", "--all", "--k=100", f"--out={tmp_path / 'lists'}.{kind}")
+        done = run_script(
+            "recommend.py", f"--run={distilled_run}", "--all", "--k=100", f"--out={tmp_path / 'lists'}.{kind}"
+        )
         assert done.returncode == 0 and "fewer than --k=100" in done.stderr, done.stderr
     with open(tmp_path / "lists.csv", newline="", encoding="utf-8") as file:
-        plain = [(row["user"], int(row["rank"]), row["item"], float(row["score"]), row["title"]) for row in csv.DictReader(file)]
-    parquet = list(pd.read_parquet(tmp_path / "lists.parquet")[["user", "rank", "item", "score", "title"]].itertuples(index=False, name=None))
-    lines = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
-    objects = [(line["user"], rank, row["item"], row["score"], row["title"]) for line in lines for rank, row in enumerate(line["items"], 1)]
+        plain = [
+            (row["user"], int(row["rank"]), row["item"], float(row["score"]), row["title"])
+            for row in csv.DictReader(file)
+        ]
+    parquet = list(
+        pd.read_parquet(tmp_path / "lists.parquet")[["user", "rank", "item", "score", "title"]].itertuples(
+            index=False, name=None
+        )
+    )
+    lines = [
+        json.loads(line) for line in (tmp_path / "lists.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+    objects = [
+        (line["user"], rank, row["item"], row["score"], row["title"])
+        for line in lines
+        for rank, row in enumerate(line["items"], 1)
+    ]
     for found in (plain, parquet, objects):
         assert [row[:3] for row in found] == [row[:3] for row in expected]
         assert [row[3] for row in found] == pytest.approx([row[3] for row in expected], abs=1e-4)
         assert all(row[4] == title[row[2]] for row in found)
     table = run_script("recommend.py", f"--run={distilled_run}", "--all", "--k=100", "--explain").stdout
-    assert "\x1b" not in table and "\u2028" not in table and " because of i" in table and "a\N{REPLACEMENT CHARACTER}b" in table
+    assert (
+        "\x1b" not in table
+        and "\u2028" not in table
+        and " because of i" in table
+        and "a\N{REPLACEMENT CHARACTER}b" in table
+    )
 
 
 def test_known_and_new_users_get_the_same_from_the_same_history(run_script, distilled_run, tmp_path, opened):
     _, dataset, _ = opened
-    history = [str(dataset.item_ids[column]) for part in (dataset.train, dataset.validation, dataset.test) for column in part[4].indices]
-    pd.DataFrame({"user": ["x"] * len(history) + ["nobody"], "item": [*history, "unheard of"]}).to_csv(tmp_path / "history.csv", index=False)
+    history = [
+        str(dataset.item_ids[column])
+        for part in (dataset.train, dataset.validation, dataset.test)
+        for column in part[4].indices
+    ]
+    pd.DataFrame({"user": ["x"] * len(history) + ["nobody"], "item": [*history, "unheard of"]}).to_csv(
+        tmp_path / "history.csv", index=False
+    )
     quoted = ",".join('"' + each.replace('"', '""') + '"' for each in history)
-    known, new, listed = (run_script("recommend.py", f"--run={distilled_run}", *more) for more in (
-        ["--user=u4"], [f"--history={tmp_path / 'history.csv'}"], [f"--items={quoted}"]))
+    known, new, listed = (
+        run_script("recommend.py", f"--run={distilled_run}", *more)
+        for more in (["--user=u4"], [f"--history={tmp_path / 'history.csv'}"], [f"--items={quoted}"])
+    )
     rows = lambda done: [(line.split()[2], float(line.split()[1])) for line in done.stdout.splitlines()[1:]]
-    assert len(rows(known)) == 10 and [each[0] for each in rows(known)] == [each[0] for each in rows(new)] == [each[0] for each in rows(listed)]
-    assert "has no item unheard of" in new.stderr and "history of user nobody" in new.stderr and new.returncode == 0
+    assert len(rows(known)) == 10 and [each[0] for each in rows(known)] == [
+        each[0] for each in rows(new)
+    ] == [each[0] for each in rows(listed)]
+    assert (
+        "has no item unheard of" in new.stderr
+        and "history of user nobody" in new.stderr
+        and new.returncode == 0
+    )
 
 
-@pytest.mark.parametrize("arguments, code, says", [
-    (["--user=u1,missing"], 0, "titled has no user missing: left out"),
-    (["--user=missing"], 1, "nobody left"),
-    (["--items=i1,missing"], 0, "titled has no item missing"),
-    (["--items=,"], 1, "the history is empty"),
-    (["--items=missing"], 1, "the history is empty"),
-    (["--history=/nowhere.csv"], 1, "cannot be read"),
-    (["--user=u1", "--all"], 1, "recommend: say for whom: one of --user, --all, --items and --history; --help tells all"),
-    (["--all", "--k=0"], 1, "at least 1"),
-    (["--all", "--k=many"], 1, "recommend: argument --k: invalid int value"),
-    (["--all", "--format=parquet"], 1, "needs --out"),
-    (["--all", "--out="], 1, "--out must name a file"),
-    (["--all", "--out=/"], 1, "is a folder"),
-    (["--all", "--out=l.json"], 1, "then --format must say"),
-    (["--user=u1", "--out=/nowhere/l.csv"], 1, "there is no folder /nowhere; `mkdir -p /nowhere` makes it"),
-    (["--user=u1", "--data_dir=/nowhere"], 1, "there is no data set"),
-])
+@pytest.mark.parametrize(
+    "arguments, code, says",
+    [
+        (["--user=u1,missing"], 0, "titled has no user missing: left out"),
+        (["--user=missing"], 1, "nobody left"),
+        (["--items=i1,missing"], 0, "titled has no item missing"),
+        (["--items=,"], 1, "the history is empty"),
+        (["--items=missing"], 1, "the history is empty"),
+        (["--history=/nowhere.csv"], 1, "cannot be read"),
+        (
+            ["--user=u1", "--all"],
+            1,
+            "recommend: say for whom: one of --user, --all, --items and --history; --help tells all",
+        ),
+        (["--all", "--k=0"], 1, "at least 1"),
+        (["--all", "--k=many"], 1, "recommend: argument --k: invalid int value"),
+        (["--all", "--format=parquet"], 1, "needs --out"),
+        (["--all", "--out="], 1, "--out must name a file"),
+        (["--all", "--out=/"], 1, "is a folder"),
+        (["--all", "--out=l.json"], 1, "then --format must say"),
+        (
+            ["--user=u1", "--out=/nowhere/l.csv"],
+            1,
+            "there is no folder /nowhere; `mkdir -p /nowhere` makes it",
+        ),
+        (["--user=u1", "--data_dir=/nowhere"], 1, "there is no data set"),
+    ],
+)
 def test_bad_input(run_script, distilled_run, arguments, code, says):
     done = run_script("recommend.py", f"--run={distilled_run}", *arguments)
     assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr
     assert code == 0 or done.stdout == "" and done.stderr.strip().split("\n")[-1].startswith("recommend: ")
 
 
-@pytest.mark.parametrize("text, says", [
-    ("user,item\nann,50,5\n", "--history=FILE cannot be read: Expected 2 fields in line 2, saw 3"),
-    ("item,item\n1,2\n", "not 'item,item'"),
-    ("item , item\n1,2\n", "not 'item,item'"),
-    ("film\n1\n", "not 'film'"),
-    ("", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("user,item\nann,50,5\n", "--history=FILE cannot be read: Expected 2 fields in line 2, saw 3"),
+        ("item,item\n1,2\n", "not 'item,item'"),
+        ("item , item\n1,2\n", "not 'item,item'"),
+        ("film\n1\n", "not 'film'"),
+        ("", "cannot be read"),
+    ],
+)
 def test_histories_that_cannot_be_read(tmp_path, text, says):
     (tmp_path / "new.csv").write_text(text)
     with pytest.raises(UserError) as error:
         recommend.read_history(tmp_path / "new.csv")
-    assert says.replace("FILE", str(tmp_path / "new.csv")) in str(error.value) and "\n" not in str(error.value)
+    assert says.replace("FILE", str(tmp_path / "new.csv")) in str(error.value) and "\n" not in str(
+        error.value
+    )
 
 
 def test_histories_are_read_as_they_are_meant(tmp_path, capsys):
     """Spaces and blank lines do not matter; rows that lack something are named by their number; a byte order mark is none of it."""
     path = tmp_path / "new.csv"
-    path.write_text("\ufeffuser , item\nann , 50 \n\nbob,\n,7\n\"b, c\",\"x, 1\"\nNA,null\n", encoding="utf-8")
+    path.write_text('\ufeffuser , item\nann , 50 \n\nbob,\n,7\n"b, c","x, 1"\nNA,null\n', encoding="utf-8")
     assert recommend.read_history(path) == (["ann", "b, c", "NA"], ["50", "x, 1", "null"])
     said = capsys.readouterr().err
     assert "has no item in row 4: left out" in said and "has no user in row 5: left out" in said
@@ -215,12 +302,27 @@ def test_histories_are_read_as_they_are_meant(tmp_path, capsys):
 def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
     """Is named, has an empty list without an explanation, and is not counted."""
     everything = pd.DataFrame({"user": "all", "item": opened[1].item_ids})
-    pd.concat([everything, pd.DataFrame({"user": ["some"], "item": ["i1"]})]).to_csv(tmp_path / "new.csv", index=False)
-    done = run_script("recommend.py", f"--run={distilled_run}", f"--history={tmp_path / 'new.csv'}", "--explain", f"--out={tmp_path / 'l.JSONL'}")
-    assert done.returncode == 0 and done.stderr == "recommend: every item has been seen by user all: nothing is left to recommend\n"
+    pd.concat([everything, pd.DataFrame({"user": ["some"], "item": ["i1"]})]).to_csv(
+        tmp_path / "new.csv", index=False
+    )
+    done = run_script(
+        "recommend.py",
+        f"--run={distilled_run}",
+        f"--history={tmp_path / 'new.csv'}",
+        "--explain",
+        f"--out={tmp_path / 'l.JSONL'}",
+    )
+    assert (
+        done.returncode == 0
+        and done.stderr == "recommend: every item has been seen by user all: nothing is left to recommend\n"
+    )
     assert done.stdout.endswith("lists for 1 users\n")
     lines = [json.loads(line) for line in (tmp_path / "l.JSONL").read_text().splitlines()]
-    assert lines[0] == {"user": "all", "items": [], "because": []} and len(lines[1]["items"]) == 10 and [each["item"] for each in lines[1]["because"]] == ["i1"]
+    assert (
+        lines[0] == {"user": "all", "items": [], "because": []}
+        and len(lines[1]["items"]) == 10
+        and [each["item"] for each in lines[1]["because"]] == ["i1"]
+    )
 
 
 def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
@@ -230,8 +332,15 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     (copy("baseline") / "distilled.npz").unlink()
     (copy("cut") / "distilled.npz").write_bytes(b"PK")
     (copy("torn") / "config.json").write_text("{")
-    change = lambda name, file, **new: (copy(name) / file).write_text(json.dumps({key: value for key, value in {
-        **json.loads((distilled_run / file).read_text()), **new}.items() if value != "gone"}))
+    change = lambda name, file, **new: (copy(name) / file).write_text(
+        json.dumps(
+            {
+                key: value
+                for key, value in {**json.loads((distilled_run / file).read_text()), **new}.items()
+                if value != "gone"
+            }
+        )
+    )
     change("versionless", "config.json", versions="gone")
     change("speechless", "config.json", command=None)
     change("stepless", "result.json", best_step="gone")
@@ -239,15 +348,30 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     with np.load(distilled_run / "distilled.npz") as file:
         arrays = dict(file)
     settings = json.loads(str(arrays["settings"]))
-    for name, new in (("empty", {"settings": "{}"}), ("listed", {"settings": "[]"}), ("foreign", {"settings": json.dumps({**settings, "dataset": "ml-1m"})}),
-                      ("text", {"data": arrays["data"].astype(str)}), ("moved", {"settings": json.dumps({**settings, "data_dir": "/elsewhere"})})):
+    for name, new in (
+        ("empty", {"settings": "{}"}),
+        ("listed", {"settings": "[]"}),
+        ("foreign", {"settings": json.dumps({**settings, "dataset": "ml-1m"})}),
+        ("text", {"data": arrays["data"].astype(str)}),
+        ("moved", {"settings": json.dumps({**settings, "data_dir": "/elsewhere"})}),
+    ):
         np.savez(copy(name) / "distilled.npz", **{**arrays, **new})
     assert open_distilled(tmp_path / "moved").settings["data_dir"] == "/elsewhere"
-    for name, says in (("nothing", "is no run"), ("unfinished", "has not finished"), ("baseline", "a run of distill.py is needed"),
-                       ("cut", "truncated or damaged"), ("torn", "config.json cannot be read"), ("versionless", "has no versions"),
-                       ("speechless", "its command is null"), ("stepless", "has no best_step"), ("worded", 'its HR@100 is "much"'),
-                       ("empty", 'dataset is missing, and in config.json it is "titled"'), ("listed", "its settings are \\[\\]"),
-                       ("foreign", 'not of this run: its dataset is "ml-1m"'), ("text", "shapes that do not fit")):
+    for name, says in (
+        ("nothing", "is no run"),
+        ("unfinished", "has not finished"),
+        ("baseline", "a run of distill.py is needed"),
+        ("cut", "truncated or damaged"),
+        ("torn", "config.json cannot be read"),
+        ("versionless", "has no versions"),
+        ("speechless", "its command is null"),
+        ("stepless", "has no best_step"),
+        ("worded", 'its HR@100 is "much"'),
+        ("empty", 'dataset is missing, and in config.json it is "titled"'),
+        ("listed", "its settings are \\[\\]"),
+        ("foreign", 'not of this run: its dataset is "ml-1m"'),
+        ("text", "shapes that do not fit"),
+    ):
         with pytest.raises(UserError, match=says):
             open_distilled(tmp_path / name)
     rng = np.random.default_rng(5)
@@ -255,7 +379,10 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     write_layout(tmp_path / "titled", user, item, rng.choice(3, 900, p=[0.8, 0.1, 0.1]))
     with pytest.raises(UserError, match="has changed since"):
         load_dataset(open_distilled(distilled_run), tmp_path)
-    assert load_dataset(open_distilled(distilled_run), titled_data).fingerprint == data.load("titled", titled_data).fingerprint
+    assert (
+        load_dataset(open_distilled(distilled_run), titled_data).fingerprint
+        == data.load("titled", titled_data).fingerprint
+    )
 
 
 @pytest.mark.parametrize("process", [False, True])
@@ -268,12 +395,22 @@ def test_two_precisions_in_one_process(distilled_run, opened, process):
         assert jnp.ones(1).dtype == (np.float64 if process else np.float32)
         lists = [each.rank(dataset.train, 5) for each in recommenders]
         assert jnp.ones(1).dtype == (np.float64 if process else np.float32)
-        contributions = [each.contributions(dataset.train[:3], columns[:3]) for each, (columns, _) in zip(recommenders, lists)]
+        contributions = [
+            each.contributions(dataset.train[:3], columns[:3])
+            for each, (columns, _) in zip(recommenders, lists)
+        ]
     kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
     with jax.enable_x64(True):
         rows = jnp.asarray(distilled.rows, float)
-        expected = np.asarray(model.predict(kernel(dataset.train.toarray().astype(float), rows), model.ridge(kernel(rows), rows, distilled.lamda)))
-    for given, (columns, scores), dtype, tolerance in zip(contributions, lists, [np.float32, np.float64] * 2, [1e-4, 1e-8] * 2):
+        expected = np.asarray(
+            model.predict(
+                kernel(dataset.train.toarray().astype(float), rows),
+                model.ridge(kernel(rows), rows, distilled.lamda),
+            )
+        )
+    for given, (columns, scores), dtype, tolerance in zip(
+        contributions, lists, [np.float32, np.float64] * 2, [1e-4, 1e-8] * 2
+    ):
         assert scores.dtype == given.dtype == dtype
         np.testing.assert_allclose(scores, np.take_along_axis(expected, columns, axis=1), atol=tolerance)
     assert np.abs(lists[0][1] - np.take_along_axis(expected, lists[0][0], axis=1)).max() > 1e-8

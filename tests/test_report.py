@@ -1,4 +1,5 @@
 """report.py: what the page says, and how it behaves in a real browser on titles that mean harm."""
+
 import json
 import shutil
 
@@ -6,20 +7,24 @@ import numpy as np
 import pytest
 from conftest import NASTY
 
-import charts
-import leak
 import report
-from distilled import load_dataset, open_distilled
-from errors import UserError
+from lib.errors import UserError
+from page import charts, leak
+from runs.synthetic_users import load_dataset, open_distilled
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver (Debian: chromium, chromium-driver) are not installed")
+needs_browser = pytest.mark.skipif(
+    not (BROWSER and DRIVER),
+    reason="chromium and chromedriver (Debian: chromium, chromium-driver) are not installed",
+)
 
 
 @pytest.fixture(scope="module")
 def page(distilled_run, tmp_path_factory):
     """The page of a run whose synthetic users like the harmful titles most, in a folder whose name means harm, too: (path, distilled)."""
-    run = shutil.copytree(distilled_run, tmp_path_factory.mktemp("results") / "<img src=x onerror='window.hacked=1'>")
+    run = shutil.copytree(
+        distilled_run, tmp_path_factory.mktemp("results") / "<img src=x onerror='window.hacked=1'>"
+    )
     config = json.loads((run / "config.json").read_text())
     config["command"] += " </script><script>window.hacked=1</script>"
     (run / "config.json").write_text(json.dumps(config))
@@ -36,6 +41,7 @@ def page(distilled_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(page):
     from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
         options.add_argument(argument)
@@ -50,12 +56,19 @@ def browser(page):
 
 
 def texts(browser, selector):
-    return browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)", selector)
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)", selector
+    )
 
 
 def test_nothing_in_the_page_is_markup_but_its_own(page):
     text = page[0].read_text(encoding="utf-8")
-    assert text.count("<script") == text.count("</script>") == 2 and "<img" not in text and "<!--" not in text and "\u2028" not in text
+    assert (
+        text.count("<script") == text.count("</script>") == 2
+        and "<img" not in text
+        and "<!--" not in text
+        and "\u2028" not in text
+    )
     assert "://" not in text, "it fetches nothing"
 
 
@@ -65,10 +78,15 @@ def test_titles_are_text(browser, page):
     for button in browser.find_elements("css selector", "#users .open"):
         button.click()
     shown = set(texts(browser, "#users .items bdi"))
-    assert {title for title in NASTY if title.strip()} <= shown and sum(each.startswith("item ") for each in shown) == 2, "two have no title: their ids stand there"
+    assert {title for title in NASTY if title.strip()} <= shown and sum(
+        each.startswith("item ") for each in shown
+    ) == 2, "two have no title: their ids stand there"
     assert browser.execute_script("return typeof window.hacked") == "undefined"
     assert browser.execute_script("return document.images.length") == 0
-    assert texts(browser, "h1") == ["6 synthetic users of titled"] and "<img src=x" in texts(browser, "header p")[0]
+    assert (
+        texts(browser, "h1") == ["6 synthetic users of titled"]
+        and "<img src=x" in texts(browser, "header p")[0]
+    )
     assert browser.get_log("browser") == []
     browser.refresh()
 
@@ -81,10 +99,16 @@ def test_search_filters(browser, page):
     for word in ("FILM 3", "</script>", "侍", "İST", "nowhere"):
         search.clear()
         search.send_keys(word)
-        expected = [user[0] for user in data["users"] if any(word.lower() in data["titles"][title].lower() for title, _ in user[10])]
+        expected = [
+            user[0]
+            for user in data["users"]
+            if any(word.lower() in data["titles"][title].lower() for title, _ in user[10])
+        ]
         assert [int(each) for each in texts(browser, "#users .open")] == expected
         assert browser.find_element("id", "count").text.startswith(f"{len(expected)} of 6")
-        assert all(each.lower() == word.lower() for each in texts(browser, "#users mark")) and len(texts(browser, "#users mark")) >= len(expected)
+        assert all(each.lower() == word.lower() for each in texts(browser, "#users mark")) and len(
+            texts(browser, "#users mark")
+        ) >= len(expected)
     search.clear()
     search.send_keys("istan")
     assert set(texts(browser, "#users mark")) == {"İstan"}
@@ -113,7 +137,9 @@ def test_sort_sorts(browser):
             values = [data["users"][int(each)][place] for each in texts(browser, "#users .open")]
             order = header.find_element("xpath", "..").get_attribute("aria-sort")
             assert values == sorted(values, reverse=order == "descending") and len(values) == 6
-        assert texts(browser, "#users th:is([aria-sort=ascending], [aria-sort=descending]) button") == [header.text.split()[0]]
+        assert texts(browser, "#users th:is([aria-sort=ascending], [aria-sort=descending]) button") == [
+            header.text.split()[0]
+        ]
 
 
 @needs_browser
@@ -127,33 +153,61 @@ def test_keyboard_and_phone(browser):
     keys("\ue015")
     assert browser.switch_to.active_element.get_attribute("aria-label") == "synthetic user 1"
     keys("\ue007")  # Enter
-    assert browser.switch_to.active_element.get_attribute("aria-expanded") == "true" and len(texts(browser, "#users tr.detail")) == 1
+    assert (
+        browser.switch_to.active_element.get_attribute("aria-expanded") == "true"
+        and len(texts(browser, "#users tr.detail")) == 1
+    )
     keys("\ue007")
     assert texts(browser, "#users tr.detail") == []
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True},
+    )
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
 
 
 def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
     """Runs on the same data are compared, whatever script made them; on other data, unfinished or damaged they are not."""
     run = shutil.copytree(distilled_run, tmp_path / "own")
-    for name, change in (("baseline", lambda config: {**config, "command": "python popularity.py --x=1", "settings": {"dataset": "titled", "neighbours": 7}}),
-                         ("elsewhere", lambda config: {**config, "data_fingerprint": "0", "command": "python elsewhere.py"}),
-                         ("unfinished", lambda config: {**config, "command": "python unfinished.py"}),
-                         ("damaged", lambda config: {**config, "command": "python damaged.py"}),
-                         ("worded", lambda config: {**config, "command": "python worded.py"})):
+    for name, change in (
+        (
+            "baseline",
+            lambda config: {
+                **config,
+                "command": "python popularity.py --x=1",
+                "settings": {"dataset": "titled", "neighbours": 7},
+            },
+        ),
+        ("elsewhere", lambda config: {**config, "data_fingerprint": "0", "command": "python elsewhere.py"}),
+        ("unfinished", lambda config: {**config, "command": "python unfinished.py"}),
+        ("damaged", lambda config: {**config, "command": "python damaged.py"}),
+        ("worded", lambda config: {**config, "command": "python worded.py"}),
+    ):
         other = shutil.copytree(distilled_run, tmp_path / name)
         (other / "distilled.npz").unlink()
-        (other / "config.json").write_text(json.dumps(change(json.loads((other / "config.json").read_text()))))
+        (other / "config.json").write_text(
+            json.dumps(change(json.loads((other / "config.json").read_text())))
+        )
     (tmp_path / "unfinished" / "result.json").unlink()
     (tmp_path / "damaged" / "result.json").write_text("{")
     result = json.loads((distilled_run / "result.json").read_text())
-    (tmp_path / "worded" / "result.json").write_text(json.dumps({**result, "val": {"HR@100": "5"}, "test": {**result["test"], "HR@10": "6"}}))
+    (tmp_path / "worded" / "result.json").write_text(
+        json.dumps({**result, "val": {"HR@100": "5"}, "test": {**result["test"], "HR@10": "6"}})
+    )
     done = run_script("report.py", f"--run={run}")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "popularity<small>neighbours=7</small>" in page and "distill (this run)" in page and page.index("this run") < page.index("popularity<")
-    assert "elsewhere" not in page and "unfinished" not in page and "damaged" not in page and "worded" not in page
+    assert (
+        "popularity<small>neighbours=7</small>" in page
+        and "distill (this run)" in page
+        and page.index("this run") < page.index("popularity<")
+    )
+    assert (
+        "elsewhere" not in page
+        and "unfinished" not in page
+        and "damaged" not in page
+        and "worded" not in page
+    )
     leaks = json.loads((run / "leak.json").read_text(encoding="utf-8"))
     assert len(leaks["synthetic_users"]) == 6 and leaks["references"].keys() == {"train", "seen", "held_out"}
     assert f"{leaks['references']['train']['jaccard']['start']} of 6 synthetic users" in done.stdout
@@ -181,30 +235,58 @@ def test_a_folder_that_may_not_be_written_names_out(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")  # root, who may run this, is refused nothing
 
     monkeypatch.setattr(report.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(UserError, match="cannot be written .Permission denied.: --out=FOLDER writes the page elsewhere"):
+    with pytest.raises(
+        UserError, match="cannot be written .Permission denied.: --out=FOLDER writes the page elsewhere"
+    ):
         report.prepare(tmp_path)
 
 
-@pytest.mark.parametrize("text", [None, "", '{"step": 0, "valid', '{"step": 0, "validation": {"HR@100": null, "NDCG@10": 1}}\n', "null\n", "[]\n",
-                                  '{"step": "0", "validation": {"HR@100": 1, "NDCG@10": 1}}\n', '{"step": NaN, "validation": {"HR@100": 1, "NDCG@10": 1}}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        '{"step": 0, "valid',
+        '{"step": 0, "validation": {"HR@100": null, "NDCG@10": 1}}\n',
+        "null\n",
+        "[]\n",
+        '{"step": "0", "validation": {"HR@100": 1, "NDCG@10": 1}}\n',
+        '{"step": NaN, "validation": {"HR@100": 1, "NDCG@10": 1}}\n',
+    ],
+)
 def test_no_curve_without_numbers(tmp_path, capsys, text):
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)
     assert report.curve(tmp_path, {"best_step": 0}) is None
     said = capsys.readouterr().err
-    assert said.startswith(f"report: {tmp_path}/metrics.jsonl cannot be read, so the page has no learning curve") and said.count("\n") == 1
+    assert (
+        said.startswith(f"report: {tmp_path}/metrics.jsonl cannot be read, so the page has no learning curve")
+        and said.count("\n") == 1
+    )
 
 
 def test_effective_items_against_a_loop():
     rows = np.array([[0, 1, 1, 0], [0.2, 0.2, 0.2, 0.2], [0.1, 0.3, 0, 0.9], [0, 0, 0, 0]], np.float32)
-    expected = [np.exp(-sum(share * np.log(share) for share in row / row.sum() if share)) for row in rows[:3].astype(float)]
-    assert report.effective_items(rows) == pytest.approx([*expected, 1]) and expected[:2] == pytest.approx([2, 4])
+    expected = [
+        np.exp(-sum(share * np.log(share) for share in row / row.sum() if share))
+        for row in rows[:3].astype(float)
+    ]
+    assert report.effective_items(rows) == pytest.approx([*expected, 1]) and expected[:2] == pytest.approx(
+        [2, 4]
+    )
 
 
 def test_charts_escape_and_survive_anything():
     """Names as text; numbers that cannot be drawn are left out; one point, none, and all the same."""
-    text = str(charts.chart("<b>", "</svg>", '"&', [("<i>", [0, 1, np.nan, 3], [1, 0, 2, np.inf])], mark=(1, "<u>")))
-    assert all(each not in text for each in ("<b>", "<i>", "<u>")) and text.count("</svg>") == 1 and "nan" not in text and "inf" not in text
+    text = str(
+        charts.chart("<b>", "</svg>", '"&', [("<i>", [0, 1, np.nan, 3], [1, 0, 2, np.inf])], mark=(1, "<u>"))
+    )
+    assert (
+        all(each not in text for each in ("<b>", "<i>", "<u>"))
+        and text.count("</svg>") == 1
+        and "nan" not in text
+        and "inf" not in text
+    )
     for xs, ys in (([], []), ([1], [5]), ([2, 2], [3, 3]), ([0, -1], [1, 1])):
         for log in (False, True):
             for kind in ("lines", "steps", "dots"):

@@ -1,4 +1,5 @@
-"""runs.py where the system is not Linux: a process's memory and its start without /proc."""
+"""runs/folder.py where the system is not Linux: a process's memory and its start without /proc."""
+
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-import runs
+from runs import folder as run_folder
 
 
 @pytest.fixture
@@ -38,33 +39,33 @@ def sleeper():
 @pytest.mark.parametrize("platform, unit", [("darwin", 1), ("freebsd14", 1024)])
 def test_own_peak_without_proc_is_in_the_units_of_the_system(no_proc, monkeypatch, platform, unit):
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=300 * 2 ** 20 // unit))
-    assert runs.peak_rss_mb() == 300
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=300 * 2**20 // unit))
+    assert run_folder.peak_rss_mb() == 300
 
 
 def test_own_peak_is_at_least_what_is_held_now():
-    held = psutil.Process().memory_info().rss / 2 ** 20
-    assert 0.9 * held < runs.peak_rss_mb() < 100 * held
+    held = psutil.Process().memory_info().rss / 2**20
+    assert 0.9 * held < run_folder.peak_rss_mb() < 100 * held
 
 
 def test_memory_of_another_process_without_proc(no_proc, sleeper):
-    assert 1 < runs.peak_rss_mb(sleeper.pid) < 1000
+    assert 1 < run_folder.peak_rss_mb(sleeper.pid) < 1000
 
 
 def test_a_process_that_has_ended_has_no_memory(sleeper):
-    assert 1 < runs.peak_rss_mb(sleeper.pid) < 1000
+    assert 1 < run_folder.peak_rss_mb(sleeper.pid) < 1000
     sleeper.kill()
     deadline = time.monotonic() + 30
-    while runs.peak_rss_mb(sleeper.pid) is not None:  # nobody has waited for it yet
+    while run_folder.peak_rss_mb(sleeper.pid) is not None:  # nobody has waited for it yet
         assert time.monotonic() < deadline
         time.sleep(0.05)
     sleeper.wait()
-    assert runs.peak_rss_mb(sleeper.pid) is None
+    assert run_folder.peak_rss_mb(sleeper.pid) is None
 
 
 def test_start_of_the_process_is_the_same_without_proc(request):
     """The first is exact on Linux; psutil's is off there by less than a second and a half."""
-    first = runs._process_start()
+    first = run_folder._process_start()
     request.getfixturevalue("no_proc")
-    assert abs(runs._process_start() - first) < 1.5
-    assert runs._process_start() < time.time() - 0.1, "not the moment of the call"
+    assert abs(run_folder._process_start() - first) < 1.5
+    assert run_folder._process_start() < time.time() - 0.1, "not the moment of the call"

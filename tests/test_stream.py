@@ -1,13 +1,21 @@
 """stream.py: who comes when, who is remembered, and that a run which was killed goes on."""
+
 import json
 
 import numpy as np
 import pytest
 
 import stream
-from errors import UserError
+from lib.errors import UserError
 
-TINY = ["--dataset=tiny", "--parts=3", "--user_support=10", "--num_per_user=10", "--train_steps=20", "--seed=3"]
+TINY = [
+    "--dataset=tiny",
+    "--parts=3",
+    "--user_support=10",
+    "--num_per_user=10",
+    "--train_steps=20",
+    "--seed=3",
+]
 
 
 def run(run_script, data_dir, results, *more):
@@ -21,15 +29,24 @@ def test_every_user_comes_once(tiny):
     parts = stream.arrive(tiny, 4, seed=1)
     assert sorted(np.concatenate(parts)) == list(range(150)) and {len(part) for part in parts} == {37, 38}
     first = stream.take(tiny, parts[0])
-    assert first.users == len(parts[0]) and (first.train != tiny.train[parts[0]]).nnz == 0 and first.items == tiny.items
+    assert (
+        first.users == len(parts[0])
+        and (first.train != tiny.train[parts[0]]).nnz == 0
+        and first.items == tiny.items
+    )
 
 
 def test_the_random_memory_is_an_even_sample_that_only_new_users_push_out_of(tiny):
-    settings, counts = {"memory": "random", "user_support": 20, "lamda_grid": [1], "float64": False}, np.zeros(150)
+    settings, counts = (
+        {"memory": "random", "user_support": 20, "lamda_grid": [1], "float64": False},
+        np.zeros(150),
+    )
     for seed in range(200):
         parts, before = stream.arrive(tiny, 3, seed), set()
         for number in range(3):
-            rows, lamdas, _ = stream.remember({**settings, "seed": seed}, tiny, parts[:number + 1], None, None, None)
+            rows, lamdas, _ = stream.remember(
+                {**settings, "seed": seed}, tiny, parts[: number + 1], None, None, None
+            )
             assert rows.shape == (20, tiny.items) and lamdas == [1]
             now = {row.tobytes() for row in rows.astype(np.int8)}
             newest = {tiny.train[user].toarray().tobytes() for user in parts[number]}
@@ -37,13 +54,17 @@ def test_the_random_memory_is_an_even_sample_that_only_new_users_push_out_of(tin
             before = now
         of_row = {tiny.train[user].toarray().tobytes(): user for user in range(150)}
         counts[[of_row[row] for row in now]] += 1
-    assert counts.sum() == 4000 and 10 < counts.min() and counts.max() < 48  # 27 at the mean, a deviation of 5
+    assert (
+        counts.sum() == 4000 and 10 < counts.min() and counts.max() < 48
+    )  # 27 at the mean, a deviation of 5
 
 
 @pytest.mark.parametrize("memory, remembered", [("all", [50, 100, 150]), ("random", [10, 10, 10])])
 def test_real_users_remembered(tiny_data, tmp_path, run_script, memory, remembered):
     _, result, _ = run(run_script, tiny_data, tmp_path, f"--memory={memory}")
-    assert [part["users"] for part in result["parts"]] == [50, 100, 150] and [part["remembered"] for part in result["parts"]] == remembered
+    assert [part["users"] for part in result["parts"]] == [50, 100, 150] and [
+        part["remembered"] for part in result["parts"]
+    ] == remembered
     assert result["parts"][-1]["test"] == pytest.approx(result["test"])
 
 
@@ -57,11 +78,21 @@ def test_a_distilled_memory_that_was_killed_ends_with_the_same_bits(tiny_data, t
     with np.load(folder / "checkpoint.npz") as arrays:
         np.savez(folder / "checkpoint.npz", **{**arrays, "params_0": np.zeros((9, 40))})
     done = run_script("stream.py", *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}")
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "does not fit these settings (shapes differ)" in done.stderr
+    assert (
+        done.returncode == 1
+        and len(done.stderr.splitlines()) == 1
+        and "does not fit these settings (shapes differ)" in done.stderr
+    )
 
 
-@pytest.mark.parametrize("change, words", [({"parts": 200}, "parts is 200, but tiny has 150 users"), ({"user_support": 60}, "the first part"),
-                                           ({"memory": "random", "user_support": 151}, "but tiny has 150 users")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"parts": 200}, "parts is 200, but tiny has 150 users"),
+        ({"user_support": 60}, "the first part"),
+        ({"memory": "random", "user_support": 151}, "but tiny has 150 users"),
+    ],
+)
 def test_what_cannot_be_is_refused(tiny, change, words):
     with pytest.raises(UserError, match=words):
         stream.check({"memory": "distilled", "parts": 3, "user_support": 10, **change}, tiny)

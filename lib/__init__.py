@@ -1,0 +1,1 @@
+"""Settings, command line, files, devices, plots: what everything else stands on."""

@@ -1,0 +1,1 @@
+"""What report.py shows: the page, and how near synthetic users come to real ones."""

@@ -1,0 +1,1 @@
+"""The paper's table and figures: which runs they need, the record of those runs, their statistics."""

@@ -1,0 +1,1 @@
+"""Raw files → data/<name>/: the only code that knows a foreign format."""

@@ -1,0 +1,1 @@
+"""A run: its settings made concrete, its folder, its loop, its end."""

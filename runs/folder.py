@@ -1,0 +1,388 @@
+"""A run's folder, results/<run>/: the only code that writes there.
+
+    config.json      settings, command, versions, device, git revision
+    log.txt          what was said
+    metrics.jsonl    a line a validation
+    checkpoint.npz   all that is needed to go on
+    distilled.npz    the synthetic users, with the items' original ids
+    users.npz        HR@10 and NDCG@10 of every user on the test set; there before result.json
+    result.json      the final metrics: exists only when the run has finished
+    curve.png        validation over steps, or over lamda
+    alpha.npz        recommend.py's solution, kept so that it is calculated once
+    report.html      report.py's page, and in leak.json what it says about real users' histories
+
+Every file is written under a temporary name, flushed to the disk and renamed, so a reader, and a run
+that goes on after a crash, sees a whole file or none.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+from tqdm import tqdm
+
+from lib.errors import UserError
+from lib.files import ROOT, atomic, lock, read_npz
+
+# Where files lie and whether to go on do not shape the result; every other setting does.
+NOT_SHAPING = {
+    "data_dir",
+    "results_dir",
+    "resume",
+    "paper",
+    "eval_batch_size",
+    "distributed",
+    "coordinator",
+    "num_processes",
+    "process_id",
+}
+START_AGAIN = "--resume=false starts again and keeps the folder under another name"
+IN_USE = "another process is running these settings"
+METRICS = (
+    "HR@10",
+    "HR@100",
+    "NDCG@10",
+    "NDCG@100",
+    "PSP@10",
+    "PSP@100",
+    "AUC",
+)  # eval.METRICS, which needs JAX
+PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
+
+
+def read_finished(folder):
+    """(config, result) of a finished run: config.json as `describe` made it, and result.json.
+
+    Raises:
+        UserError: the folder is no run, one that has not finished, or one whose files lack something or have text for a number.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        there = sorted(path.parent.name for path in folder.parent.glob("*/result.json"))
+        raise UserError(
+            f"{folder} is no run: it has no config.json; finished runs in {folder.parent}: {', '.join(there) or 'none'}"
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        _expect(config, "settings", dict)
+        _expect(config["settings"], "dataset", str)
+        for key in ("script", "data_fingerprint", "command", "python", "devices", "started"):
+            _expect(config, key, str)
+        _expect(config, "git_revision", str, type(None))
+        _expect(config, "versions", dict)
+        for key in config.keys() & {"auto", "data"}:
+            _expect(config, key, dict)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder}/config.json cannot be read, or is not a run's ({error}); {START_AGAIN}"
+        ) from error
+    if not (folder / "result.json").exists():
+        raise UserError(
+            f"{folder} has not finished; the command it was started with goes on: {config['command']}"
+        )
+    return config, _read_result(folder / "result.json")
+
+
+def _read_result(path):
+    """A result.json, once it is sure to have what is read of it; UserError if not."""
+    try:
+        result = json.loads(path.read_text())
+        check_result(result)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); {START_AGAIN}") from error
+    return result
+
+
+def check_result(result):
+    """Raises ValueError or TypeError unless this is what a run leaves in result.json: all that any script reads of it is looked at."""
+    if not isinstance(result, dict):
+        raise TypeError(f"it holds {json.dumps(result)[:40]}")
+    for part in (result, *result.get("parts", [])):
+        for key in ("val" if part is result else "validation", "test"):
+            _expect(part, key, dict)
+            for metric in (*part[key], *METRICS):
+                _expect(part[key], metric, int, float, type(None))
+    _expect(result, "wall_seconds", int, float)
+    _expect(result, _choice(result), *((dict,) if "choice" in result else (int, float)))
+    for key in ("best_step", "steps"):
+        _expect(result, key, int, type(None))
+
+
+def _choice(result):
+    """The key under which a result has what validation chose: baselines.py has a dict of settings, the others lamda."""
+    return "choice" if "choice" in result else "lamda"
+
+
+def _expect(found, key, *kinds):
+    if key not in found:
+        raise ValueError(f"it has no {key}")
+    if not isinstance(found[key], kinds):
+        raise ValueError(f"its {key} is {json.dumps(found[key])[:40]}")
+    if isinstance(found[key], float) and not math.isfinite(found[key]):
+        raise ValueError(f"its {key} is {found[key]}, no number")
+
+
+class Run:
+    """An open run, made by `open_run`. Files are written atomically, but for log.txt, which grows.
+
+    Of several processes, the first writes and speaks; in the others nothing of it is seen.
+    """
+
+    def __init__(self, folder, started, silent):
+        self.folder = folder
+        self.earlier_seconds = 0.0  # of the processes that the run goes on from
+        self._started = started
+        self._silent = silent
+
+    def say(self, line):
+        """Shows a line, above a progress bar if there is one, and keeps it in log.txt."""
+        if self._silent:
+            return
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def save(self, name, content):
+        """Writes bytes."""
+        if not self._silent:
+            with atomic(self.folder / name) as file:
+                file.write(content)
+
+    def save_json(self, name, value):
+        self.save(name, json.dumps(_finite(value), indent=2).encode() + b"\n")
+
+    def keep_config(self, about):
+        """Writes config.json; on a run that goes on, keeps the first one and says what is not as it was then."""
+        if (self.folder / "config.json").exists():
+            self.warn_of_differences(about, self.say)
+        else:
+            self.save_json("config.json", about)
+
+    def warn_of_differences(self, about, say):
+        """Says what else than the settings, which are the same, has changed since the run began."""
+        try:
+            began = json.loads((self.folder / "config.json").read_text())
+            changed = [
+                f"{key} {began[key]} then, {about[key]} now"
+                for key in ("git_revision", "versions", "devices")
+                if began[key] != about[key]
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            changed = ["config.json cannot be read"]
+        if changed:
+            say(f"note: the run began under other conditions: {'; '.join(changed)}")
+
+    def save_arrays(self, name, arrays):
+        if not self._silent:
+            with atomic(self.folder / name) as file:
+                np.savez(file, **arrays)
+
+    def save_metrics(self, history):
+        """Writes metrics.jsonl anew: a dict a validation."""
+        self.save("metrics.jsonl", b"".join(json.dumps(_finite(line)).encode() + b"\n" for line in history))
+
+    def save_checkpoint(self, arrays, state):
+        """Keeps arrays (a dict) and state (anything JSON can hold) for `load_checkpoint`."""
+        self.save_arrays("checkpoint.npz", {**arrays, "state": np.array(json.dumps(state))})
+
+    def load_checkpoint(self):
+        """(arrays, state) as saved, or None if there is no checkpoint."""
+        path = self.folder / "checkpoint.npz"
+        if self._silent or not path.exists():
+            return None
+        arrays = read_npz(path, START_AGAIN)
+        try:
+            return arrays, json.loads(str(arrays.pop("state")))
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path} is not a checkpoint of this script; {START_AGAIN}") from error
+
+    def result(self):
+        """The result of the finished run, or None."""
+        path = self.folder / "result.json"
+        if self._silent or not path.exists():
+            return None
+        result = _read_result(path)
+        try:
+            return {
+                key: result[key]
+                for key in (
+                    "dataset",
+                    "val",
+                    "test",
+                    _choice(result),
+                    "best_step",
+                    "steps",
+                    "wall_seconds",
+                    "step_seconds",
+                    "peak_rss_mb",
+                    "yardsticks",
+                )
+            }
+        except KeyError as error:
+            raise UserError(f"{path} is damaged, it has no {error}; {START_AGAIN}") from error
+
+    def wall_seconds(self):
+        """Seconds the run has taken in all its processes, imports included."""
+        return self.earlier_seconds + time.time() - self._started
+
+
+class Stop:
+    """Within the block, a first SIGINT or SIGTERM is a wish to stop after the step; a second one interrupts at once."""
+
+    def __enter__(self):
+        self.signal = None
+        self._before = {
+            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def shaping(settings):
+    """The settings that shape a result, in the order of their names; of a run that is one of them, the folder's name, which says all."""
+    return {
+        key: Path(value).name if key == "distilled" else value
+        for key, value in sorted(settings.items())
+        if key not in NOT_SHAPING
+    }
+
+
+def identity(settings):
+    """The same text for the same run, whatever way its settings were given."""
+    return json.dumps(shaping(settings))
+
+
+def run_name(settings, fingerprint, kind):
+    """A readable name with a hash of the data and of every setting that shapes the result."""
+    digest = hashlib.sha256(json.dumps([kind, shaping(settings), fingerprint]).encode()).hexdigest()[:8]
+    size = "all" if settings["user_support"] == -1 else str(settings["user_support"])
+    return "-".join([kind, settings["dataset"], size, f"seed{settings['seed']}", digest])
+
+
+@contextmanager
+def open_run(settings, fingerprint, kind, silent=False):
+    """The folder of these settings on this data, made if needed, and locked while the block runs.
+
+    With resume off, a folder that is already there is kept under another name.
+
+    Args:
+        kind: what is run, a word for the folder's name.
+        silent: for a process that is not the first of several, to which nothing is locked and nothing written.
+
+    Raises:
+        UserError: another process runs the same settings.
+    """
+    results = Path(settings["results_dir"])
+    folder = results / run_name(settings, fingerprint, kind)
+    if silent:
+        yield Run(folder, _process_start(), silent)
+        return
+    results.mkdir(parents=True, exist_ok=True)
+    # The lock lies beside the folder, which may be renamed while it is held.
+    with lock(results / f".{folder.name}.lock", f"{IN_USE} in {folder}"):
+        if not settings["resume"] and folder.exists():
+            number = 1
+            while (kept := folder.with_name(f"{folder.name}.old{number}")).exists():
+                number += 1
+            folder.rename(kept)
+        folder.mkdir(exist_ok=True)
+        yield Run(folder, _process_start(), silent)
+
+
+def describe(settings, reasons, fingerprint, statistics, devices):
+    """What config.json holds: enough to repeat the run and to tell why another differs.
+
+    Args:
+        reasons: {key that was "auto": why it is what it is}.
+        statistics: users, items and train interactions, which the rules for "auto" know.
+    """
+    return {
+        "script": Path(sys.argv[0]).stem,
+        "settings": settings,
+        "auto": reasons,
+        "data_fingerprint": fingerprint,
+        "data": statistics,
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": devices,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_revision": _git_revision(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def peak_rss_mb(process="self"):
+    """The most memory a process has held, in MiB (of the host, not of a GPU); None if it has ended.
+
+    Where the system does not keep that of another process, as macOS does not, what it holds now. On Linux not what
+    getrusage says, which for a young process is the memory of the one that started it.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):  # it has ended, or the system is not Linux
+        if process == "self":
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
+    try:
+        return (
+            psutil.Process(process).memory_info().rss / 2**20 or None
+        )  # 0: it has ended, and nobody has waited for it
+    except psutil.Error:
+        return None
+
+
+def _finite(value):
+    """The same with None for NaN and the infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _process_start():
+    """Seconds since the epoch at which this process was started; imports count as work."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+        return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):  # not Linux, where psutil is off by up to a second
+        return psutil.Process().create_time()
+
+
+def _git_revision():
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

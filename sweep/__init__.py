@@ -1,0 +1,1 @@
+"""The search over settings: its queue, its workers, its report."""
