@@ -379,7 +379,9 @@ def train_and_test(settings, run, dataset, mesh):
 
 def main(arguments):
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "baselines")
-    settings = samplers.settle({**settings, "grid": settings["grid"] or grids[settings["model"]]}, dataset)
+    settings = samplers.resolve_users(
+        {**settings, "grid": settings["grid"] or grids[settings["model"]]}, dataset
+    )
     check(settings, dataset)
     carry_out(
         lambda run: train_and_test(settings, run, dataset, mesh),

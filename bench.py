@@ -214,7 +214,7 @@ def bench_infinite_ae(settings, dataset, mesh):
     own = resolve(["--lamda_grid=[0.2, 1, 5, 20, 50, 100]"], script="infinite_ae")[
         0
     ]  # six that are all validated, which 0 is not
-    settings, _ = recipes.settle(
+    settings, _ = recipes.resolve_auto(
         {**own, "float64": settings["float64"], "seed": settings["seed"]}, recipes.statistics_of(dataset)
     )
     began = time.perf_counter()
@@ -294,7 +294,7 @@ def main(arguments):
             raise UserError("gpu is run alone: it leaves the devices to processes of its own")
         return gpu.gpu(settings, changed)
     # The plain step has the softmax.
-    settings, _ = recipes.settle(
+    settings, _ = recipes.resolve_auto(
         {**settings, "dataset": "generated", "loss": "softmax"},
         recipes.Statistics(USERS, ITEMS, INTERACTIONS),
     )

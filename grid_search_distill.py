@@ -62,7 +62,7 @@ def run_settings(values, data_dir):
     """All settings that shape the run of distill.py with these, {setting: value}: the run's identity."""
     settings, _ = resolve([to_argument(key, value) for key, value in values.items()])
     return shaping(
-        recipes.settle(settings, known_of(settings["dataset"], data_dir, settings["repeats"])[1])[0]
+        recipes.resolve_auto(settings, known_of(settings["dataset"], data_dir, settings["repeats"])[1])[0]
     )
 
 

@@ -220,7 +220,7 @@ def title_of(settings, dataset):
 
 def main(arguments):
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "infinite_ae", samplers.kernel_of_run)
-    settings = samplers.settle(settings, dataset)
+    settings = samplers.resolve_users(settings, dataset)
     check_fits(settings, dataset, mesh)
     carry_out(
         lambda run: train_and_test(settings, run, dataset, mesh),

@@ -145,7 +145,7 @@ class Runs:
         key = planned.script, planned.arguments
         if key not in self._asked:
             settings, changed = resolve(planned.arguments, "", planned.script)
-            settings, _ = recipes.settle(settings, self._statistics[planned.dataset])
+            settings, _ = recipes.resolve_auto(settings, self._statistics[planned.dataset])
             if "grid" in settings:
                 settings["grid"] = settings["grid"] or hyper_params.grids[settings["model"]]
             self._asked[key] = shaping(settings), shaping(changed).keys()

@@ -115,7 +115,7 @@ SAMPLERS = {
 VALUES = {"distilled": "soft", "distilled_hard": "hard"}  # what distilled.to_matrix calls them
 
 
-def settle(settings, dataset):
+def resolve_users(settings, dataset):
     """The settings, once it is sure that there are such users; the folder and the number of distilled ones filled in.
 
     Raises:
@@ -178,7 +178,7 @@ def sample(settings, dataset):
     """The matrix of users that a model is to be trained on.
 
     Args:
-        settings: as `settle` returns them: `sampler`, a key of SAMPLERS or of VALUES; `user_support`, S, or -1 for everyone;
+        settings: as `resolve_users` returns them: `sampler`, a key of SAMPLERS or of VALUES; `user_support`, S, or -1 for everyone;
             `seed`, of what is random (the head users are not); `distilled` and `results_dir`.
     """
     name, budget, seed = (settings[key] for key in ("sampler", "user_support", "seed"))

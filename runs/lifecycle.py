@@ -46,7 +46,7 @@ def begin(arguments, description, script, of_run=lambda settings: None):
 
     Args:
         arguments, description, script: see settings.resolve.
-        of_run: settings -> what the run has whose synthetic users are to be trained on, for recipes.settle; None without one.
+        of_run: settings -> what the run has whose synthetic users are to be trained on, for recipes.resolve_auto; None without one.
 
     Returns:
         (Settings, {key that was "auto": why it is what it is}, mesh of devices.start, data.Dataset).
@@ -66,7 +66,7 @@ def begin(arguments, description, script, of_run=lambda settings: None):
         jax.process_count(),
         devices.gather,
     )
-    settings, reasons = recipes.settle(settings, recipes.statistics_of(dataset), of_run(settings))
+    settings, reasons = recipes.resolve_auto(settings, recipes.statistics_of(dataset), of_run(settings))
     dataset = data.add_noise(dataset, settings["noise"], settings["seed"])
     train, validation, test = dataset.lengths.sum(axis=1)
     if jax.process_index() == 0:

@@ -74,7 +74,7 @@ def choose(data, user_support):
     return "well-known items" + size, f"{per_item:.3g} train interactions an item, {WELL_KNOWN} or more"
 
 
-def settle(settings, data, run=None):
+def resolve_auto(settings, data, run=None):
     """The settings with every "auto" made concrete.
 
     Args:
@@ -129,7 +129,7 @@ def _for_synthetic_users(settings, data):
 def usual(settings, data, script):
     """What all settings of such a run, on these Statistics and with this user_support, are when nobody says otherwise."""
     run = {key: settings[key] for key in ("dataset", "user_support") if key in settings}
-    return settle({**defaults(script), **run}, data)[0]
+    return resolve_auto({**defaults(script), **run}, data)[0]
 
 
 def score_scale(loss, user_support, interactions):

@@ -65,7 +65,7 @@ def test_both_sides_of_the_step_are_the_same_loss(tiny, monkeypatch):
             "--score_scale=7",
         ]
     )
-    settings, _ = recipes.settle(settings, recipes.statistics_of(tiny))
+    settings, _ = recipes.resolve_auto(settings, recipes.statistics_of(tiny))
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
     logits = jnp.asarray(3 * np.random.default_rng(4).random((12, tiny.items)), jnp.float32)
     params = distill.initial_state(settings, logits, distill.make_optimizer(settings)).params

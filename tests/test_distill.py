@@ -344,7 +344,7 @@ def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
             "--history_discount=0",
             "--loss=softmax",
         ]
-        settings = {**recipes.settle(resolve(asked)[0], recipes.statistics_of(tiny))[0], **changes}
+        settings = {**recipes.resolve_auto(resolve(asked)[0], recipes.statistics_of(tiny))[0], **changes}
         logits = jnp.asarray(distill.initial_logits(settings, tiny))
         optimizer = distill.make_optimizer(settings)
         loss = distill.make_loss(settings, model.make_kernel(1, True), tiny)

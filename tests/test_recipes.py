@@ -7,7 +7,7 @@ import pytest
 import hyper_params
 from lib.settings import resolve
 from runs import recipes
-from runs.recipes import Statistics, choose, score_scale, settle
+from runs.recipes import Statistics, choose, resolve_auto, score_scale
 
 ML_1M, MAGAZINE, ML_100K = (
     Statistics(6040, 3706, 791_718),
@@ -17,7 +17,7 @@ ML_1M, MAGAZINE, ML_100K = (
 
 
 def chosen(data, *arguments, script="distill", run=None):
-    return settle(resolve(arguments, "", script)[0], data, run)
+    return resolve_auto(resolve(arguments, "", script)[0], data, run)
 
 
 @pytest.mark.parametrize(

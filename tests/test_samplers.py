@@ -24,7 +24,7 @@ def sample(name, dataset, budget, seed):
             "results_dir": folder,
             "distilled": "",
         }
-        return samplers.sample(samplers.settle(settings, dataset), dataset)
+        return samplers.sample(samplers.resolve_users(settings, dataset), dataset)
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
@@ -118,7 +118,7 @@ def test_distilled_users_are_those_of_the_run(distilled_run, titled_data):
         "user_support": -1,
         "seed": 3,
     }
-    settings = samplers.settle(given, dataset)
+    settings = samplers.resolve_users(given, dataset)
     assert settings["user_support"] == 6 and shaping(settings)["distilled"] == distilled_run.name
     np.testing.assert_array_equal(samplers.sample(settings, dataset).toarray(), distilled.rows)
     hard = samplers.sample({**settings, "sampler": "distilled_hard"}, dataset)
@@ -144,7 +144,7 @@ def test_distilled_users_that_cannot_be_had(distilled_run, titled_data, change, 
         "seed": 3,
     }
     with pytest.raises(UserError, match=words):
-        samplers.settle({**given, **change}, dataset)
+        samplers.resolve_users({**given, **change}, dataset)
 
 
 def test_distilled_users_of_other_data(distilled_run, tiny):
@@ -156,7 +156,7 @@ def test_distilled_users_of_other_data(distilled_run, tiny):
         "seed": 3,
     }
     with pytest.raises(UserError, match="not made from this tiny"):
-        samplers.settle(given, tiny)
+        samplers.resolve_users(given, tiny)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,11 @@ def test_distilled_users_of_other_noise(distilled_run, titled_data, monkeypatch,
         "seed": asked[1],
     }
     if fits:
-        assert samplers.settle(given, dataset)["user_support"] == 6
+        assert samplers.resolve_users(given, dataset)["user_support"] == 6
     else:
         with pytest.raises(UserError) as caught:
-            samplers.settle(given, dataset)
+            samplers.resolve_users(given, dataset)
         advice = dict(word[2:].split("=") for word in str(caught.value).split() if word.startswith("--"))
-        samplers.settle({**given, **{key: json.loads(value) for key, value in advice.items()}}, dataset)
+        samplers.resolve_users(
+            {**given, **{key: json.loads(value) for key, value in advice.items()}}, dataset
+        )

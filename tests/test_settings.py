@@ -18,7 +18,7 @@ def values(*arguments, script="distill"):
 
 
 def settled(*arguments, script="distill"):
-    return recipes.settle(values(*arguments, script=script), DATA)[0]
+    return recipes.resolve_auto(values(*arguments, script=script), DATA)[0]
 
 
 def other_value(key):
