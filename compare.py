@@ -55,9 +55,9 @@ from paper.summaries import (
 README = Path(__file__).parent / "README.md"
 HEAD = ["", *METRICS, "chosen by", "paper, NDCG@10", P]  # of the tables with all metrics
 # The README's first table: its data sets; of each system, what it is and what it was trained on.
-FIRST_DATASETS = {"ml-1m": "ML-1M", "magazine": "Amazon Magazine"}
+FIRST_DATASETS = "ml-1m", "magazine"
 FIRST = {
-    "PopRec": ("Popularity", ALL),
+    "PopRec": ("popularity", ALL),
     plan.EASE.name: ("EASE", ALL),
     plan.FULL.name: ("∞-AE", ALL),
     plan.DISTILLED.name: ("∞-AE", f"{plan.SUMMARY} synthetic users (Distill-CF)"),
@@ -126,15 +126,12 @@ def learners(matched):
 def to_markdown(matched):
     """{name: Markdown} of all tables: "first" of four rows, "ndcg", all metrics by data set, "learners"."""
     rows = rows_of(summary(matched))
-
-    def ndcg(system, datasets):  # by data set, ours and the paper's
-        texts = [dict(zip(HEAD, rows[dataset][system])) for dataset in datasets]
-        return [text[column] for text in texts for column in ("NDCG@10", "paper, NDCG@10")]
-
-    by_two = lambda titles, second: [text for title in titles for text in (title, second)]
-    first_head = ["test NDCG@10", "trained on", *by_two(FIRST_DATASETS.values(), "paper")]
+    columns = HEAD.index("NDCG@10"), HEAD.index("paper, NDCG@10")
+    ndcg = lambda system, datasets: [rows[dataset][system][i] for dataset in datasets for i in columns]
+    titles = lambda datasets: [text for dataset in datasets for text in (DATASETS[dataset], "the paper's")]
+    first_head = ["NDCG@10 of", "trained on", *titles(FIRST_DATASETS)]
     first = [[*names, *ndcg(system, FIRST_DATASETS)] for system, names in FIRST.items()]
-    ndcg_head = ["NDCG@10", "chosen by", *by_two(DATASETS.values(), "the paper's")]
+    ndcg_head = ["NDCG@10", "chosen by", *titles(DATASETS)]
     ndcg_rows = [[system.name, system.chosen_by, *ndcg(system.name, DATASETS)] for system in TABLE]
     note = uncommitted(matched)
     return {

@@ -143,9 +143,9 @@ def test_the_markdown_tables_byte_for_byte(results):
     assert (
         tables["first"]
         == """\
-| test NDCG@10 | trained on | ML-1M | paper | Amazon Magazine | paper |
+| NDCG@10 of | trained on | MovieLens-1M | the paper's | Amazon Magazine | the paper's |
 | --- | --- | --- | --- | --- | --- |
-| Popularity | all users | 14.00 | 13.84 | missing | 8.42 |
+| popularity | all users | 14.00 | 13.84 | missing | 8.42 |
 | EASE | all users | **34.00** | 29.88 | missing | 22.84 |
 | ∞-AE | all users | 33.50 | 32.82 | missing | 23.06 |
 | ∞-AE | 500 synthetic users (Distill-CF) | missing | 32.52 | missing | 23.81 |"""
