@@ -27,7 +27,7 @@ def join(coordinator, process_id, num_processes):
     """Makes this process one of several; called once, before `start`.
 
     Args:
-        coordinator: host:port of process 0; "" takes it from the launcher (SLURM, Open MPI) or environment.
+        coordinator: host:port of process 0; "" takes that of the launcher (SLURM, Open MPI).
         process_id, num_processes: -1 takes them from the same place.
 
     Raises:
@@ -44,14 +44,15 @@ def join(coordinator, process_id, num_processes):
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0][:200]
         raise UserError(
-            f"the processes cannot be joined ({str(error).splitlines()[0][:200]}). Without SLURM or Open MPI, "
+            f"the processes cannot be joined ({reason}). Without SLURM or Open MPI, "
             "every process needs --coordinator=HOST:PORT --num_processes=N --process_id=I."
         ) from error
 
 
 def _keep_standard_output():
-    """Reserves standard output for Python, because Gloo (C++) prints a greeting to it in every process."""
+    """Reserves standard output for Python, because Gloo, in C++, prints a greeting there."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
