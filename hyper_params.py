@@ -99,7 +99,7 @@ paper = {
     "learn_lamda": False,
     "cosine_decay": False,
     "train_steps": 500,
-    "log_freq": 40,
+    "log_freq": 25,  # the release: every 25 steps up to 200, then every 40
     "patience": 150,
     "best_by": "HR@100",
     "batch_size": -1,

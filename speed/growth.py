@@ -16,7 +16,6 @@ from data import Dataset
 from lib import devices
 from lib.errors import UserError
 from lib.files import ROOT
-from runs.batches import make_batches
 from runs.folder import peak_rss_mb
 from speed.generate import interactions, write_netflix
 
@@ -51,14 +50,16 @@ def train_only(rng, users, items, count):
 
 def step_seconds(settings, dataset, mesh):
     """Median seconds of a step of distill.py and its batch, after two steps that compile and warm up."""
-    optimizer = distill.make_optimizer(settings)
+    kernel, error = (
+        model.make_kernel(settings["depth"], settings["normalize"]),
+        model.LOSSES[settings["loss"]],
+    )
+    _, optimizer, step, batches = distill.build(settings, dataset, kernel, error, mesh)
     state = distill.initial_state(settings, distill.initial_logits(settings, dataset), optimizer)
-    loss = distill.make_loss(settings, model.make_kernel(settings["depth"], settings["normalize"]), dataset)
-    step, batches = distill.make_step(settings, loss, optimizer, mesh), make_batches(settings, dataset, mesh)
     no_stop, seconds = devices.spread(mesh, np.zeros(len(mesh.local_devices), np.int32)), []
     for i in range(STEPS + 2):
         began = time.perf_counter()
-        outcome = step(state, settings["lamda"], jax.random.key(i), batches(i), no_stop)
+        outcome = step(state, None, jax.random.key(i), batches(i), no_stop)
         state, _ = jax.block_until_ready(outcome)
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds[2:]))

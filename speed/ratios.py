@@ -10,6 +10,7 @@ import math
 import tempfile
 import time
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +24,12 @@ import data
 import distill
 import infinite_ae
 import model
-from eval import CUTOFFS, inverse_propensity, search_lamda
+from eval import CUTOFFS, inverse_propensity
 from lib import devices
 from lib.settings import resolve
 from runs import recipes
-from runs.batches import FED, HELD_OUT, make_batches
+from runs.batches import FED, HELD_OUT
+from runs.evaluation import Evaluation
 from runs.folder import open_run
 from speed.generate import write_data_set
 
@@ -106,10 +108,10 @@ def plain_load(folder):
 def validation(settings, dataset, mesh):
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
     rows = jnp.asarray(distill.initial_logits(settings, dataset))
-    weights = inverse_propensity(dataset.frequency)
-    view = dataset.validation_view(np.random.default_rng(0))
-    lamdas, size = settings["lamda_grid"], settings["eval_batch_size"]
-    ours = median_seconds(lambda: search_lamda(kernel, rows, lamdas, view, weights, size, mesh) and None)
+    weights, lamdas = inverse_propensity(dataset.frequency), settings["lamda_grid"]
+    evaluation = Evaluation(dataset, settings, mesh)
+    view = evaluation.validation_view
+    ours = median_seconds(lambda: evaluation.best_lamda(kernel, rows, lamdas) and None)
     compiled = jax.jit(kernel)
     plain_evaluate(compiled, rows, lamdas[:1], view, weights)  # compiles
     plain, _ = timed(lambda: plain_evaluate(compiled, rows, lamdas, view, weights))
@@ -174,19 +176,19 @@ def plain_metrics(scores, view, weights):
 def steps(settings, dataset, mesh):
     """Full-batch steps with shared and with independent noise, and the matrix products alone."""
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
-    optimizer = distill.make_optimizer(settings)
-    logits = jnp.asarray(distill.initial_logits(settings, dataset))
-    state = distill.initial_state(settings, logits, optimizer)
-    batch = make_batches(settings, dataset, mesh)(0)
+    _, optimizer, _, batches = distill.build(settings, dataset, kernel, model.cross_entropy, mesh)
+    state = distill.initial_state(settings, distill.initial_logits(settings, dataset), optimizer)
+    batch = batches(0)
     no_stop = devices.spread(mesh, np.zeros(len(mesh.local_devices), np.int32))
 
     def seconds_of(loss):
-        step = distill.make_step(settings, loss, optimizer, mesh)
-        return median_seconds(lambda: step(state, settings["lamda"], jax.random.key(0), batch, no_stop))
+        step = distill.make_step(loss, optimizer, mesh)
+        return median_seconds(lambda: step(state, None, jax.random.key(0), batch, no_stop))
 
     with threadpool_limits(limits=1, user_api="blas"):  # as distill.py does
-        shared = seconds_of(distill.make_loss(settings, kernel, dataset))
-        independent = seconds_of(distill.make_loss({**settings, "noise_groups": -1}, kernel, dataset))
+        objective = partial(distill.make_objective, dataset=dataset, kernel=kernel, error=model.cross_entropy)
+        shared = seconds_of(objective(settings))
+        independent = seconds_of(objective({**settings, "noise_groups": -1}))
     plain = seconds_of(make_plain_loss(settings, kernel, dataset))
     products, rate = product_seconds(settings, dataset)
     plain_is = "independent noise, scanned draw by draw"
@@ -210,7 +212,7 @@ def plain_sample(key, logits, tau, draws):
 
 
 def make_plain_loss(settings, kernel, dataset):
-    """distill.make_loss for held_out, softmax and learn_lamda, with independent noise."""
+    """distill.make_objective for held_out, softmax and learn_lamda, with independent noise."""
     interactions_per_user = dataset.train.nnz / dataset.users
 
     def loss(params, lamda, noise_key, batch):
@@ -278,7 +280,8 @@ def run_infinite_ae(settings, dataset, mesh):
         open_run({**settings, "results_dir": folder}, "", "bench") as run,
         redirect_stdout(io.StringIO()),
     ):
-        return infinite_ae.train_and_test(settings, run, dataset, mesh)
+        evaluation = Evaluation(dataset, settings, mesh)
+        return infinite_ae.train_and_test(settings, run, evaluation, dataset, mesh)
 
 
 def plain_infinite_ae(settings, dataset):

@@ -17,7 +17,6 @@ from lib.errors import UserError
 from lib.settings import resolve
 from prep import sources
 from runs import recipes
-from runs.batches import make_batches
 from speed import generate, growth, ratios
 
 
@@ -25,8 +24,7 @@ def test_plain_validation_has_the_metrics_of_eval(tiny):
     view, weights = tiny.test_view(np.random.default_rng(0)), evaluation.inverse_propensity(tiny.frequency)
     kernel, lamdas = model.make_kernel(1, True), [0.1, 5.0]
     rows = jnp.asarray(np.random.default_rng(1).random((20, tiny.items)) ** 3, jnp.float32)
-    alphas = [model.ridge(kernel(rows), rows, lamda) for lamda in lamdas]
-    scores = evaluation.scores_of(kernel, rows, alphas)
+    scores = evaluation.scores_of(kernel, rows, model.fit(kernel, rows, lamdas))
     ours = evaluation.evaluate(scores, len(lamdas), view, weights, 64, devices.start(False))
     plain = ratios.plain_evaluate(kernel, rows, lamdas, view, weights)
     for metrics, expected in zip(map(evaluation.summarise, ours), plain, strict=True):
@@ -68,14 +66,16 @@ def test_the_plain_loss_is_that_of_distill(tiny, monkeypatch):
     kernel = model.make_kernel(settings["depth"], settings["normalize"])
     logits = jnp.asarray(3 * np.random.default_rng(4).random((12, tiny.items)), jnp.float32)
     params = distill.initial_state(settings, logits, distill.make_optimizer(settings)).params
-    [batch], key = make_batches(settings, tiny, devices.start(False))(0), jax.random.key(0)
+    *_, batches = distill.build(settings, tiny, kernel, model.cross_entropy, devices.start(False))
+    [batch], key = batches(0), jax.random.key(0)
 
-    def value_and_gradient(make):
-        loss = make(settings, kernel, tiny)
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, 5.0, key, batch)
+    def value_and_gradient(loss):
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, None, key, batch)
 
-    (ours, lamda), gradient = value_and_gradient(distill.make_loss)
-    (plain, plain_lamda), plain_gradient = value_and_gradient(ratios.make_plain_loss)
+    objective = distill.make_objective(settings, tiny, kernel, model.cross_entropy)
+    (ours, lamda), gradient = value_and_gradient(objective)
+    plain_loss = ratios.make_plain_loss(settings, kernel, tiny)
+    (plain, plain_lamda), plain_gradient = value_and_gradient(plain_loss)
     np.testing.assert_allclose([ours, lamda], [plain, plain_lamda], rtol=1e-5)
     for leaf, expected in zip(gradient, plain_gradient, strict=True):
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-3 * float(jnp.abs(expected).max()))
