@@ -25,7 +25,7 @@ needs_browser = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def page(distilled_run, tmp_path_factory):
-    """(path, distilled) of a page whose users like the harmful titles most; its folder's name does harm, too."""
+    """(path, distilled) of a page whose users like harmful titles most; its folder's name does harm, too."""
     run = shutil.copytree(
         distilled_run, tmp_path_factory.mktemp("results") / "<img src=x onerror='window.hacked=1'>"
     )
