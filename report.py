@@ -32,10 +32,11 @@ from runs.synthetic_users import folder_of, load_dataset, open_distilled
 MAX_RUNS = 20  # in the table of metrics
 MAX_DOTS = 1000  # items in the picture of their popularity
 MAX_TITLES = 60_000  # of all synthetic users together; of one synthetic user 5 to 30
-# Settings that do not tell one run from another in the table of metrics.
+# Settings that do not tell one run from another in the table of metrics, or stand there in words.
 NOT_COMPARED = {
     "dataset",
     "model",
+    "user_support",
     "grid",
     "data_dir",
     "results_dir",
@@ -77,15 +78,16 @@ def runs_on_same_data(distilled, statistics):
         settings, kind, own = config["settings"], Path(command_of(config)[1]).stem, path.parent == this_folder
         script = kind if kind in hyper_params.takes else "distill"
         usual = recipes.usual(settings, statistics, script)
+        users, choice = settings.get("user_support"), result.get("choice", {})
+        size = [] if users is None else ["all users" if users == -1 else f"S = {users:,}"]
+        differs = lambda key, value: users != -1 if key == "sampler" else usual.get(key) != value
         unusual = {
-            key: value
-            for key, value in settings.items()
-            if key not in NOT_COMPARED and usual.get(key) != value
-        } | result.get("choice", {})
+            key: value for key, value in settings.items() if key not in NOT_COMPARED and differs(key, value)
+        }
         row = {
             "name": path.parent.name,
             "kind": settings.get("model", kind),
-            "note": ", ".join(f"{key}={value}" for key, value in unusual.items()),
+            "note": ", ".join(size + [f"{key}={value}" for key, value in (unusual | choice).items()]),
             "metrics": result["test"],
             "own": own,
         }

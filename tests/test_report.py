@@ -206,7 +206,7 @@ def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert (
         "popularity<small>neighbours=7</small>" in page
-        and "distill (this run)" in page
+        and "distill (this run)<small>S = 6, " in page
         and page.index("this run") < page.index("popularity<")
     )
     assert (
