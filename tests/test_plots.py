@@ -15,7 +15,7 @@ HISTORY = [
 LINE = pd.DataFrame(
     {"x": [10, 20], "HR@10": [1, 2], "PSP@10": [1, 2], "HR@10 deviation": 0, "PSP@10 deviation": 0}
 )
-FAULTY = r"$\frac$ <b> $"  # no formula, though matplotlib takes dollars for one
+FAULTY = r"$\frac$ <b>"  # no formula, though matplotlib takes dollars for one
 DRAWINGS = {
     "curve": lambda kind: plots.curve(HISTORY, 10, FAULTY, kind),
     "grid": lambda kind: plots.grid(HISTORY, 0.01, FAULTY, kind),
@@ -47,6 +47,14 @@ def test_a_system_has_one_colour():
 def test_lines_of_one_system_differ_in_their_strokes():
     svg = plots.lines({f"Distill-CF {name}": LINE for name in "ab"}, "HR@10", "x", "", "svg").decode()
     assert svg.count("stroke-dasharray") == 2, "the second line, and its part of the legend"
+
+
+def test_the_number_of_users_stands_above_their_share():
+    """10 and 20 % of 90 users; of an unknown number of users there is no such axis."""
+    lines = {"Distill-CF": LINE, "∞-AE, all users": LINE[:1]}
+    known, unknown = (plots.strategies([plots.Panel("", users, lines)], "svg") for users in (90, None))
+    for text in (b"<!-- 9 -->", b"<!-- 18 -->", b"<!-- S, number of users -->"):
+        assert text in known and text not in unknown
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
