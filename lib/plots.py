@@ -5,6 +5,7 @@
 
 import io
 import textwrap
+from collections import Counter
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -55,13 +56,15 @@ CURVE_METRICS = "HR@100", "NDCG@10"
 
 
 class Panel(NamedTuple):
-    """A data set's column in the picture of strategies."""
+    """A data set's column in the picture of strategies.
+
+    users: U; if it is unknown, None, the column has no axis of S.
+    lines: {label: DataFrame of x (the share of users in percent), STRATEGY_METRICS and their deviations}.
+    """
 
     title: str
-    users: int | None  # U; None: unknown, and the column has no axis of S
-    lines: (
-        dict  # {label: DataFrame of x, the share of users in percent, STRATEGY_METRICS and their deviations}
-    )
+    users: int | None
+    lines: dict
 
 
 @contextmanager
@@ -126,9 +129,10 @@ def grid(history, best_lamda, title, kind="png"):
 
 @style()
 def strategies(panels, kind="png"):
-    """HR@10 above PSP@10 over the users trained on, a column a data set, a line a strategy.
+    """HR@10, and PSP@10 below it, over the users trained on: a column a data set, a line a strategy.
 
-    The users are a share of all below, and their number S above. A band is one standard deviation.
+    The axis below has their share of all users, the axis above their number S. A band is a standard
+    deviation.
 
     Args:
         panels: [Panel]; its last label is the model of all users, drawn from side to side. A label without
@@ -138,16 +142,19 @@ def strategies(panels, kind="png"):
     grid = figure.subplots(2, len(panels), sharex="col", squeeze=False)
     for column, panel in zip(grid.T, panels):
         *labels, everyone = panel.lines
+        strategies = {label: panel.lines[label] for label in labels}
+        shares = sorted({share for line in strategies.values() for share in line["x"]})
         for axes, metric in zip(column, STRATEGY_METRICS):
-            _plot_lines(axes, {label: panel.lines[label] for label in labels}, metric)
+            _plot_lines(axes, strategies, metric)
             level = panel.lines[everyone][metric].max()  # of one row; NaN of none
             axes.axhline(level, color=system_style(everyone)[0], linestyle="--", label=everyone)
-            axes.set(xscale="log")
-            _label_log(axes.xaxis)
+            if shares:  # matplotlib has no logarithmic axis of nothing
+                axes.set_xscale("log")
+                _label_log(axes.xaxis)
         column[0].set_title(panel.title, parse_math=False)
         column[1].set_xlabel("users, % of all")
-        if panel.users is not None:
-            _add_axis_of_s(column[0], panel)
+        if shares and panel.users is not None:
+            _add_axis_of_s(column[0], shares, panel.users)
     labelled = {label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels())}
     _legend(figure, labelled.values(), labelled)
     return to_bytes(figure, kind)
@@ -175,10 +182,8 @@ def lines(lines_of, metric, x_label, title, kind="png", log_x=False):
     return to_bytes(figure, kind)
 
 
-def _add_axis_of_s(axes, panel):
-    *strategies, _ = panel.lines.values()
-    shares = sorted({share for line in strategies for share in line["x"]})
-    numbers = [f"{round(share * panel.users / 100):,}" for share in shares]
+def _add_axis_of_s(axes, shares, users):
+    numbers = [f"{round(share * users / 100):,}" for share in shares]
     above = axes.secondary_xaxis("top")
     above.set_xticks(shares, numbers)
     above.xaxis.set_minor_locator(ticker.NullLocator())
@@ -187,11 +192,12 @@ def _add_axis_of_s(axes, panel):
 
 def _plot_lines(axes, lines_of, metric):
     """A system has one colour; several lines of one system differ in their strokes."""
-    strokes, drawn = ("-", "--", ":", "-."), {}
+    strokes, drawn = ("-", "--", ":", "-."), Counter()
     for label, line in lines_of.items():
         colour, marker = system_style(label)
-        earlier = drawn[colour] = drawn.get(colour, -1) + 1
-        axes.plot(line["x"], line[metric], strokes[earlier % 4], marker=marker, label=label, color=colour)
+        stroke = strokes[drawn[colour] % len(strokes)]
+        drawn[colour] += 1
+        axes.plot(line["x"], line[metric], stroke, marker=marker, label=label, color=colour)
         deviation = line[f"{metric} deviation"]
         low, high = line[metric] - deviation, line[metric] + deviation
         axes.fill_between(line["x"], low, high, color=colour, alpha=0.2, linewidth=0)

@@ -258,7 +258,12 @@ def test_the_figure_has_a_line_for_each_strategy(results):
     assert (panel.title, panel.users) == ("MovieLens-1M", 100)
     lines = panel.lines
     names = [
-        "random users", "random interactions", "head users", "SVP-CF users", "Distill-CF", "∞-AE, all users"
+        "random users",
+        "random interactions",
+        "head users",
+        "SVP-CF users",
+        "Distill-CF",
+        "∞-AE, all users",
     ]
     assert [name.partition(" (")[0] for name in lines] == names
     distilled = lines["Distill-CF (6 of 42 runs)"]

@@ -44,6 +44,16 @@ def test_a_system_has_one_colour():
     assert all(colour(label) in set.union(*colours) for label in labels)
 
 
+@pytest.mark.parametrize("users", [None, 90])
+def test_a_column_may_have_one_of_its_parts_alone(users):
+    """Strategies without the model of all users, or that one without strategies."""
+    for lines in (
+        {"head users": LINE, "all users": LINE[:0]},
+        {"head users": LINE[:0], "all users": LINE[:1]},
+    ):
+        assert b"<!-- head users -->" in plots.strategies([plots.Panel("", users, lines)], "svg")
+
+
 def test_lines_of_one_system_differ_in_their_strokes():
     svg = plots.lines({f"Distill-CF {name}": LINE for name in "ab"}, "HR@10", "x", "", "svg").decode()
     assert svg.count("stroke-dasharray") == 2, "the second line, and its part of the legend"
