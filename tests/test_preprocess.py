@@ -111,7 +111,7 @@ def test_download_makes_a_data_set_that_loads(server, ml_1m_zip, tmp_path, capsy
         "the second call does nothing"
     )
     assert server.requests == 1
-    with pytest.raises(UserError, match="was made with split seed 42, not 7"):
+    with pytest.raises(UserError, match="--seed was 42, is 7"):
         prepare(tmp_path, ml_1m_zip, "--seed=7")
 
 
@@ -175,7 +175,7 @@ def test_no_network_goes_on_with_the_next_data_set_and_says_so(ml_1m_zip, tmp_pa
         (b"not a zip", "not a sound zip"),
         (archive(b"1::5::4::9\n", name="other"), "has no member ml-1m/ratings.dat"),
         (archive(b"1::5::4::9\n1::6\n"), "1 of 2 rows cannot be used \\(ml-1m/ratings.dat, line 2: "),
-        (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat, line 2: no number as rating"),
+        (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat, line 2: the rating is not a number"),
         (archive(b"1::5::4::9\n1::6::4::9\n"), "nothing is left: of 2 interactions"),
         (archive(b"1::5::4::9\n", movies=b"1::a::b\n2::c::d::e\n"), "movies.dat"),
         (archive(b"1::5::4::9\n", name="../ml-1m"), "would leave its folder"),
@@ -235,7 +235,7 @@ def test_a_known_name_with_another_file(tmp_path):
         preprocess.main(["douban", f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
     preprocess.main(["douban", f"--data_dir={tmp_path}"])
     with pytest.raises(
-        UserError, match="was made from another file than .*b.txt is now .*choose another --data_dir"
+        UserError, match="a.txt had another sha256 than .*b.txt has. .*choose another --data_dir"
     ):
         preprocess.main(["douban", f"--file={tmp_path / 'b.txt'}", f"--data_dir={tmp_path}"])
 
@@ -245,7 +245,7 @@ def test_a_known_name_with_another_file(tmp_path):
     [
         ("--bogus=1", "unrecognized arguments: --bogus=1"),
         ("--seed=x", "argument --seed: invalid int value: 'x'"),
-        ("ml-9", "there is no data set 'ml-9'"),
+        ("ml-9", "prep.sh knows no data set 'ml-9', only ml-1m, "),
     ],
 )
 def test_wrong_options_are_one_line_of_prep_sh(run_script, argument, words):
@@ -343,15 +343,15 @@ def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["ml-9"], "there is no data set 'ml-9'"),
+        (["ml-9"], "prep.sh knows no data set 'ml-9', only .* --name=ml-9"),
         (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
-        (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip"),
-        (["douban"], "douban has no public download; --file=PATH takes its ratings"),
+        (["ml-1m", "--file=/nowhere.zip"], "there is no file '/nowhere.zip'"),
+        (["douban"], "douban has no public download. Give --file=PATH: a text file of user, item"),
         (["--file=a.csv"], "--name=NAME"),
-        (["--name=a"], "--name goes with --file"),
+        (["--name=a"], "--name is for a table of your own. Type ./prep.sh --file=TABLE --name=NAME."),
         (["--name=../a", "--file=b.csv"], "the name of a folder"),
-        (["--name=ml-1m", "--file=b.csv"], "known data set"),
-        (["ml-1m", "--user-col=a"], "--user-col goes with --name"),
+        (["--name=ml-1m", "--file=b.csv"], "ml-1m is a data set that prep.sh knows"),
+        (["ml-1m", "--user-col=a"], "--user-col is for a table of your own"),
         (["ml-1m", "--min-user-count=2"], "at least 3"),
         (["ml-1m", "--max_bad_share=2"], "between 0 and 1"),
         (["--name=a", "--file=/nowhere.csv"], "nowhere.csv"),
@@ -371,11 +371,11 @@ def test_a_folder_that_somebody_else_made_is_left_alone(tmp_path, capsys):
     before = sorted((tmp_path / "ml-1m").iterdir())
     preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
     assert (
-        "not made by prep.sh" in capsys.readouterr().err and sorted((tmp_path / "ml-1m").iterdir()) == before
+        "exists already, not made by prep.sh" in capsys.readouterr().err and sorted((tmp_path / "ml-1m").iterdir()) == before
     )
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(
-        UserError, match="was not made by prep.sh, and whether it is from .*a.zip cannot be told"
+        UserError, match="was not made by prep.sh, so it cannot be compared with .*a.zip"
     ):
         preprocess.main(["ml-1m", f"--data_dir={tmp_path}", f"--file={tmp_path / 'a.zip'}"])
     (tmp_path / "ml-1m" / "index.npz").unlink()

@@ -130,7 +130,7 @@ TEXT = {
 
 @pytest.mark.parametrize("ending", TEXT)
 def test_own_text_with_usual_names(tmp_path, ending):
-    assert pairs(sources.read_own(write(tmp_path / f"a{ending}", TEXT[ending]))) == EXPECTED
+    assert pairs(sources.read_table(write(tmp_path / f"a{ending}", TEXT[ending]))) == EXPECTED
 
 
 def test_own_text_with_other_names_quotes_and_no_header(tmp_path):
@@ -138,10 +138,10 @@ def test_own_text_with_other_names_quotes_and_no_header(tmp_path):
         tmp_path / "a.csv",
         'who,"what, exactly",how much,note\n12,5,4,"x, ""y""\nand more"\n12,70,1,\n3,70,2.5,z\n',
     )
-    assert pairs(sources.read_own(path, "who", "what, exactly", "how much")) == EXPECTED
+    assert pairs(sources.read_table(path, "who", "what, exactly", "how much")) == EXPECTED
     path = write(tmp_path / "b.csv", "5,12,4\n70,12,1\n70,3,2.5\n")
-    assert pairs(sources.read_own(path, "1", "0", "2")) == EXPECTED
-    assert pairs(sources.read_own(path, "1", "0"))[0] == (3, 70, 1.0), "without a rating every row counts"
+    assert pairs(sources.read_table(path, "1", "0", "2")) == EXPECTED
+    assert pairs(sources.read_table(path, "1", "0"))[0] == (3, 70, 1.0), "without a rating every row counts"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_own_text_with_other_names_quotes_and_no_header(tmp_path):
 def test_own_parquet(tmp_path, user):
     table = pa.table({"x": [1, 2, 3], "user_id": user, "item_id": [5, 70, 70], "rating": [4.0, 1.0, 2.5]})
     parquet.write_table(table, tmp_path / "a.parquet")
-    assert pairs(sources.read_own(tmp_path / "a.parquet")) == EXPECTED
+    assert pairs(sources.read_table(tmp_path / "a.parquet")) == EXPECTED
     with_nulls = pa.table(
         {
             "user": pa.array([12, None, 3, 3]),
@@ -165,11 +165,11 @@ def test_own_parquet(tmp_path, user):
         }
     )
     parquet.write_table(with_nulls, tmp_path / "b.parquet")
-    found = sources.read_own(tmp_path / "b.parquet")
+    found = sources.read_table(tmp_path / "b.parquet")
     assert pairs(found) == [(12, 5, 4.0)] and [(line, what) for _, line, what in found.bad] == [
         (2, "no user id"),
         (3, "no item id"),
-        (4, "no number as rating"),
+        (4, "the rating is not a number"),
     ]
 
 
@@ -179,14 +179,14 @@ def test_bad_rows_have_the_lines_of_the_file(tmp_path, monkeypatch):
         tmp_path / "a.csv",
         "user,item,rating\n12,5,4\n12,5\n\n,5,1\n12,70,1\n12,NaN,1\n12,70,inf\n\n3,70,2.5\n1,2,3,4\n3,7,\n",
     )
-    found = sources.read_own(path)
+    found = sources.read_table(path)
     assert [(line, what) for _, line, what in found.bad] == [
         (3, "12,5"),
         (5, "no user id"),
         (7, "no item id"),
-        (8, "no number as rating"),
+        (8, "the rating is not a number"),
         (11, "1,2,3,4"),
-        (12, "no number as rating"),
+        (12, "the rating is not a number"),
     ]
     assert pairs(found) == EXPECTED and found.rows == 9
 
@@ -196,7 +196,7 @@ def test_more_bad_rows_than_allowed_stop(tmp_path, capsys):
     arguments = [f"--file={write(tmp_path / 'a.csv', rows)}", "--name=mine", f"--data_dir={tmp_path}"]
     with pytest.raises(
         UserError,
-        match=r"1 of 51 rows cannot be used \(a.csv, line 52: no item id\): more than the share of 0.01",
+        match=r"1 of 51 .*line 52: no item id\), more than --max-bad-share=0.01 allows.*--max-bad-share=0.02\.",
     ):
         preprocess.main(arguments)
     assert not (tmp_path / "mine").exists()
@@ -211,13 +211,13 @@ LEGIT = 'user,item,review,rating\n1,10,"one\ntwo, three, four\n",4\n1,11,,x\n2,1
 @pytest.mark.parametrize("block", [48, 2**20])
 def test_quoted_line_breaks_are_kept_and_count_as_lines(tmp_path, monkeypatch, block):
     monkeypatch.setattr(tables, "BLOCK", block)
-    found = sources.read_own(write(tmp_path / "a.csv", LEGIT))
+    found = sources.read_table(write(tmp_path / "a.csv", LEGIT))
     assert pairs(found) == [(1, 10, 4.0), (2, 10, 5.0), (2, 11, 1.0)] and (found.rows, found.swallowed) == (
         6,
         0,
     )
     assert [(line, what) for _, line, what in found.bad] == [
-        (5, "no number as rating"),
+        (5, "the rating is not a number"),
         (9, "no user id"),
         (13, "3,"),
     ]
@@ -264,7 +264,7 @@ def test_a_stray_quote_counts_as_all_the_lines_it_swallows(tmp_path, kind):
     path = write(
         tmp_path / "a.csv", "user,item,title,rating\n1,29,t,3\n" + text + rest + "7,,t,3\n" * bool(rest)
     )
-    found = sources.read_own(path)
+    found = sources.read_table(path)
     good = 1 + rest.count("\n")
     assert found.bad[0] == ("a.csv", 3, words) and len(found.user) == good and found.swallowed == 4
     assert [line for _, line, _ in found.bad[1:]] == [8 + rest.count("\n")] * bool(rest), (
@@ -285,9 +285,9 @@ def test_a_quote_that_swallows_more_than_a_block_is_named(tmp_path, monkeypatch)
     path = write(tmp_path / "a.csv", "user,item,title,rating\n" + ROWS[:90] + '1,30,"t\n' + ROWS)
     with pytest.raises(
         UserError,
-        match=rf"a.csv, line {2 + ROWS[:90].count(chr(10))}: a quote opens there and does not end within 100 bytes",
+        match=rf"a.csv, line {2 + ROWS[:90].count(chr(10))}: a quote opens, and does not close within 100 bytes",
     ):
-        sources.read_own(path)
+        sources.read_table(path)
 
 
 def test_a_text_that_reads_like_rows_against_the_columns_around_it():
@@ -307,7 +307,7 @@ def test_a_text_that_reads_like_rows_against_the_columns_around_it():
 
 
 def test_rows_without_ids_are_bad_and_empty_lines_are_none(tmp_path):
-    found = sources.read_own(
+    found = sources.read_table(
         write(tmp_path / "a.csv", "user,item,rating,when\n1,2,3,4\n,,5,\n\n,,,6\n,,,\n1,3,3,\n")
     )
     assert [line for _, line, _ in found.bad] == [3, 5] and found.rows == 4
@@ -321,7 +321,7 @@ def test_rows_without_ids_are_bad_and_empty_lines_are_none(tmp_path):
     parquet.write_table(
         pa.table({"user": pa.array([1, None]), "item": pa.array([2, None])}), tmp_path / "a.parquet"
     )
-    assert sources.read_own(tmp_path / "a.parquet").bad == [("a.parquet", 2, "no user id")]
+    assert sources.read_table(tmp_path / "a.parquet").bad == [("a.parquet", 2, "no user id")]
 
 
 @pytest.mark.parametrize("first", ["0,1,2", "1,0,2", "3,4,1"])
@@ -330,12 +330,12 @@ def test_whole_numbers_are_places_and_no_line_is_a_header(tmp_path, first):
     rows = [tuple(map(int, line.split(","))) for line in (first, "8,9,1")]
     for suffix, bom in (("", ""), ("with a byte order mark", "\ufeff")):
         write(path, f"{bom}{first}\n8,9,1\n")
-        assert pairs(sources.read_own(path, "0", "1", "2")) == sorted(rows), suffix
-        assert pairs(sources.read_own(path, "1", "0")) == sorted((item, user, 1) for user, item, _ in rows), (
+        assert pairs(sources.read_table(path, "0", "1", "2")) == sorted(rows), suffix
+        assert pairs(sources.read_table(path, "1", "0")) == sorted((item, user, 1) for user, item, _ in rows), (
             suffix
         )
     parquet.write_table(pa.table({"1": [5], "0": [6]}), tmp_path / "a.parquet")
-    assert pairs(sources.read_own(tmp_path / "a.parquet", "0", "1")) == [(5, 6, 1)]
+    assert pairs(sources.read_table(tmp_path / "a.parquet", "0", "1")) == [(5, 6, 1)]
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_whole_numbers_are_places_and_no_line_is_a_header(tmp_path, first):
     ],
 )
 def test_files_that_are_a_little_unusual(tmp_path, name, content, expected):
-    found = sources.read_own(write(tmp_path / name, content))
+    found = sources.read_table(write(tmp_path / name, content))
     assert pairs(found) == expected and not found.bad
 
 
@@ -369,7 +369,7 @@ GOOD = "user,item,rating\n1,2,3\n"
         ("a.inter", b"user_id:token item_id:token\n", "no tab"),
         ("a.csv", b"", "is empty"),
         ("a.txt", GOOD.encode(), "ending must be"),
-        ("a.csv", b"who,item\n1,2\n", "has no column 'user'; it has who, item; --user-col=NAME"),
+        ("a.csv", b"who,item\n1,2\n", "has no column 'user', only who, item. Name it with --user-col=NAME"),
         ("a.csv", "user,item,rating\nJos\xe9,2,3\n".encode("latin-1"), "is not UTF-8"),
         ("a.csv", b"user,item,item\n1,2,3\n", "two columns of the same name"),
         ("a.csv", "user,item,rating\n".encode("utf-16"), "UTF-16"),
@@ -393,17 +393,17 @@ def test_files_that_are_something_else(tmp_path, name, content, words):
 def test_columns_that_are_not_there_or_taken_twice(tmp_path):
     path = write(tmp_path / "a.csv", GOOD)
     for columns, words in (
-        (("user", "item", "stars"), "has no column 'stars'; it has user, item, rating"),
+        (("user", "item", "stars"), "has no column 'stars', only user, item, rating"),
         (("user", "user", None), "cannot be two of"),
-        (("0", "9", None), "has no column '9'; it has 0, 1, 2"),
-        (("0", "item", None), "'item' is the name of a column and 0 is a place"),
+        (("0", "9", None), "has no column '9', only 0, 1, 2"),
+        (("0", "item", None), "'item' is a column's name and 0 a column's number"),
         (
             ("0", "1", None),
-            "begins with a header, and columns chosen by place are for files without one: --user-col=user --item-col=item",
+            "begins with a header, and columns by number .* --user-col=user --item-col=item.",
         ),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
-            sources.read_own(path, *columns)
+            sources.read_table(path, *columns)
 
 
 ids = strategies.one_of(
@@ -520,10 +520,10 @@ def test_of_a_pair_rated_twice_the_latest_counts_wherever_it_stands(tmp_path):
     read |= {
         "magazine": sources.read_magazine(write(tmp_path / "m.csv", lines(",", (1, 0, 2, 3))))[0],
         "douban": sources.read_douban(write(tmp_path / "d.txt", lines("\t")))[0],
-        "own": sources.read_own(write(tmp_path / "a.csv", own.format("Timestamp"))),
-        "numbers": sources.read_own(tmp_path / "n.parquet"),
-        "dates": sources.read_own(tmp_path / "d.parquet"),
-        "recbole": sources.read_own(
+        "own": sources.read_table(write(tmp_path / "a.csv", own.format("Timestamp"))),
+        "numbers": sources.read_table(tmp_path / "n.parquet"),
+        "dates": sources.read_table(tmp_path / "d.parquet"),
+        "recbole": sources.read_table(
             write(
                 tmp_path / "a.inter",
                 "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + lines("\t"),
@@ -537,14 +537,14 @@ def test_of_a_pair_rated_twice_the_latest_counts_wherever_it_stands(tmp_path):
         (write(tmp_path / "b.csv", own.format("when")), ()),
         (write(tmp_path / "c.csv", lines(",")), ("0", "1", "2")),
     ):
-        assert pairs(preprocess.filter_interactions(sources.read_own(path, *more), None, 1, 1)[0]) == last
+        assert pairs(preprocess.filter_interactions(sources.read_table(path, *more), None, 1, 1)[0]) == last
 
 
 @pytest.mark.parametrize(
     "column, words",
     [
-        ("timestamp", "1 duplicates (of each pair the latest by time counts)"),
-        ("when", "1 duplicates (of each pair the last in the file counts)"),
+        ("timestamp", "1 duplicates (of each pair the latest by time is kept)"),
+        ("when", "1 duplicates (of each pair the last in the file is kept)"),
     ],
 )
 def test_prep_says_which_of_a_pair_counts(tmp_path, capsys, column, words):
@@ -591,7 +591,7 @@ def test_own_data_from_its_file_to_a_dataset(tmp_path, run_script):
     again = run_script(*command)
     assert (
         again.returncode == 1
-        and "was made with min rating 3.0, not None" in again.stderr
+        and "was made from something else: --min-rating was 3.0, is none;" in again.stderr
         and len(again.stderr.splitlines()) == 1
     )
 
@@ -605,20 +605,20 @@ def test_another_file_or_other_settings_under_a_name_that_is_taken(tmp_path, run
     assert command(path, "--item-col=1").returncode == 0
     before = {each: each.stat().st_mtime_ns for each in (tmp_path / "mine").iterdir()}
     again = command(path, "--item-col=1")
-    assert again.returncode == 0 and again.stderr.endswith("mine is there already\n")
+    assert again.returncode == 0 and again.stderr.endswith("mine exists already\n")
     for file, more, words in (
-        (path, ["--item-col=2"], ["was made with item col 1, not 2; delete it, or choose another --name"]),
+        (path, ["--item-col=2"], ["made from something else: --item-col was 1, is 2. Delete it, or choose another --name."]),
         (
             path,
             ["--item-col=1", "--min-item-count=2", "--seed=7"],
-            ["with split seed 42, not 7 and with min item count 1, not 2"],
+            ["--seed was 42, is 7; --min-item-count was 1, is 2."],
         ),
         (
             other,
             ["--item-col=1"],
-            [f"was made from another file than {other} is now (file:{path}, with another sha256); delete it"],
+            [f"file:{path} had another sha256 than {other} has. Delete it"],
         ),
-        (other, ["--item-col=2"], ["with item col 1, not 2 and from another file"]),
+        (other, ["--item-col=2"], ["--item-col was 1, is 2; ", "another sha256"]),
     ):
         refused = command(file, *more)
         assert refused.returncode == 1 and refused.stdout == "" and refused.stderr.startswith("prep.sh: "), (
