@@ -155,7 +155,7 @@ def load(name, data_dir, repeats="keep", process=0, processes=1, gather=lambda l
     if not folder.is_dir():
         present = sorted(path.parent.name for path in Path(data_dir).glob(f"*/{INTERACTIONS}"))
         raise UserError(
-            f"there is no data set {folder}: {data_dir} has {', '.join(present) or 'none'}. "
+            f"there is no data set {folder}; {data_dir} has {', '.join(present) or 'none'}. "
             f"Run ./prep.sh {name}, or point --data_dir at the folder that holds it."
         )
     _verify_checksums(folder)

@@ -409,7 +409,7 @@ def _check_names(options):
     options.names = options.names or ["ml-1m"]
     if unknown := [name for name in options.names if name not in SOURCES]:
         raise UserError(
-            f"prep.sh knows no data set '{unknown[0]}', only {', '.join(SOURCES)}. "
+            f"there is no known data set '{unknown[0]}', only {', '.join(SOURCES)}. "
             f"For a table of your own type ./prep.sh --file=TABLE --name={unknown[0]}."
         )
     if len(options.names) > 1 and (options.url or options.file):

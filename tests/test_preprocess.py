@@ -248,7 +248,7 @@ def test_a_known_data_set_is_not_made_again_and_not_from_another_file(tmp_path):
     [
         ("--bogus=1", "unrecognized arguments: --bogus=1"),
         ("--seed=x", "argument --seed: invalid int value: 'x'"),
-        ("ml-9", "prep.sh knows no data set 'ml-9', only ml-1m, "),
+        ("ml-9", "there is no known data set 'ml-9', only ml-1m, "),
     ],
 )
 def test_wrong_options_are_one_line_of_prep_sh(run_script, argument, words):
@@ -337,7 +337,7 @@ def test_a_full_disk_leaves_no_folder_and_the_next_call_succeeds(tmp_path, ml_1m
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["ml-9"], "prep.sh knows no data set 'ml-9', only .* --name=ml-9"),
+        (["ml-9"], "there is no known data set 'ml-9', only .* --name=ml-9"),
         (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
         (["ml-1m", "--file=/nowhere.zip"], "there is no file '/nowhere.zip'"),
         (["douban"], "douban has no public download. Give --file=PATH: a text file of user, item"),
