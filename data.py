@@ -75,7 +75,7 @@ class Dataset:
         return len(self.item_ids)
 
     def local_rows(self, users):
-        """Which of some users are local, and their rows in this process's matrices.
+        """Which of the given users are local, and their rows in this process's matrices.
 
         Args:
             users: (n,) numbers among all U, ascending.
@@ -103,7 +103,7 @@ class Dataset:
         Returns:
             CSR (n, I), the same in every process.
         """
-        order = np.argsort(users)
+        order = np.argsort(users)  # ascending: then the processes' rows follow each other
         local = self.train[self.local_rows(users[order])[1]]
         indices, lengths = self.gather(local.indices), self.gather(np.diff(local.indptr))
         ones, indptr = np.ones(len(indices), np.int8), np.append(0, np.cumsum(lengths))
@@ -137,10 +137,10 @@ class Dataset:
 
 
 def load(name, data_dir, repeats="keep", process=0, processes=1, gather=lambda local: local):
-    """The Dataset in the folder data_dir/name; the files are read in slices, so any size fits.
+    """The Dataset in the folder data_dir/name, read a slice of the files at a time.
 
-    Users and items are renumbered from 0, in the order of their ids, without those that only dropped
-    interactions have. A pair of user and item that occurs twice in one part counts once.
+    Users and items are renumbered from 0 in the order of their ids; those of dropped interactions alone
+    are left out. A pair of user and item that occurs twice in one part counts once.
 
     Args:
         repeats: what to do with a target that also occurs in an earlier part (train, then validation).
@@ -333,7 +333,11 @@ def _read_index(path):
 
 
 def _read_ids(folder, index):
-    """(User ids and item ids of interactions that are not dropped, ascending; [digest of each column])."""
+    """The users and items of the interactions that are not dropped, and what identifies these interactions.
+
+    Returns:
+        (ascending user ids; ascending item ids; [digests of the columns user, item, part]).
+    """
     users = items = np.empty(0, np.int32)
     digests = [hashlib.blake2b() for _ in ("user", "item", "part")]
     for user, item, part in _read_slices(folder, index):
@@ -344,7 +348,7 @@ def _read_ids(folder, index):
 
 
 def _read_shard(folder, index, users, items, first, last):
-    """[train, validation, test] of the users first to last - 1, CSR (last - first, I)."""
+    """[train, validation, test] of users[first:last], each CSR (last - first, I)."""
     slices = [np.empty((3, 0), np.int8)]
     for user, item, part in _read_slices(folder, index):
         user = np.searchsorted(users, user)

@@ -267,10 +267,10 @@ def read_text(
                 if file.quotes and quote:
                     rows, breaks = _line_breaks(batch)
                     broken.append((start + rows, breaks))
-                    torn_here = _torn(batch, rows, breaks, places, separator)
-                    torn.update({int(start + row): text for row, (_, text) in torn_here.items()})
-                    swallowed += sum(lines for lines, _ in torn_here.values())
-                    batch = _without_ids(batch, torn_here, places)
+                    torn_rows = _torn(batch, rows, breaks, places, separator)
+                    torn.update({int(start + row): text for row, (_, text) in torn_rows.items()})
+                    swallowed += sum(lines for lines, _ in torn_rows.values())
+                    batch = _without_ids(batch, torn_rows, places)
                 blocks.append(_block(batch, places, time))
                 start += batch.num_rows
     except pa.ArrowInvalid as error:
