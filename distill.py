@@ -35,10 +35,17 @@ from runs.synthetic_users import open_distilled
 GIB = 2**30
 
 
+class Params(NamedTuple):
+    """What Distill-CF learns: logits L (S, I), and the logarithm of lamda (unless lamda is searched)."""
+
+    logits: jax.Array
+    log_lamda: jax.Array
+
+
 class State(NamedTuple):
     """What a step changes, on the devices."""
 
-    params: model.Params
+    params: Params
     adam: optax.OptState
 
 
@@ -203,7 +210,7 @@ def initial_logits(settings, dataset):
 def initial_state(settings, logits, optimizer):
     """The State before the first step."""
     log_lamda = jnp.log(jnp.asarray(settings["lamda"], logits.dtype))
-    params = model.Params(jnp.asarray(logits), log_lamda)
+    params = Params(jnp.asarray(logits), log_lamda)
     return State(params, optimizer.init(params))
 
 
