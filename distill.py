@@ -10,6 +10,7 @@ bits as an uninterrupted run. What a run leaves is described in runs/folder.py.
 """
 
 import json
+import time
 from functools import partial
 from typing import NamedTuple
 
@@ -24,9 +25,12 @@ import model
 from eval import scores_of
 from lib import devices, plots
 from lib.errors import UserError
+from lib.settings import defaults, to_argument
+from prep.from_python import save
 from runs.batches import FED, HELD_OUT, batch_users, make_batches
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
+from runs.synthetic_users import open_distilled
 
 GIB = 2**30
 
@@ -116,9 +120,9 @@ def make_step(loss, optimizer, mesh):
     return step
 
 
-def optimise(settings, run, evaluation, dataset, kernel, mesh):
+def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
     """Learns the synthetic users; the Loop, which has the best of them."""
-    sample, optimizer, update, batches = build(settings, dataset, kernel, mesh)
+    sample, optimizer, update, batches = build(settings, dataset, kernel, error, mesh)
     logits = initial_logits(settings, dataset)
     loop = Loop(run, evaluation, mesh)
     loop.state = devices.replicate(mesh, loop.restored("state", initial_state(settings, logits, optimizer)))
@@ -203,12 +207,12 @@ def initial_state(settings, logits, optimizer):
     return State(params, optimizer.init(params))
 
 
-def make_objective(settings, dataset, kernel):
-    """`make_loss` with the settings' values."""
+def make_objective(settings, dataset, kernel, error):
+    """`make_loss` with the settings' values; error: one of model.LOSSES, or another function like them."""
     return make_loss(
         kernel,
         make_sampler(settings),
-        model.LOSSES[settings["loss"]],
+        error,
         batch_users(settings["batch_size"], dataset.users),
         dataset.lengths[data.TRAIN].sum() / dataset.users,
         settings["objective"] == "held_out",
@@ -218,10 +222,10 @@ def make_objective(settings, dataset, kernel):
     )
 
 
-def build(settings, dataset, kernel, mesh):
+def build(settings, dataset, kernel, error, mesh):
     """(sample, optimizer, step, batches) for the settings; see make_sampler, make_step and make_batches."""
     optimizer = make_optimizer(settings)
-    step = make_step(make_objective(settings, dataset, kernel), optimizer, mesh)
+    step = make_step(make_objective(settings, dataset, kernel, error), optimizer, mesh)
     keep_prob = settings["keep_prob"] if settings["objective"] == "held_out" else 1
     batching = settings["seed"], settings["batch_size"], keep_prob, settings["accumulate_steps"]
     return make_sampler(settings), optimizer, step, make_batches(dataset, mesh, *batching)
@@ -255,22 +259,48 @@ def check_fits(settings, dataset, mesh):
         )
 
 
-# ---- The command line ----------------------------------------------------------------------------------
+# ---- From the command line, and from Python ------------------------------------------------------------
 
 
-def main(arguments):
+def main(arguments, kernel=None, error=None, started=None):
+    """Does the run of these command line words; its folder. See `distill` for kernel and error."""
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "distill")
     check_fits(settings, dataset, mesh)
-    kernel = make_kernel(settings, dataset)
+    kernel = kernel or make_kernel(settings, dataset)
+    error = error or model.LOSSES[settings["loss"]]
 
     def work(run, evaluation):
         # The solves of a step are small. On a CPU they run beside XLA's large products, where more than one
         # LAPACK thread is in the way.
         with threadpool_limits(limits=1, user_api="blas"):
-            loop = optimise(settings, run, evaluation, dataset, kernel, mesh)
+            loop = optimise(settings, run, evaluation, dataset, kernel, error, mesh)
             return test(settings, run, evaluation, dataset, kernel, loop)
 
-    execute(work, settings, reasons, dataset, mesh, "distill", "distilled.npz", "distill")
+    return execute(work, settings, reasons, dataset, mesh, "distill", "distilled.npz", "distill", started)
+
+
+def distill(interactions, kernel=None, loss=None, **settings):
+    """Learns synthetic users from interactions of your own: this script for Python.
+
+    Args:
+        interactions: a sparse matrix (U, I), or a DataFrame with the columns user and item.
+        kernel: kernel(rows (m, I), columns (k, I) or None for the rows again) -> (m, k), in the place of
+            model.make_kernel's.
+        loss: the name of a loss, or a function as model.cross_entropy.
+        settings: of hyper_params.py, such as user_support=50 and seed=1.
+
+    Returns:
+        runs.synthetic_users.SyntheticUsers; its folder is results_dir/<run>.
+    """
+    began, error = time.time(), loss if callable(loss) else None
+    if error is None and loss is not None:
+        settings["loss"] = loss
+    if kernel or error:
+        settings["resume"] = False  # a folder's name knows nothing of functions
+    data_dir = settings.setdefault("data_dir", defaults("distill")["data_dir"])
+    settings["dataset"] = save(interactions, data_dir)
+    arguments = [to_argument(key, value) for key, value in settings.items()]
+    return open_distilled(main(arguments, kernel, error, began))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def improve(settings, params, part_data, part, kernel, mesh):
     """
     part_seed = int(generator(settings["seed"], Stream.PART_SEED, part).integers(2**31))
     settings = {**settings, "learning_rate": settings["learning_rate"] / (part + 1)}
-    sample, optimizer, step, batches = distill.build({**settings, "seed": part_seed}, part_data, kernel, mesh)
+    error = model.LOSSES[settings["loss"]]
+    seeded = {**settings, "seed": part_seed}
+    sample, optimizer, step, batches = distill.build(seeded, part_data, kernel, error, mesh)
     state = devices.replicate(mesh, distill.State(params, optimizer.init(params)))
     key = jax.random.fold_in(jax.random.key(settings["seed"]), part)
     steps, no_votes = settings["train_steps"], np.zeros(1, np.int32)

@@ -123,11 +123,11 @@ class Run:
     Of several processes, the first writes and speaks; the others are silent.
     """
 
-    def __init__(self, folder, resume, silent):
+    def __init__(self, folder, resume, silent, started=None):
         self.folder = folder
         self.resume = resume  # whether the same command goes on from the checkpoint
         self.earlier_seconds = 0.0  # of the processes that the run goes on from
-        self._started = _process_start()
+        self._started = started or _process_start()
         self._silent = silent
 
     def say(self, line):
@@ -243,7 +243,7 @@ def run_name(settings, fingerprint, kind):
 
 
 @contextmanager
-def open_run(settings, fingerprint, kind, silent=False):
+def open_run(settings, fingerprint, kind, silent=False, started=None):
     """The folder of these settings on this data, made if needed, and locked while the block runs.
 
     With resume off, a folder that is already there is kept under another name.
@@ -251,6 +251,7 @@ def open_run(settings, fingerprint, kind, silent=False):
     Args:
         kind: the first word of the folder's name.
         silent: for a process that is not the first of several. It neither locks nor writes.
+        started: time.time() at which the work began; None for the start of the process, imports included.
 
     Raises:
         UserError: another process runs the same settings.
@@ -258,7 +259,7 @@ def open_run(settings, fingerprint, kind, silent=False):
     results = Path(settings["results_dir"])
     folder = results / run_name(settings, fingerprint, kind)
     if silent:
-        yield Run(folder, settings["resume"], silent)
+        yield Run(folder, settings["resume"], silent, started)
         return
     results.mkdir(parents=True, exist_ok=True)
     # The lock lies beside the folder, which may be renamed while it is held.
@@ -267,7 +268,7 @@ def open_run(settings, fingerprint, kind, silent=False):
             old_names = (folder.with_name(f"{folder.name}.old{count}") for count in itertools.count(1))
             folder.rename(next(name for name in old_names if not name.exists()))
         folder.mkdir(exist_ok=True)
-        yield Run(folder, settings["resume"], silent)
+        yield Run(folder, settings["resume"], silent, started)
 
 
 def describe(settings, reasons, fingerprint, statistics, devices):

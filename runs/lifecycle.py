@@ -101,14 +101,14 @@ def dtype_of(settings):
     return np.float64 if settings.get("float64") else np.float32
 
 
-def execute(work, settings, reasons, dataset, mesh, kind, product=None, system=None):
+def execute(work, settings, reasons, dataset, mesh, kind, product=None, system=None, started=None):
     """Does the work in the folder of these settings, unless it is finished, and shows the result.
 
     Args:
         work: (run, evaluation) -> result, as it is to stand in result.json but for time and memory. Its
-            "test" is as from eval.evaluate: result.json gets the means, users.npz every user's HR@10 and NDCG@10.
+            "test" is as from eval.evaluate: result.json gets means, users.npz the HR@10 and NDCG@10 of users.
         reasons: see `begin`.
-        kind: see runs.folder.open_run.
+        kind, started: see runs.folder.open_run.
         product: the .npz file that a finished run must have, if any.
         system: a key of published.NDCG_AT_10, whose figure of the paper is shown, if any.
 
@@ -122,7 +122,7 @@ def execute(work, settings, reasons, dataset, mesh, kind, product=None, system=N
         recipes.statistics_of(dataset)._asdict(),
         devices.describe(mesh),
     )
-    with open_run(settings, dataset.fingerprint, kind, silent=jax.process_index() > 0) as run:
+    with open_run(settings, dataset.fingerprint, kind, jax.process_index() > 0, started) as run:
         result, say = devices.share(run.result()), print
         if result is None:
             say = run.say
