@@ -27,21 +27,21 @@ class Evaluation:
         self._weights, self._batch_size = inverse_propensity(dataset.frequency), settings["eval_batch_size"]
 
     @cached_property
-    def _validation_view(self):
+    def validation_view(self):
         return self._dataset.validation_view(generator(self._seed, Stream.VALIDATION), self._users)
 
     @cached_property
-    def _test_view(self):
+    def test_view(self):
         return self._dataset.test_view(generator(self._seed, Stream.TEST))
 
     def validate(self, scores, models=1):
         """[{metric: mean over users}] of several models, whose scores are given as for eval.evaluate."""
-        found = evaluate(scores, models, self._validation_view, self._weights, self._batch_size, self.mesh)
+        found = evaluate(scores, models, self.validation_view, self._weights, self._batch_size, self.mesh)
         return [summarise(metrics) for metrics in found]
 
     def test(self, scores):
         """{metric: value of every user} of one model, on the test set; as eval.evaluate."""
-        [metrics] = evaluate(scores, 1, self._test_view, self._weights, self._batch_size, self.mesh)
+        [metrics] = evaluate(scores, 1, self.test_view, self._weights, self._batch_size, self.mesh)
         return metrics
 
     def quality(self, metrics):
