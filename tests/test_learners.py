@@ -1,6 +1,7 @@
 """rivals/learners.py: losses, propagation and negatives against slow, obvious ones."""
 
 import inspect
+import re
 from functools import partial
 from typing import get_args
 
@@ -13,6 +14,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings, strategies
 
 from hyper_params import grids, kinds
+from lib.files import ROOT
 from rivals import learners
 
 
@@ -172,6 +174,24 @@ def test_every_learner_is_made_and_trained_in_the_same_way(name):
     assert scores.shape == (5, 40) and np.isfinite(scores).all()
     liked = np.asarray(context) > 0
     assert scores[liked].mean() > scores[~liked].mean(), "what was trained on scores higher"
+
+
+def test_the_baseline_that_the_docs_add_learns_popularity():
+    text = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    names = dict(vars(learners))
+    exec(
+        next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "Learner(" in block), names
+    )
+    matrix = sp.csr_matrix((np.random.default_rng(0).random((60, 8)) < np.arange(1, 9) / 10).astype(np.int8))
+    histories, learner, optimizer = learners.histories_of(matrix), names["biases"](60, 8), optax.adam(0.05)
+    params = learner.initialise(jax.random.key(0))
+    epoch, steps = learners.make_epoch(learner, histories, optimizer, 32)
+    state = optimizer.init(params)
+    for i in range(10):
+        params, state, _ = epoch(params, state, jax.random.key(i), i * steps)
+    scores = learner.scores(learner.tables(params, histories), jnp.arange(2), jnp.zeros((2, 8)))
+    popularity = np.asarray(matrix.sum(axis=0))[0]
+    assert (np.argsort(np.asarray(scores), axis=1)[:, [0, -1]] == np.argsort(popularity)[[0, -1]]).all()
 
 
 def test_every_learner_is_a_model_that_can_be_asked_for():

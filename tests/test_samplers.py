@@ -1,6 +1,7 @@
 """rivals/samplers.py: which users or interactions each sampler picks, and how many."""
 
 import json
+import re
 import tempfile
 from typing import get_args
 
@@ -12,6 +13,7 @@ import scipy.sparse as sp
 import data
 from hyper_params import kinds
 from lib.errors import UserError
+from lib.files import ROOT
 from lib.settings import resolve
 from rivals import samplers
 from runs.folder import shaping
@@ -43,6 +45,16 @@ def test_counts_and_seeds(tiny, name):
         assert all(tuple(row.indices) in train for row in rows)
     differ = rows.shape != other.shape or (rows != other).nnz > 0
     assert differ == (name != "head")
+
+
+def test_the_sampler_that_the_docs_add_picks_the_shortest_histories(tiny):
+    text = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    names = dict(vars(samplers))
+    exec(
+        next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "cache_dir" in block), names
+    )
+    rows = names["tail_users"](tiny, 10, 0, None)
+    assert np.diff(rows.indptr).tolist() == sorted(tiny.lengths[data.TRAIN])[:10]
 
 
 def test_every_sampler_can_be_asked_for():
