@@ -168,13 +168,12 @@ def arguments_of_run(arguments, description, script):
         UserError: a setting is wrong, or the run cannot be used.
     """
     settings, _ = resolve(arguments, description, script)
-    typed = {key for key, _ in split(arguments)}
-    if settings["sampler"] not in VALUES or "config" in typed:
+    if settings["sampler"] not in VALUES or "config" in dict(split(arguments)):
         return arguments
     run = _open(settings).settings
     keys = (*OF_RUN, "seed") if run.get("noise") else OF_RUN
-    decided = [key for key in keys if key in run and key in settings and key not in typed]
-    return [*(to_argument(key, run[key]) for key in decided if run[key] != settings[key]), *arguments]
+    differing = [key for key in keys if key in run and key in settings and run[key] != settings[key]]
+    return [*(to_argument(key, run[key]) for key in differing), *arguments]
 
 
 def kernel_of_run(settings):
