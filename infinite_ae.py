@@ -179,11 +179,13 @@ def title_of(settings, dataset):
         "distilled": "{} synthetic users",
         "distilled_hard": "{} synthetic users, their interactions drawn",
     }
-    users = words[settings["sampler"]].format(f"{settings['user_support']:,}")
+    words_for_sampler = words.get(settings["sampler"], "{} users")
+    users = words_for_sampler.format(f"{settings['user_support']:,}")
     return f"{users}, of {dataset.users:,}"
 
 
 def main(arguments):
+    arguments = samplers.arguments_of_run(arguments, __doc__, "infinite_ae")
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "infinite_ae", samplers.kernel_of_run)
     settings = samplers.resolve_users(settings, dataset)
     check_fits(settings, dataset, mesh)

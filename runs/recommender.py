@@ -37,19 +37,15 @@ def _total(scores, columns):
     return jnp.where(columns >= 0, jnp.take_along_axis(scores, columns, axis=1), 0).sum(axis=1)
 
 
-@partial(jax.jit, static_argnums=0)
-def _solve(kernel, rows, lamda):
-    return model.ridge(kernel(rows), rows, lamda)
-
-
 class Recommender:
     """Ranks the I items of a data set by the ∞-AE trained on S synthetic users."""
 
-    def __init__(self, run):
+    def __init__(self, run, kernel=None):
         """Solves for alpha, or reads it from the run's folder.
 
         Args:
             run: synthetic_users.SyntheticUsers.
+            kernel: the kernel that was given to distill.distill, if one was.
 
         Raises:
             UserError: the kernel is not positive definite.
@@ -58,13 +54,14 @@ class Recommender:
         devices.find()  # says in one line if there is none
         self._float64 = settings["float64"]
         self.item_ids, self.rows = run.item_ids, run.rows
-        self._kernel = model.make_kernel(settings["depth"], settings["normalize"], run.item_weights)
+        own = model.make_kernel(settings["depth"], settings["normalize"], run.item_weights)
+        self._kernel = kernel or own
         with self._precision():
             self._rows = jnp.asarray(self.rows, float if self._float64 else np.float32)
             arrays = keep_arrays(
                 run.folder / "alpha.npz",
-                run.digest,
-                lambda: {"alpha": np.asarray(_solve(self._kernel, self._rows, run.lamda))},
+                f"{run.digest} {kernel.__name__}" if kernel else run.digest,
+                lambda: {"alpha": np.asarray(model.fit(self._kernel, self._rows, [run.lamda])[0])},
                 lambda arrays: "alpha" in arrays and self._is_solution(arrays["alpha"]),
             )
             self._alpha = jnp.asarray(arrays["alpha"])

@@ -121,10 +121,10 @@ def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypat
     Recommender.load(run)
     history = opened[1].train[:4]
     expected = opened[2].rank(history, 5)[0]
-    solve = recommender_module._solve
-    monkeypatch.setattr(recommender_module, "_solve", lambda *arguments: pytest.fail("solved again"))
+    fit = model.fit
+    monkeypatch.setattr(model, "fit", lambda *arguments: pytest.fail("solved again"))
     assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
-    monkeypatch.setattr(recommender_module, "_solve", solve)
+    monkeypatch.setattr(model, "fit", fit)
     (run / "alpha.npz").write_bytes((run / "alpha.npz").read_bytes()[:-100])
     assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
     with np.load(run / "alpha.npz") as file:
@@ -234,7 +234,7 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
         (
             ["--user=u1", "--all"],
             1,
-            "recommend: give one of --user, --all, --items and --history; --help tells all",
+            "recommend: give one of --user, --all, --items and --history; --help lists the options",
         ),
         (["--all", "--k=0"], 1, "at least 1"),
         (["--all", "--k=many"], 1, "recommend: argument --k: invalid int value"),
