@@ -256,7 +256,7 @@ def check_fits(settings, dataset, mesh):
     if needed > free:
         fits = int((free - fixed) // for_user) * mesh.size
         advice = (
-            f"Try --batch_size={fits}; accumulate_steps makes one step of several batches."
+            f"Try --batch_size={fits} (accumulate_steps makes one step of several batches)."
             if fits > 0
             else "Try a smaller user_support or num_per_user."
         )

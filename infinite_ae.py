@@ -118,8 +118,6 @@ def search(settings, evaluation, dataset, loop, kernel, solve, strength, rows):
     unusable = f"the kernel is not positive definite in {rows.dtype}. Try --float64=true."
     for place in loop.steps(len(grid), "lamda"):
         lamda = grid[place]
-        if loop.validated:
-            continue
         text, line = f"lamda {lamda:<6g}", {"lamda": lamda}
         if lamda == 0 and alike:  # K alpha = X: all that is not hidden as context scores 0
             loop.keep(text, line, None, unusable=NO_RIDGE)

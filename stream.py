@@ -98,8 +98,6 @@ def train_and_test(settings, run, evaluation, dataset, mesh):
         start = dataset.train_rows(arrivals[0][:size]).toarray().astype(dtype)
         loop.state = loop.restored("state", initial_params(settings, start))
     for part in loop.steps(settings["parts"], "part"):
-        if loop.validated:
-            continue
         arrived = np.concatenate(arrivals[: part + 1])
         if distilled:
             part_data = take(dataset, arrivals[part])

@@ -56,10 +56,13 @@ class Loop:
         Args:
             count: how many steps there are.
             unit: what a step is called.
-            closing: generate `count` itself at the end, for what follows the last step.
+            closing: a step is validated before it is taken, so generate `count` itself at the end, too.
+                Otherwise a step is over when it is validated.
             label: of the progress bar.
         """
         silent = None if jax.process_index() == 0 else True
+        if self.validated and not closing:
+            self.step, self.validated = self.step + 1, False
         if self._arrays is not None:
             self.run.say(f"going on from {label + ', ' if label else ''}{unit} {self.step} of {count}")
         bar = tqdm(total=count, initial=self.step, unit=unit, desc=label, dynamic_ncols=True, disable=silent)

@@ -505,7 +505,7 @@ def test_a_run_that_learnt_nothing_says_so(tiny_data, tmp_path, capsys):
         )
         assert (
             done.returncode == 0
-            and "was better than its start: its 8 synthetic users are real users' histories" in done.stderr
+            and "was better than its start, so its 8 synthetic users are the histories of real" in done.stderr
         )
 
 

@@ -147,7 +147,7 @@ def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypat
         arrays = dict(file)
     np.savez(run / "distilled.npz", **{**arrays, "data": arrays["data"][::-1] ** 3})
     other = Recommender.load(run)
-    solved = np.asarray(solve(other._kernel, other._rows, arrays["lamda"]))
+    solved = np.asarray(model.fit(other._kernel, other._rows, [arrays["lamda"]])[0])
     np.testing.assert_array_equal(np.asarray(other._alpha), solved)
     np.savez(run / "distilled.npz", **{**arrays, "data": np.full_like(arrays["data"], np.nan)})
     with pytest.raises(UserError, match="not finite"):

@@ -63,7 +63,7 @@ def test_a_distilled_memory_that_was_killed_ends_with_the_same_bits(tiny_data, t
     assert [part["remembered"] for part in result["parts"]] == [10, 10, 10]
     (folder / "result.json").unlink()  # as killed in the last part: the checkpoint is of the one before
     _, again, done = run(run_script, tiny_data, tmp_path)
-    assert "going on from part 1 of 3" in done.stdout and again["parts"] == result["parts"]
+    assert "going on from part 2 of 3" in done.stdout and again["parts"] == result["parts"]
     (folder / "result.json").unlink()
     with np.load(folder / "checkpoint.npz") as arrays:
         np.savez(folder / "checkpoint.npz", **{**arrays, "state_0": np.zeros((9, 40))})
