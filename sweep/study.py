@@ -186,7 +186,10 @@ def serve(searches, device, heartbeat, stop, show):
                     study.optimize(objective, n_trials=1, catch=(GivenUp,), callbacks=[show])
             if all(status(trial) in OVER for study, _ in searches for trial in latest(study).values()):
                 return
-        except STORAGE_ERRORS as error:
+        except (*STORAGE_ERRORS, UnboundLocalError) as error:
+            # Where tell meets an outage, Optuna 5.0 hides it behind an UnboundLocalError.
+            if not isinstance(error, STORAGE_ERRORS) and not isinstance(error.__context__, STORAGE_ERRORS):
+                raise
             outage += 2 * heartbeat
             if outage > UNREACHABLE_SECONDS:
                 raise UserError(f"no database for {outage} s: {str(error)[:200]}") from None
@@ -199,11 +202,13 @@ def serve(searches, device, heartbeat, stop, show):
 def work(searches, devices, heartbeat, show):
     """Serves [(study, Plan)] on every device; show(study, trial) is called after every trial."""
     stop = threading.Event()
-    with ExitStack() as stack:
-        for study, _ in searches:
-            stack.callback(revive, study)  # at last
-        pool = stack.enter_context(ThreadPoolExecutor(len(devices)))
-        stack.callback(stop.set)  # at first: the runs write their checkpoints
-        threads = [pool.submit(serve, searches, device, heartbeat, stop, show) for device in devices]
-        for thread in as_completed(threads):
-            thread.result()  # raises what ended it
+    try:
+        with ThreadPoolExecutor(len(devices)) as pool, ExitStack() as stack:
+            stack.callback(stop.set)  # however the block ends, the runs write their checkpoints
+            threads = [pool.submit(serve, searches, device, heartbeat, stop, show) for device in devices]
+            for thread in as_completed(threads):
+                thread.result()  # raises what ended it
+    finally:
+        with suppress(*STORAGE_ERRORS):  # else the next search misses the heartbeats
+            for study, _ in searches:
+                revive(study)
