@@ -1,15 +1,15 @@
-"""The paper's table and figures, from finished runs; and a comparison of your own.
+"""The paper's table and figures, from finished runs; and a comparison of your own runs.
 
-    python compare.py          the tables in README.md and docs/, as Markdown, LaTeX and CSV, and the figures
-    python compare.py --plan   which runs are missing, and the commands that make them
-    python compare.py --run    makes them, one after another, and then the tables; killed, it goes on
-    python compare.py --mine   your own runs of one data set: table, figure and test, in results_dir/compare/;
-                               --dataset=NAME picks the data set, --runs=a,b,c the runs
+    python compare.py          fills the tables of README.md and docs/results.md; draws the figures
+    python compare.py --plan   lists the missing runs, as commands that make them
+    python compare.py --run    makes the missing runs, one after another, then the tables; killed, it goes on
+    python compare.py --mine   compares your own runs of one data set: a table, a figure, a test over users,
+                               in results_dir/compare/; --dataset=NAME and --runs=a,b,c pick the runs
 
-Which runs the paper's table needs stands in paper/plan.py. They are looked for in results_dir and in the
-record that is kept with the code (paper/record.py). --run adds to the record what it has made at a revision without
-uncommitted changes. README.md and docs/ show the record alone; what is missing is shown as missing. All runs
-of a data set must be on the same interactions and the same split.
+paper/plan.py says which runs the paper's table needs. Finished runs are those of results_dir, and those of
+the record that docs/ keeps (paper/record.py). --run adds new runs to the record, except those of a revision
+with uncommitted changes. README.md and docs/ show the record alone; what is missing is shown as missing. All
+runs of a data set must be on the same interactions and the same split.
 """
 
 import re
@@ -21,7 +21,6 @@ import pandas as pd
 from eval import METRICS
 from lib import plots
 from lib.errors import UserError, run_script
-from lib.files import atomic
 from lib.settings import resolve, split
 from paper import make_runs, own_runs, plan, record
 from paper.plan import (
@@ -43,145 +42,129 @@ from paper.plan import (
 from paper.summaries import (
     CAPTION,
     DEVIATIONS,
-    LATEX,
-    MARKDOWN,
     P,
     cells,
-    compare_with_best,
-    line_of,
     markdown,
+    mean_text,
     moments,
+    summarize,
     to_csv,
     with_deviations,
 )
 
 README = Path(__file__).parent / "README.md"
+HEAD = ["", *METRICS, "chosen by", "paper, NDCG@10", P]  # of the tables with all metrics
+# The README's first table: its data sets; of each system, what it is and what it was trained on.
+FIRST_DATASETS = "ml-1m", "magazine"
+FIRST = {
+    "PopRec": ("popularity", ALL),
+    plan.EASE.name: ("EASE", ALL),
+    plan.FULL.name: ("∞-AE", ALL),
+    plan.DISTILLED.name: ("∞-AE", f"{plan.SUMMARY} synthetic users (Distill-CF)"),
+}
 TITLES = {"ndcg": "NDCG@10", **DATASETS, "learners": "Synthetic users for other models"}
 
 
 # ---- The tables ----------------------------------------------------------------------------------------
 
 
-def select(matched, part, system, dataset, at=None):
-    """The finished runs of a part, a seed each."""
-    return [run for planned, run in matched.items() if planned[:4] == (part, system, dataset, at) and run]
+def select(matched, part, system, dataset, point=None):
+    """The finished runs of a system in a part of the plan, a seed each."""
+    return [run for planned, run in matched.items() if run and planned[:4] == (part, system, dataset, point)]
 
 
 def summary(matched):
-    """A line a data set and system of the table, as a DataFrame.
+    """A DataFrame with a row for each data set and system of the table.
 
-    Columns: dataset, system, chosen by, seeds (that are planned), paper, and as summaries.line_of and
-    compare_with_best have them.
+    Columns: dataset, system, chosen by, seeds (how many are planned), paper, and those of `summarize`.
     """
-    lines = []
+    tables = []
     for dataset in DATASETS:
-        runs = [select(matched, "table", system.name, dataset) for system in TABLE]
-        own = [
+        systems = [
             {
                 "dataset": dataset,
                 "system": system.name,
                 "chosen by": system.chosen_by,
                 "seeds": len(system.seeds),
                 "paper": system.paper(dataset),
-                **line_of(found),
             }
-            for system, found in zip(TABLE, runs)
+            for system in TABLE
         ]
-        compare_with_best(own, runs)
-        lines += own
-    return pd.DataFrame(lines)
+        runs_of = [select(matched, "table", system.name, dataset) for system in TABLE]
+        tables.append(summarize(systems, runs_of))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _rows(table, style):
-    """Of each data set its rows: system, the metrics, its choice, the paper's NDCG@10, p; all text."""
-    for dataset, part in table.groupby("dataset", sort=False):
-        rows = []
-        for (_, line), (metrics, p) in zip(part.iterrows(), cells(part, style)):
-            so_far = f" ({line['runs']} of {line['seeds']} seeds)" if 0 < line["runs"] < line["seeds"] else ""
-            in_paper = "" if np.isnan(line["paper"]) else f"{line['paper']:.2f}"
-            rows.append([line["system"] + so_far, *metrics, line["chosen by"], in_paper, p])
-        yield dataset, rows
+def rows_of(table):
+    """{data set: {system: the texts under HEAD}} of a `summary`."""
+    rows = {dataset: {} for dataset in DATASETS}
+    for dataset, part in table.groupby("dataset"):
+        for (_, row), (metrics, p) in zip(part.iterrows(), cells(part)):
+            so_far = f" ({row['runs']} of {row['seeds']} seeds)" if 0 < row["runs"] < row["seeds"] else ""
+            paper = "" if np.isnan(row["paper"]) else f"{row['paper']:.2f}"
+            texts = [row["system"] + so_far, *metrics, row["chosen by"], paper, p]
+            rows[dataset][row["system"]] = texts
+    return rows
 
 
 def learners(matched):
-    """The Markdown table of other models on distilled users: NDCG@10 by model and what it was trained on."""
+    """The Markdown table of NDCG@10 by model and what it was trained on."""
     rows = []
-    for some, everyone in LEARNERS:
-        for data in (*LEARNT_FROM, ALL):
-            system, values = everyone if data == ALL else some, []
+    for on_sample, on_all in LEARNERS:
+        for sample in (*LEARNT_FROM, ALL):
+            system, texts = on_all if sample == ALL else on_sample, []
             for dataset in DATASETS:
-                runs = select(matched, "learners", system.name, dataset, data)
-                mean, deviation = (of["NDCG@10"] for of in moments(runs))
-                text, seeds = f"{mean:.2f}", len(system.seeds)
-                text += "" if np.isnan(deviation) else f" ± {deviation:.2f}"
-                text += f" ({len(runs)} of {seeds} seeds)" if len(runs) < seeds else ""
-                values.append(text if runs else "missing")
-            rows.append([system.name, data, system.chosen_by, *values])
+                runs = select(matched, "learners", system.name, dataset, sample)
+                made, seeds = len(runs), len(system.seeds)
+                text = mean_text(*(moment["NDCG@10"] for moment in moments(runs)))
+                text += f" ({made} of {seeds} seeds)" if made < seeds else ""
+                texts.append(text if runs else "missing")
+            rows.append([system.name, sample, system.chosen_by, *texts])
     return markdown(["NDCG@10 of", "trained on", "chosen by", *DATASETS.values()], rows)
 
 
 def to_markdown(matched):
-    """{name: Markdown} of all tables: "ndcg", all metrics of each data set, "learners"."""
-    parts = dict(_rows(summary(matched), MARKDOWN))
-    place = 1 + METRICS.index("NDCG@10")
-    short = [
-        [system.name, system.chosen_by, *(cell for line in lines for cell in (line[place], line[-2]))]
-        for system, *lines in zip(TABLE, *parts.values())
-    ]
-    head = ["NDCG@10", "chosen by", *(cell for title in DATASETS.values() for cell in (title, "the paper's"))]
-    full = {
-        name: markdown(["", *METRICS, "chosen by", "paper, NDCG@10", P], rows) + f"\n\n{CAPTION}"
-        for name, rows in parts.items()
+    """{name: Markdown} of all tables: "first" of four rows, "ndcg", all metrics by data set, "learners"."""
+    rows = rows_of(summary(matched))
+    columns = HEAD.index("NDCG@10"), HEAD.index("paper, NDCG@10")
+    ndcg = lambda system, datasets: [rows[dataset][system][i] for dataset in datasets for i in columns]
+    titles = lambda datasets: [text for dataset in datasets for text in (DATASETS[dataset], "the paper's")]
+    first_head = ["NDCG@10 of", "trained on", *titles(FIRST_DATASETS)]
+    first = [[*names, *ndcg(system, FIRST_DATASETS)] for system, names in FIRST.items()]
+    ndcg_head = ["NDCG@10", "chosen by", *titles(DATASETS)]
+    ndcg_rows = [[system.name, system.chosen_by, *ndcg(system.name, DATASETS)] for system in TABLE]
+    note = uncommitted(matched)
+    return {
+        "first": markdown(first_head, first),
+        "ndcg": markdown(ndcg_head, ndcg_rows) + (f"\n\n{note}" if note else ""),
+        **{name: f"{markdown(HEAD, part.values())}\n\n{CAPTION}" for name, part in rows.items()},
+        "learners": learners(matched),
     }
-    return {"ndcg": markdown(head, short), **full, "learners": learners(matched)}
-
-
-def fill(text, tables, name):
-    """The text with the tables between its `<!-- table: NAME -->` and `<!-- end -->`.
-
-    Raises:
-        UserError: a marker of no table, or without its end, in the file of this name.
-    """
-
-    def table(found):
-        if found[1] not in tables:
-            raise UserError(f"{name} has <!-- table: {found[1]} -->, and the tables are {', '.join(tables)}")
-        return f"<!-- table: {found[1]} -->\n{tables[found[1]]}\n<!-- end -->"
-
-    block = r"<!-- table: ([^\s>]+) -->\n(?:(?!<!-- table).)*?<!-- end -->"
-    filled, count = re.subn(block, table, text, flags=re.S)
-    if not text.count("<!-- table: ") == text.count("<!-- end -->") == count:
-        raise UserError(f"{name}: every <!-- table: NAME --> needs its own <!-- end -->")
-    return filled
 
 
 def to_latex(matched):
-    """One tabular; it needs the package booktabs."""
-    columns = len(METRICS) + 4
-    lines = [
-        r"\begin{tabular}{l" + "r" * (columns - 1) + "}",
-        r"\toprule",
-        " & ".join(["", *METRICS, "chosen by", "paper, NDCG@10", "$p$, over users"]) + r" \\",
-    ]
-    for dataset, rows in _rows(summary(matched), LATEX):
-        lines += [r"\midrule", rf"\multicolumn{{{columns}}}{{l}}{{{DATASETS[dataset]}}} \\"]
-        lines += [" & ".join(row).replace("∞", r"$\infty$").replace("< ", "$<$ ") + r" \\" for row in rows]
-    text = CAPTION.replace("±", r"$\pm$")  # not within the f-string: Python 3.11 has no backslash there
-    caption = rf"\multicolumn{{{columns}}}{{l}}{{{text}}} \\"
-    return "\n".join([*lines, r"\bottomrule", caption, r"\end{tabular}"]) + "\n"
+    """One tabular of all metrics; it needs the package booktabs."""
+    wide = rf"\multicolumn{{{len(HEAD)}}}{{l}}"
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(HEAD) - 1)}}}", r"\toprule", " & ".join(HEAD) + r" \\"]
+    for dataset, rows in rows_of(summary(matched)).items():
+        lines += [r"\midrule", rf"{wide}{{{DATASETS[dataset]}}} \\"]
+        lines += [" & ".join(texts) + r" \\" for texts in rows.values()]
+    lines += [r"\bottomrule", rf"{wide}{{{CAPTION}}} \\", r"\end{tabular}"]
+    text = re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", "\n".join(lines) + "\n")
+    for symbol, latex in ((P, "$p$, over users"), ("∞", r"$\infty$"), ("±", r"$\pm$"), ("< ", "$<$ ")):
+        text = text.replace(symbol, latex)
+    return text
 
 
 def uncommitted(matched):
-    """How many of the runs were made by code that nobody can look up, in a line; "" if none."""
+    """A line on how many runs were made by code that nobody can look up; "" if there are none."""
     runs = {run.name: run for run in matched.values() if run}.values()
     unclean = sum(not run.clean for run in runs)
+    if not unclean:
+        return ""
     return (
-        (
-            f"{unclean} of the {len(runs)} runs in these tables and figures were made at a revision with "
-            f"uncommitted changes: `revision` in docs/{record.LINES} says which."
-        )
-        if unclean
-        else ""
+        f"{unclean} of the {len(runs)} runs in these tables and figures were made at a revision with "
+        f"uncommitted changes: `revision` in docs/{record.LINES} says which."
     )
 
 
@@ -281,24 +264,59 @@ def figures(matched):
     return files, notes
 
 
-def write(matched, folder):
-    """Writes the tables and the figures; (the files' names, the lines on what is missing in the figures)."""
-    files, notes = figures(matched)
-    blocks = [
-        f"{TITLES[name]}\n\n<!-- table: {name} -->\n{table}\n<!-- end -->"
-        for name, table in to_markdown(matched).items()
-    ]
-    text = "\n\n".join([*blocks, uncommitted(matched)]).rstrip() + "\n"
-    columns = ["dataset", "system", "chosen by", "runs", "seeds", *METRICS, *DEVIATIONS, "paper", "p"]
-    files |= {
-        "results.md": text.encode(),
-        "results.tex": to_latex(matched).encode(),
-        "results.csv": to_csv(summary(matched)[columns]),
+# ---- The files -----------------------------------------------------------------------------------------
+
+
+def fill(text, tables, name, required=()):
+    """The text with the tables between its `<!-- table: NAME -->` and `<!-- end -->`.
+
+    Args:
+        tables: {name: Markdown}.
+        name: of the file that has the text.
+        required: names of tables that it must have.
+
+    Raises:
+        UserError: a marker is missing, is that of no table, or has no end.
+    """
+
+    def to_table(match):
+        if match[1] not in tables:
+            raise UserError(f"{name} has <!-- table: {match[1]} -->, and the tables are {', '.join(tables)}")
+        return f"<!-- table: {match[1]} -->\n{tables[match[1]]}\n<!-- end -->"
+
+    block = r"<!-- table: ([^\s>]+) -->\n(?:(?!<!-- table).)*?<!-- end -->"
+    filled, count = re.subn(block, to_table, text, flags=re.S)
+    if not text.count("<!-- table: ") == text.count("<!-- end -->") == count:
+        raise UserError(f"{name}: every <!-- table: NAME --> needs its own <!-- end -->")
+    for table in required:
+        if f"<!-- table: {table} -->" not in text:
+            raise UserError(
+                f"{name} has no place for the table {table}: put the lines <!-- table: {table} --> and "
+                "<!-- end --> where it belongs"
+            )
+    return filled
+
+
+def fill_pages(tables):
+    """Fills the tables of README.md and docs/results.md, and leaves the text around them.
+
+    Raises:
+        UserError: as `fill`.
+    """
+    pages = (README, ("first",)), (record.DOCS / "results.md", ("ndcg", *DATASETS, "learners"))
+    texts = {
+        path: fill(path.read_text(encoding="utf-8"), tables, path.name, required) for path, required in pages
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        with atomic(folder / name) as file:
-            file.write(content)
+    for path, text in texts.items():
+        record.write_files(path.parent, {path.name: text.encode()})
+
+
+def write(matched, folder):
+    """Writes figures, LaTeX and CSV; (names of the files, [a line on each figure that lacks runs])."""
+    files, notes = figures(matched)
+    columns = ["dataset", "system", "chosen by", "runs", "seeds", *METRICS, *DEVIATIONS, "paper", "p"]
+    files |= {"results.tex": to_latex(matched).encode(), "results.csv": to_csv(summary(matched)[columns])}
+    record.write_files(folder, files)
     return sorted(files), notes
 
 
@@ -310,23 +328,23 @@ def main(arguments):
     rest = [word for word in arguments if word not in flags]
     if len(flags) > 1:
         raise UserError(f"{flags[0]} and {flags[1]} do not go together")
-    narrowed = {}
+    which = {}
     if flags == ["--mine"] and not {"-h", "--help"} & set(rest):
-        narrowed = {key: text for key, text in split(rest) if key in ("dataset", "runs")}
-        rest = [f"--{key}={text}" for key, text in split(rest) if key not in narrowed]
+        which = {key: text for key, text in split(rest) if key in ("dataset", "runs")}
+        rest = [f"--{key}={text}" for key, text in split(rest) if key not in which]
     options, _ = resolve(rest, __doc__, "compare")
     results = Path(options["results_dir"])
     if flags == ["--mine"]:
-        return own_runs.show(results, **narrowed)
-    runs, damaged = plan.find(results)
+        return own_runs.show(results, **which)
+    runs, damaged = plan.read_runs(results)
     matched, failed = plan.match(runs), []
     if flags == ["--plan"]:
         print("".join(f"{note}\n" for note in damaged), end="")
-        return make_runs.show_plan(plan.missing_of(runs), matched, options)
+        return make_runs.show_plan(plan.missing_runs(runs), matched, options)
     if flags == ["--run"]:
         failed = make_runs.make(options)
-        plan.keep(plan.match(plan.find(results)[0]))
-        runs, damaged = plan.find(results)
+        plan.keep(plan.match(plan.read_runs(results)[0]))
+        runs, damaged = plan.read_runs(results)
         matched = plan.match(runs)
     show(runs, matched, damaged, results)
     if failed:
@@ -335,37 +353,36 @@ def main(arguments):
 
 def show(runs, matched, damaged, results):
     """Writes the record's tables in README.md and docs/, prints those of all runs, says what is missing."""
-    kept = plan.match(Runs([run for run in runs.runs if run.folder is None]))
-    names, notes = write(kept, record.DOCS)
-    text = fill(README.read_text(encoding="utf-8"), to_markdown(kept), README.name)
-    with atomic(README) as file:
-        file.write(text.encode())
+    recorded = plan.match(Runs([run for run in runs.runs if run.folder is None]))
+    fill_pages(to_markdown(recorded))
+    names, notes = write(recorded, record.DOCS)
     tables = to_markdown(matched)
     print("\n\n".join(tables[name] for name in ("ndcg", *DATASETS)))
     for note in damaged + notes:
         print(note)
-    print(f"written: the tables of {README.name}, and in {record.DOCS}: {', '.join(names)}")
-    if note := uncommitted(kept):
-        print(note)
+    print(f"filled: README.md and docs/results.md; written in {record.DOCS}: {', '.join(names)}")
     absent = [
-        f"{line.system} on {line.dataset} ({line.runs} of {line.seeds})"
-        for line in summary(kept).itertuples()
-        if line.runs < line.seeds
+        f"{row.system} on {row.dataset} ({row.runs} of {row.seeds})"
+        for row in summary(recorded).itertuples()
+        if row.runs < row.seeds
     ]
     if absent:
-        print(f"the record lacks {', '.join(absent)}: --plan shows how to make what is missing")
-    others = {run.name: run for run in matched.values() if run and run.folder}.values()
-    if clean := [run.name for run in others if run.clean]:
-        print(f"shown, and not in the record yet: {', '.join(clean)}; --run keeps them")
-    if unclean := [run.name for run in others if not run.clean]:
+        print(f"the record lacks {', '.join(absent)}: --plan lists the commands that make them")
+    new = {run.name: run for run in matched.values() if run and run.folder}.values()
+    if clean := [run.name for run in new if run.clean]:
+        print(f"shown, and not in the record yet: {', '.join(clean)}; --run adds them")
+    if unclean := [run.name for run in new if not run.clean]:
         print(
-            "shown, and not kept, since the code that made them had uncommitted changes: "
-            f"{', '.join(unclean)}; to keep such runs, commit, delete these folders of {results}, and "
+            "shown, and not recorded, since the code that made them had uncommitted changes: "
+            f"{', '.join(unclean)}; to record such runs, commit, delete these folders of {results}, and "
             "call --run again"
         )
-    if others:
-        write(matched, results / "compare")
-        print(f"the tables and figures with these runs are in {results / 'compare'}")
+    if new:
+        folder = results / "compare"
+        write(matched, folder)
+        blocks = [f"{title}\n\n{tables[name]}\n" for name, title in TITLES.items()]
+        record.write_files(folder, {"results.md": "\n".join(blocks).encode()})
+        print(f"the tables and figures with these runs are in {folder}")
 
 
 if __name__ == "__main__":

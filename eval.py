@@ -1,4 +1,4 @@
-"""How well a ranking finds the targets: HR, nDCG, PSP at 10 and 100 per user, the AUC, and the lamda grid.
+"""How well a ranking finds the targets: HR, nDCG and PSP at 10 and 100 of every user, and the AUC.
 
 The protocol is the paper's: every item is ranked but those of the context; users without targets are
 left out of every mean. With p targets of a user and w_i the inverse propensity of item i,
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lib.devices import gather, spread
-from model import predict, ridge
+from model import predict
 
 CUTOFFS = (10, 100)
 PER_USER_METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "PSP", "PSP_textbook") for k in CUTOFFS)
@@ -44,13 +44,13 @@ def largest_weights(targets, weights, k):
     """Sum of the min(p, k) largest weights among each user's targets, (U,)."""
     user = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
     weight = weights[targets.indices].astype(np.float64)
-    order = np.lexsort((-weight, user))  # users stay together, so a user's place in the list is his row's
+    order = np.lexsort((-weight, user))  # users stay together, in the order of the rows
     place = np.arange(len(user)) - targets.indptr[user]
     return np.bincount(user[order], weight[order] * (place < k), targets.shape[0])
 
 
 def pooled_auc(positive, negative):
-    """Probability that a positive's score is above a negative's, ties counted half; NaN if either is empty."""
+    """Probability that a positive scores above a negative, ties counted half; NaN if either is empty."""
     if not len(positive) or not len(negative):
         return math.nan
     negative = np.sort(negative)
@@ -80,6 +80,9 @@ def scores_of(kernel, rows, alphas):
         kernel: from model.make_kernel.
         rows: X, (m, I), what the model was trained on.
         alphas: solutions, each (m, I).
+
+    Returns:
+        function (users (B,), context (B, I)) -> the scores (B, I) of every solution, one after another.
     """
 
     def scores(users, context):
@@ -122,59 +125,57 @@ def _rank(scores, context, targets, weights, positives, negatives):
     )
 
 
-def evaluate(scores, count, view, weights, batch_size, mesh):
+def evaluate(scores, models, view, weights, batch_size, mesh):
     """Metrics of several models at once, such as the solutions for a grid of lamdas.
 
     Args:
         scores: function of a batch, users (B,) as in the view and their context (B, I) int8, both on the
-            devices, to as many (B, I) as there are models, one after another.
-        count: how many that is.
+            devices. It gives the scores (B, I) of every model, one after another.
+        models: how many models.
         view: data.View, V users of this process.
         weights: `inverse_propensity`, (I,).
         batch_size: users at once. It changes memory, not the result.
         mesh: devices.local of the mesh from devices.start.
 
     Returns:
-        A dict a model: every name of PER_USER_METRICS -> float64 in percent, a number for each user of the
-        views of all processes, NaN for those without targets; "AUC" -> float. All NaN for a model with
-        scores that are not finite.
+        A dict for every model: each name of PER_USER_METRICS -> (V of all processes,) float64 in percent, NaN
+        for users without targets; "AUC" -> float. All NaN for a model with scores that are not finite.
     """
     users = np.flatnonzero(np.diff(view.targets.indptr))
     batch_size = min(batch_size, max(len(users), 1))
     width = max(np.diff(view.targets.indptr).max(initial=0), 1)
-    sums, sound = [{} for _ in range(count)], [True] * count
-    pools = [([], []) for _ in range(count)]
+    sums, finite = [{} for _ in range(models)], [True] * models
+    positive_scores, negative_scores = ([[] for _ in range(models)] for _ in range(2))
     for start in range(0, len(users), batch_size):
         batch = users[start : start + batch_size]
-        fill = batch_size - len(
-            batch
-        )  # the last batch gets empty users, so that its shape needs no new program
-        put = lambda array, empty: spread(
-            mesh, np.pad(array, ((0, fill), *((0, 0),) * (array.ndim - 1)), constant_values=empty)
-        )
+        # The last batch gets empty users, so that its shape needs no new program.
+        put = partial(_put, mesh, batch_size - len(batch))
         context, targets = (put(matrix[batch].toarray(), 0) for matrix in (view.context, view.targets))
         positives, negatives = _padded(view.targets[batch], width), view.negatives[batch]
-        positive, negative = put(positives, -1), put(negatives, -1)
-        for each, given in enumerate(scores(put(view.users[batch], 0), context)):
-            total, (above, below) = sums[each], pools[each]
-            counted, high, low, finite = _rank(given, context, targets, weights, positive, negative)
-            sound[each] &= bool(finite)
-            for name, values in counted.items():
-                total.setdefault(name, []).append(np.asarray(values)[: len(batch)])
-            above.append(np.asarray(high)[: len(batch)][positives >= 0])
-            below.append(np.asarray(low)[: len(batch)][negatives >= 0])
-    none = np.empty(0)
-    sound = gather(np.array([sound])).all(axis=0)
-    return [
-        _finish(
-            {name: np.concatenate(parts).astype(np.float64) for name, parts in total.items()},
-            users if finite else users[:0],
-            view.targets,
-            weights,
-            *(gather(np.concatenate([none, *pool])) if finite else none for pool in (above, below)),
-        )
-        for total, (above, below), finite in zip(sums, pools, sound)
-    ]
+        asked = weights, put(positives, -1), put(negatives, -1)
+        for model, batch_scores in enumerate(scores(put(view.users[batch], 0), context)):
+            counts, high, low, all_finite = _rank(batch_scores, context, targets, *asked)
+            finite[model] &= bool(all_finite)
+            for name, values in counts.items():
+                sums[model].setdefault(name, []).append(np.asarray(values)[: len(batch)])
+            positive_scores[model].append(np.asarray(high)[: len(batch)][positives >= 0])
+            negative_scores[model].append(np.asarray(low)[: len(batch)][negatives >= 0])
+    finite = gather(np.array([finite])).all(axis=0)
+    metrics = []
+    for model in range(models):
+        totals = {name: np.concatenate(parts).astype(np.float64) for name, parts in sums[model].items()}
+        pools = [np.empty(0)] * 2
+        if finite[model]:
+            lists = positive_scores[model], negative_scores[model]
+            pools = [gather(np.concatenate([np.empty(0), *batches])) for batches in lists]
+        metrics.append(_finish(totals, users if finite[model] else users[:0], view.targets, weights, *pools))
+    return metrics
+
+
+def _put(mesh, fill, array, value):
+    """The array (B, ...) on the devices, with `fill` more rows of this value."""
+    padding = ((0, fill), *((0, 0),) * (array.ndim - 1))
+    return spread(mesh, np.pad(array, padding, constant_values=value))
 
 
 def _finish(sums, users, targets, weights, positive, negative):
@@ -202,42 +203,6 @@ def summarise(metrics):
         name: float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
         for name, values in metrics.items()
     }
-
-
-def number(value):
-    """A setting as text: 1400, 0.00142, 0.5; three digits or more, an exponent below 1e-4 and from 1e7."""
-    if value == 0 or not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.3g}"
-    text = f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-@jax.jit
-def _solve(gram, rows, lamda):
-    return ridge(gram, rows, lamda)
-
-
-@partial(jax.jit, static_argnums=0)
-def _gram(kernel, rows):
-    return kernel(rows)
-
-
-def search_lamda(kernel, rows, lamdas, view, weights, batch_size, mesh):
-    """Trains the ∞-AE on rows with every lamda and evaluates each; kernels are built once for all.
-
-    Returns:
-        [(lamda, alpha, metrics as from `evaluate`)], in the order of lamdas. A lamda with which the
-        kernel is not positive definite in this precision has NaN for every metric.
-    """
-    gram = _gram(kernel, rows)
-    alphas = [_solve(gram, rows, lamda) for lamda in lamdas]
-    return list(
-        zip(
-            lamdas,
-            alphas,
-            evaluate(scores_of(kernel, rows, alphas), len(alphas), view, weights, batch_size, mesh),
-        )
-    )
 
 
 def _padded(matrix, width):

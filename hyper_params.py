@@ -1,17 +1,18 @@
-"""Every setting, with the value it has when nobody says otherwise.
+"""Every setting of every script, and its value unless something else sets it.
 
-Edit this file, or override a key for one run: `python distill.py --gumbel_tau=5 --seed=7`. From the strongest to the weakest:
+Edit this file, or override a key for one run: `python distill.py --gumbel_tau=5 --seed=7`.
+Where several sources set a key, the first of this list wins:
 
     1. --key=value on the command line
-    2. `paper` below, where --paper=true stands on the command line
-    3. --config=FILE.json, such as another run's config.json
-    4. `paper` below, where "paper" is True here or in that file
-    5. `infinite_ae`, `stream` or `baselines` below, for the script of that name
+    2. `paper` below, if --paper=true is on the command line
+    3. --config=FILE.json, for example the config.json of an earlier run
+    4. `paper` below, if "paper" is True in this file or in FILE.json
+    5. the dict `infinite_ae`, `stream` or `baselines` below, for the script of that name
     6. the dict `hyper_params`
-    7. for a key that is still "auto": a rule from the data and from user_support, in runs/recipes.py
+    7. for a key that is still "auto": the rules in runs/recipes.py
 
-What an "auto" became, and why, is said by the run and kept in its config.json. Defaults were chosen on validation; what was tried
-stands in docs/experiments.md.
+The rules depend on the data and on user_support. A run prints what each "auto" became and why, and keeps it
+in its config.json. The defaults were chosen on validation; docs/experiments.md has the measurements.
 """
 
 from typing import Annotated, Literal
@@ -21,71 +22,72 @@ from pydantic import Field
 # fmt: off
 hyper_params = {
     # ---- Data ------------------------------------------------------------------------------------------
-    "dataset": "ml-1m",        # a folder under data_dir, made by ./prep.sh
+    "dataset": "ml-1m",        # a folder in data_dir, made by ./prep.sh
     "data_dir": "data",
-    "results_dir": "results",  # a folder a run goes here
-    "repeats": "keep",         # targets that are in the context, too, as some are in the paper's magazine: "keep" them,
-                               # as misses (the paper), or "drop" them. prep.sh makes none
-
-    "noise": 0.0,              # share of the train interactions that are replaced by random items
+    "results_dir": "results",  # every run gets a folder in it
+    "repeats": "keep",         # a target that the user's context has, too: "keep" it, as a miss (the paper),
+                               # or "drop" it. The paper's magazine has 287; prep.sh makes none
+    "noise": 0.0,              # share of the train interactions to replace by random items; 0 to below 1
 
     # ---- The ∞-AE --------------------------------------------------------------------------------------
-    "depth": "auto",           # hidden layers of the infinitely wide network, 1 to 4 (the paper: 1); 0 makes it linear
-    "normalize": "auto",       # scale every row to the norm sqrt(I) before the kernel: True, or False (the paper)
-    "item_discount": "auto",   # an item enters the kernel divided by (its train interactions + 1, over their mean)^this,
-                               # -1 to 1 (the paper: 0); below 0, popular items count more
+    "depth": "auto",           # hidden layers of the infinitely wide network, 0 (linear) to 4; the paper: 1
+    "normalize": "auto",       # True: scale every row to norm sqrt(I) before the kernel. False: the paper
+    "item_discount": "auto",   # the kernel divides an item by its popularity to this power, from -1 (popular
+                               # items count more) to 1; the paper: 0. Popularity is the item's train
+                               # interactions + 1, over their mean
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------
-    "user_support": 500,       # S, how many to learn; each starts as a real user
-    "num_per_user": 200,       # n, Gumbel draws summed into one of them
+    "user_support": 500,       # S, how many synthetic users to learn; each starts as a random real user
+    "num_per_user": 200,       # n, Gumbel draws that are summed into one synthetic user
     "gumbel_tau": 10.0,        # temperature of a draw
-    "noise_groups": "auto",    # groups that share their noise: from 1, cheapest, to S; -1 = S (the paper). "auto" follows
-                               # gumbel_tau: users that share their noise learn little at a low temperature
+    "noise_groups": "auto",    # groups of users that share their noise: 1 (fastest) to S; -1: S (the paper).
+                               # Sharing hinders learning at a low gumbel_tau, so "auto" follows it
 
-    # ---- What they are asked for -----------------------------------------------------------------------
-    "objective": "held_out",   # predict what was not fed, or "reconstruct" what was (the paper)
-    "keep_prob": "auto",       # held_out: share of a user's interactions that is fed
-    "history_discount": 0.5,   # a user's loss is divided by (number of targets)^this: 0, every interaction
-                               # weighs the same (the paper); 1, every user does
-    "loss": "auto",            # "softmax", the cross entropy of the scores (the paper); "generalized", which lets go of the
-                               # items that are hardest to predict; or "squared", the scores' distance from 1 for targets
-                               # and from 0 for other items
-    "score_scale": "auto",     # the loss is of the scores times this (the paper: 1). A larger one fits sharper, which few
-                               # synthetic users need
-    "cardinality_reg": 1e-3,   # price of a synthetic user's length
-    "learn_lamda": True,       # learn the ridge strength with the logits; False: search it again in
-                               # lamda_grid at every validation, by best_by (the paper)
-    "lamda": 0.01,             # where it starts when it is learned
-    "lamda_grid": [1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0],
+    # ---- The loss --------------------------------------------------------------------------------------
+    "objective": "held_out",   # "held_out": feed a part of a user's interactions, and predict the rest;
+                               # "reconstruct": feed all, and predict the same ones (the paper)
+    "keep_prob": "auto",       # held_out: the share that is fed
+    "history_discount": 0.5,   # a user's loss is divided by their number of targets to this power.
+                               # 0: interactions count alike (the paper); 1: users count alike
+    "loss": "auto",            # "softmax": cross entropy of the scores (the paper);
+                               # "generalized": the same, but hardly penalises the least probable targets;
+                               # "squared": distance of the scores from 1 (targets) and 0 (other items)
+    "score_scale": "auto",     # factor on the scores in the loss (the paper: 1). A larger one fits closer,
+                               # which few synthetic users need
+    "cardinality_reg": 1e-3,   # weight, in the loss, of the synthetic users' mean length
+    "learn_lamda": True,       # True: learn the ridge strength lamda with the logits.
+                               # False: at every validation, take the best of lamda_grid (the paper)
+    "lamda": 0.01,             # where a learned lamda starts
+    "lamda_grid": [1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0],  # the lamdas to try where none is learned
 
     # ---- Optimisation ----------------------------------------------------------------------------------
     "learning_rate": "auto",   # of Adam (the paper: 0.04)
-    "cosine_decay": True,      # let it fall to 0 over train_steps, as half a cosine (the paper: False)
+    "cosine_decay": True,      # let the learning rate fall to 0 along a cosine (the paper: False)
     "train_steps": "auto",     # at most (the paper: 500)
-    "batch_size": 4096,        # B, real users a step; -1 = all
-    "accumulate_steps": 1,     # batches whose gradients make one step
-    "best_by": "NDCG@10",      # what is best has the best of this on validation: step, lamda, a baseline's setting (the
-                               # paper: "HR@100")
-    "patience": 150,           # stop after this many steps without a better one
-    "log_freq": 40,            # validate at 0, 25, 50, ..., 200, then every log_freq steps, and at the end
-    "validation_users": 10000, # validate on at most this many users, always the same ones; -1 = all
-    "eval_batch_size": 2048,   # users scored at once; changes memory and speed, not the metrics
+    "batch_size": 4096,        # B, real users in a batch; -1: all (the paper)
+    "accumulate_steps": 1,     # batches whose mean gradient makes one step
+    "best_by": "NDCG@10",      # the validation metric that chooses the step, lamda, and a baseline's setting
+                               # (the paper: "HR@100")
+    "patience": 100,           # stop after this many steps without a better validation (the paper: 150)
+    "log_freq": 10,            # validate at step 0, then every log_freq steps, and at the end
+    "validation_users": 10000, # validate on at most this many users, the same every time; -1: all
+    "eval_batch_size": 2048,   # users scored at once; affects memory and speed, not the metrics
 
     # ---- The run ---------------------------------------------------------------------------------------
     "seed": 42,
-    "resume": True,            # go on from the checkpoint of the same settings; False: start again and
-                               # keep what was there under another name
-    "paper": False,            # True: every choice in `paper` below, over what stands above
+    "resume": True,            # continue from the checkpoint of a run with the same settings.
+                               # False: start again; the old folder stays, under another name
+    "paper": False,            # True: all the choices in `paper` below
 
     # ---- Many machines ---------------------------------------------------------------------------------
-    "distributed": False,      # one run by several processes; SLURM and Open MPI tell the next three
+    "distributed": False,      # True: several processes make one run. SLURM and Open MPI set the next three
     "coordinator": "",         # host:port of process 0
     "num_processes": -1,
     "process_id": -1,
 }
 
-# The paper's own choices. A key given on the command line still wins over them.
+# The paper's choices, for --paper=true. A key on the command line overrides them.
 paper = {
     "normalize": False,
     "item_discount": 0.0,
@@ -97,7 +99,7 @@ paper = {
     "learn_lamda": False,
     "cosine_decay": False,
     "train_steps": 500,
-    "log_freq": 40,
+    "log_freq": 25,  # the release: every 25 steps up to 200, then every 40
     "patience": 150,
     "best_by": "HR@100",
     "batch_size": -1,
@@ -111,129 +113,146 @@ paper = {
     "depth": 1,
 }
 
-# What infinite_ae.py has otherwise, or alone. There an "auto" is the paper's choice, or with a distilled sampler that of its run.
+# infinite_ae.py: defaults of its own, then keys that hyper_params lacks. "auto" is the paper's choice, or,
+# with a distilled sampler, the choice of the run that made the synthetic users.
 infinite_ae = {
-    "user_support": -1,        # the users it is trained on: all, or this many, picked by the sampler
-    "sampler": "random",       # "random" users, "head", "interactions", "svp_cf", or those of a run of distill.py:
-                               # "distilled", or "distilled_hard", drawn from their logits (rivals/samplers.py)
+    "user_support": -1,        # how many users to train on; -1: all
+    "sampler": "random",       # which users: "random"; "head", the longest histories; "interactions", random
+                               # interactions; "svp_cf", the hardest users; "distilled", the synthetic users
+                               # of a run; "distilled_hard", interactions drawn from their logits
     "distilled": "",           # that run: its folder, or its name in results_dir
-    "lamda_grid": "auto",
+    "lamda_grid": "auto",      # the lamdas to try
 }
 
-# What stream.py has otherwise, or alone.
+# stream.py: defaults of its own, then keys that hyper_params lacks.
 stream = {
-    "memory": "distilled",     # what is kept of users who have come: synthetic users, "random" ones, or "all"
-    "parts": 10,               # in which they come
+    "memory": "distilled",     # what it keeps of earlier users: "distilled" users, "random" ones, or "all"
+    "parts": 10,               # the users arrive in this many parts
     "loss": "softmax",
     "score_scale": 50.0,
     "train_steps": 60,         # for each part
-    "user_support": 200,       # how many are kept
-    "lamda_grid": [0.1, 0.3, 1, 5, 20, 50],  # for a memory of real users
+    "user_support": 200,       # how many users it keeps
+    "lamda_grid": [0.1, 0.3, 1, 5, 20, 50],  # the lamdas to try with "random" or "all"
 }
 
-# What baselines.py has otherwise, or alone.
+# baselines.py: defaults of its own, then keys that hyper_params lacks.
 baselines = {
-    "model": "ease",           # or pop, mf, neumf, mvae, lightgcn
-    "grid": [],                # the settings to try, as in `grids`; [] is what `grids` has for the model
-    "user_support": -1,        # these three as above: whom it is trained on
+    "model": "ease",           # or "pop", "mf", "neumf", "mvae", "lightgcn"
+    "grid": [],                # settings to try, a list such as those in `grids`; []: the model's list there
+    "user_support": -1,        # user_support, sampler and distilled: as in infinite_ae
     "sampler": "random",
     "distilled": "",
-    "epochs": 300,             # at most, for each setting
-    "log_freq": 5,             # validate every so many epochs
-    "patience": 20,            # go on to the next setting after this many epochs without a better one
+    "epochs": 300,             # at most, for each setting of the grid
+    "log_freq": 5,             # validate every log_freq epochs
+    "patience": 20,            # leave a setting after this many epochs without a better validation
 }
 
-# fmt: on
-# What only the scripts above have; every other key stands in `hyper_params`.
-of_scripts = ("sampler", "distilled", "memory", "parts", "model", "grid", "epochs")
+# The settings that baselines.py tries by default. On a CPU a step's cost hardly depends on batch_size, so
+# it is large.
+grids = {
+    "pop": [{}],
+    "ease": [{"l2": l2} for l2 in (100, 200, 500, 1000, 2000, 3000)],
+    "mf": [
+        {"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
+        for dimensions in (64, 128) for l2 in (2e-3, 4e-3)
+    ],
+    "neumf": [
+        {"dimensions": 32, "l2": l2, "dropout": dropout,
+         "negatives": 4, "learning_rate": 0.002, "batch_size": 8192}
+        for l2, dropout in ((1e-4, 0.2), (1e-3, 0.0), (1e-3, 0.2), (3e-3, 0.2))
+    ],
+    "mvae": [
+        {"hidden": 600, "dimensions": 200, "kl_weight": kl_weight, "dropout": dropout,
+         "learning_rate": 1e-3, "batch_size": 500}
+        for kl_weight in (0.2, 0.5) for dropout in (0.5, 0.7)
+    ],
+    "lightgcn": [
+        {"dimensions": 64, "layers": layers, "l2": l2,
+         "negatives": 4, "learning_rate": 0.02, "batch_size": 65536}
+        for layers in (2, 3) for l2 in (1e-4, 3e-4)
+    ],
+}
 
-# Which settings a script takes; distill.py takes all of `hyper_params`.
+# ---- Which keys there are: edit this only to add a key -------------------------------------------------
+
+# The keys that `hyper_params` lacks.
+of_one_script = ("sampler", "distilled", "memory", "parts", "model", "grid", "epochs")
+
+# The keys that each script takes.
 _data = ("dataset", "data_dir", "results_dir", "repeats", "noise")
 _kernel = ("depth", "normalize", "item_discount", "float64")
+_sampling = ("num_per_user", "gumbel_tau", "noise_groups")
+_learning = ("objective", "keep_prob", "history_discount", "cardinality_reg", "lamda", "learning_rate",
+             "batch_size")
 _evaluation = ("best_by", "validation_users", "eval_batch_size", "seed", "resume")
 _many_machines = ("distributed", "coordinator", "num_processes", "process_id")
 takes = {
     "distill": tuple(hyper_params),
     "infinite_ae": (*_data, *_kernel, *infinite_ae, *_evaluation, *_many_machines),
-    "stream": (
-        *_data,
-        *stream,
-        "depth",
-        "normalize",
-        "float64",
-        "num_per_user",
-        "gumbel_tau",
-        "noise_groups",
-        "objective",
-        "keep_prob",
-        "history_discount",
-        "cardinality_reg",
-        "lamda",
-        "learning_rate",
-        "batch_size",
-        *_evaluation,
-    ),
+    "stream": (*_data, *stream, "depth", "normalize", "float64", *_sampling, *_learning, *_evaluation),
     "baselines": (*_data, *baselines, *_evaluation),
     "compare": ("data_dir", "results_dir"),
 }
 
-# What a key may be. A key that is added above and not here may be what its default is: a switch, text, a whole number from 1,
-# or a number above 0.
-most = 2**31 - 1
-count = Annotated[int, Field(ge=1, le=most)]
-number = Annotated[
-    float, Field(ge=1e-30, le=1e30)
-]  # single precision has nothing to calculate with beyond these
+# (key, other key, value): the key has no effect while the other key has this value.
+_not_without_synthetic_users = (*_sampling, *_learning, "loss", "score_scale", "train_steps")
+no_effect = [
+    ("lamda_grid", "learn_lamda", True),
+    ("lamda", "learn_lamda", False),
+    ("keep_prob", "objective", "reconstruct"),
+    *((key, "distributed", False) for key in ("coordinator", "num_processes", "process_id")),
+    *((key, "model", model) for key in ("epochs", "log_freq", "patience") for model in ("pop", "ease")),
+    ("grid", "model", "pop"),
+    ("lamda_grid", "memory", "distilled"),
+    ("user_support", "memory", "all"),
+    *((key, "memory", memory) for key in _not_without_synthetic_users for memory in ("random", "all")),
+]
+
+# The values that a key may have. A key that is missing here may have values of its default's type: True or
+# False, text, a whole number from 1, or a number above 0.
+INT_MAX = 2**31 - 1
+count = Annotated[int, Field(ge=1, le=INT_MAX)]
+# Single precision cannot calculate with numbers beyond these.
+positive = Annotated[float, Field(ge=1e-30, le=1e30)]
+from_zero = Annotated[float, Field(ge=0, le=1e30)]
 text = Annotated[str, Field(min_length=1)]
-all_of_them, auto = Literal[-1], Literal["auto"]
+everything, auto = Literal[-1], Literal["auto"]
+_name = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 kinds = {
     **dict.fromkeys(("float64", "learn_lamda", "cosine_decay", "resume", "paper", "distributed"), bool),
-    **dict.fromkeys(
-        ("num_per_user", "accumulate_steps", "patience", "log_freq", "eval_batch_size", "epochs", "parts"),
-        count,
-    ),
-    **dict.fromkeys(("gumbel_tau", "lamda"), number),
+    **dict.fromkeys(("num_per_user", "accumulate_steps", "eval_batch_size", "parts"), count),
+    **dict.fromkeys(("patience", "log_freq", "epochs"), count),
+    **dict.fromkeys(("gumbel_tau", "lamda"), positive),
     **dict.fromkeys(("data_dir", "results_dir"), text),
+    **dict.fromkeys(("user_support", "batch_size", "validation_users", "num_processes"), count | everything),
     "distilled": str,
-    "dataset": Annotated[
-        str,
-        Field(
-            pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$",
-            description="the name of a folder under data_dir",
-        ),
-    ],
+    "dataset": Annotated[str, Field(pattern=_name, description="the name of a folder under data_dir")],
     "repeats": Literal["keep", "drop"],
     "noise": Annotated[float, Field(ge=0, lt=1)],
     "depth": Annotated[int, Field(ge=0, le=4)] | auto,
     "normalize": bool | auto,
     "item_discount": Annotated[float, Field(ge=-1, le=1)] | auto,
-    "user_support": count | all_of_them,
-    "noise_groups": count | all_of_them | auto,
+    "noise_groups": count | everything | auto,
     "objective": Literal["held_out", "reconstruct"],
     "keep_prob": Annotated[float, Field(gt=0, lt=1)] | auto,
     "history_discount": Annotated[float, Field(ge=0, le=1)],
     "loss": Literal["softmax", "generalized", "squared", "auto"],
-    "score_scale": number | auto,
-    "cardinality_reg": Annotated[float, Field(ge=0, le=1e30)],
-    "lamda_grid": Annotated[list[Annotated[float, Field(ge=0, le=1e30)]], Field(min_length=1)] | auto,
-    "learning_rate": number | auto,
+    "score_scale": positive | auto,
+    "cardinality_reg": from_zero,
+    "lamda_grid": Annotated[list[from_zero], Field(min_length=1)] | auto,
+    "learning_rate": positive | auto,
     "train_steps": count | auto,
-    "batch_size": count | all_of_them,
     "best_by": Literal["HR@10", "HR@100", "NDCG@10", "NDCG@100"],
-    "validation_users": count | all_of_them,
-    "seed": Annotated[int, Field(ge=0, le=most)],
-    "coordinator": Annotated[
-        str, Field(pattern=r"^(.*:\d+)?$", description="host:port, or nothing where the launcher tells")
-    ],
-    "num_processes": count | all_of_them,
-    "process_id": Annotated[int, Field(ge=-1, le=most)],
+    "seed": Annotated[int, Field(ge=0, le=INT_MAX)],
+    "coordinator": Annotated[str, Field(pattern=r"^(.*:\d+)?$", description="host:port, or empty")],
+    "process_id": Annotated[int, Field(ge=-1, le=INT_MAX)],
     "sampler": Literal["random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"],
     "memory": Literal["distilled", "random", "all"],
     "model": Literal["pop", "mf", "neumf", "mvae", "lightgcn", "ease"],
     "grid": list[dict],
 }
 
-# What a setting of `grids` may be.
+# The values that a key in `grids` may have; "others" stands for all other keys.
 _size = Annotated[int, Field(ge=1, le=1_000_000)]
 grid_kinds = {
     **dict.fromkeys(("negatives", "hidden", "anneal_steps", "batch_size"), _size),
@@ -242,80 +261,4 @@ grid_kinds = {
     "dropout": Annotated[float, Field(ge=0, lt=1)],
     "others": Annotated[float, Field(ge=0)],
 }
-
-# (key, other key, value): the key has no effect while the other one has this value.
-no_effect = [
-    ("lamda_grid", "learn_lamda", True),
-    ("lamda", "learn_lamda", False),
-    ("keep_prob", "objective", "reconstruct"),
-    *((key, "distributed", False) for key in ("coordinator", "num_processes", "process_id")),
-    *((key, "model", name) for key in ("epochs", "log_freq", "patience") for name in ("pop", "ease")),
-    ("grid", "model", "pop"),
-    ("lamda_grid", "memory", "distilled"),
-    ("user_support", "memory", "all"),
-    *(
-        (key, "memory", name)
-        for key in (
-            "num_per_user",
-            "gumbel_tau",
-            "noise_groups",
-            "objective",
-            "keep_prob",
-            "history_discount",
-            "loss",
-            "score_scale",
-            "cardinality_reg",
-            "lamda",
-            "learning_rate",
-            "train_steps",
-            "batch_size",
-        )
-        for name in ("random", "all")
-    ),
-]
-
-# What baselines.py tries. Batches are large because a step's cost on a CPU hardly depends on them.
-grids = {
-    "pop": [{}],
-    "ease": [{"l2": l2} for l2 in (100, 200, 500, 1000, 2000, 3000)],
-    "mf": [
-        {"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
-        for dimensions in (64, 128)
-        for l2 in (2e-3, 4e-3)
-    ],
-    "neumf": [
-        {
-            "dimensions": 32,
-            "l2": l2,
-            "dropout": dropout,
-            "negatives": 4,
-            "learning_rate": 0.002,
-            "batch_size": 8192,
-        }
-        for l2, dropout in ((1e-4, 0.2), (1e-3, 0.0), (1e-3, 0.2), (3e-3, 0.2))
-    ],
-    "mvae": [
-        {
-            "hidden": 600,
-            "dimensions": 200,
-            "kl_weight": kl_weight,
-            "dropout": dropout,
-            "learning_rate": 1e-3,
-            "batch_size": 500,
-        }
-        for kl_weight in (0.2, 0.5)
-        for dropout in (0.5, 0.7)
-    ],
-    "lightgcn": [
-        {
-            "dimensions": 64,
-            "layers": layers,
-            "l2": l2,
-            "negatives": 4,
-            "learning_rate": 0.02,
-            "batch_size": 65536,
-        }
-        for layers in (2, 3)
-        for l2 in (1e-4, 3e-4)
-    ],
-}
+# fmt: on

@@ -1,21 +1,21 @@
-"""A stream: users arrive in parts, and what is kept of those before is a memory of fixed size, or everything.
+"""A stream: users arrive in parts; a memory of fixed size, or everything, is kept of the parts before.
 
     python stream.py                        memory=distilled: synthetic users carry the past
-    python stream.py --memory=random        as many real users, a random sample of all so far
-    python stream.py --memory=all           everyone so far: what no memory can be expected to pass
+    python stream.py --memory=random        equally many real users, a random sample of all so far
+    python stream.py --memory=all           everyone so far: the bound for any memory
     python stream.py --user_support=100 --parts=5
 
-After each part the ∞-AE is trained on the memory, validated on the users who have come, and tested on everyone, those to
-come included: so all parts are measured by the same targets. The distilled memory begins as real users of the first part.
-Each part improves it by train_steps of Distill-CF on that part's users alone, which are forgotten then; the learning rate
-falls as 1 / the number of the part, so that what a part brings weighs as much as each before it. lamda is learned with
-them. For real users it is chosen from lamda_grid on validation, by best_by.
+After each part the ∞-AE is trained on the memory, validated on the users who have come, and tested on all
+users, those to come included: the targets of all parts are the same. The distilled memory begins as real
+users of the first part. Each part improves it by train_steps of Distill-CF on that part's users alone, which
+are forgotten then. The learning rate falls as 1 / (the number of the part), so that every part weighs the
+same. lamda is learned with the memory; for real users, validation chooses it from lamda_grid, by best_by.
 
-The same command goes on after the last part that was finished. What a run leaves is described in runs/folder.py.
+The same command goes on after the last finished part. What a run leaves is described in runs/folder.py.
 """
 
 import dataclasses
-import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -24,25 +24,19 @@ from tqdm import tqdm
 
 import distill
 import model
-from eval import evaluate, inverse_propensity, scores_of, search_lamda, summarise
+from eval import scores_of, summarise
 from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
-from runs.batches import make_batches
-from runs.folder import START_AGAIN
-from runs.lifecycle import begin, carry_out, from_arrays, quality, run_job, show, to_arrays
+from runs.evaluation import Evaluation
+from runs.lifecycle import begin, dtype_of, execute, run_job
+from runs.loop import Loop
 
 
 def take(dataset, users):
-    """The Dataset of these users alone, in their order; the items are all that there were."""
-    return dataclasses.replace(
-        dataset,
-        train=dataset.train[users],
-        validation=dataset.validation[users],
-        test=dataset.test[users],
-        user_ids=dataset.user_ids[users],
-        lengths=dataset.lengths[:, users],
-    )
+    """The Dataset of these users alone, in their order; all items stay."""
+    parts = {name: getattr(dataset, name)[users] for name in ("train", "validation", "test", "user_ids")}
+    return dataclasses.replace(dataset, lengths=dataset.lengths[:, users], **parts)
 
 
 def arrive(dataset, parts, seed):
@@ -50,194 +44,114 @@ def arrive(dataset, parts, seed):
     return np.array_split(generator(seed, Stream.ARRIVALS).permutation(dataset.users), parts)
 
 
-class Learnt:
-    """The synthetic users, and how a part changes them."""
-
-    def __init__(self, settings, mesh):
-        self.settings, self.mesh = settings, mesh
-        self.kernel = model.make_kernel(settings["depth"], settings["normalize"])
-        self.sample = distill.make_sampler(settings)
-        self.key = jax.random.key(settings["seed"])
-
-    def begin(self, logits):
-        """Fresh parameters from (S, I) real users."""
-        return distill.initial_state(self.settings, logits, distill.make_optimizer(self.settings)).params
-
-    def improve(self, params, dataset, number):
-        """The parameters after train_steps on the users of one part, the number-th from 0."""
-        settings = {**self.settings, "learning_rate": self.settings["learning_rate"] / (number + 1)}
-        optimizer = distill.make_optimizer(settings)
-        step = distill.make_step(
-            settings, distill.make_loss(settings, self.kernel, dataset), optimizer, self.mesh
-        )
-        batches = make_batches(
-            {**settings, "seed": int(generator(settings["seed"], Stream.PART_SEED, number).integers(2**31))},
-            dataset,
-            self.mesh,
-        )
-        state = devices.replicate(self.mesh, distill.State(params, optimizer.init(params)))
-        part_key = jax.random.fold_in(self.key, number)
-        for count in tqdm(
-            range(settings["train_steps"]), unit="step", desc=f"part {number + 1}", leave=False, disable=None
-        ):
-            state, outcome = step(
-                state, math.nan, jax.random.fold_in(part_key, count), batches(count), np.zeros(1, np.int32)
-            )
-        if not math.isfinite(float(outcome.loss)) or not all(
-            np.isfinite(leaf).all() for leaf in state.params
-        ):
-            raise UserError(
-                f"part {number + 1} made of the synthetic users what is not finite; a smaller learning_rate or a larger lamda may help"
-            )
-        return state.params
-
-    def rows(self, params, number):
-        """The synthetic users after a part, (S, I), and their lamda."""
-        return self.sample(
-            jax.random.fold_in(jax.random.fold_in(self.key, number), self.settings["train_steps"]),
-            params.logits,
-        ), float(np.exp(params.log_lamda))
-
-
-def remember(settings, dataset, arrived, learnt, params, newest):
-    """The rows to train on after a part, (m, I), the lamdas to choose from, and the synthetic users' parameters.
+def random_memory(dataset, arrived, size, seed):
+    """Numbers of `size` users, an even sample of those in `arrived`; only new users push old ones out.
 
     Args:
-        arrived: the parts so far, as from `arrive`.
-        params: of the synthetic users after the part before; None before the first, and for a memory of real users.
-        newest: the Dataset of the newest part.
+        arrived: (users so far,), numbers.
     """
-    everyone, size = np.concatenate(arrived), settings["user_support"]
-    dtype = np.float64 if settings["float64"] else np.float32
-    if settings["memory"] == "all":
-        return dataset.train_rows(everyone).toarray().astype(dtype), settings["lamda_grid"], None
-    if settings["memory"] == "random":
-        # Users with the smallest of random numbers that each keeps: an even sample of those so far, whatever their number.
-        priority = generator(settings["seed"], Stream.MEMORY).permutation(dataset.users)
-        kept = everyone[np.argsort(priority[everyone])[:size]]
-        return dataset.train_rows(kept).toarray().astype(dtype), settings["lamda_grid"], None
-    number = len(arrived) - 1
-    params = learnt.improve(
-        params or learnt.begin(newest.train[:size].toarray().astype(dtype)), newest, number
-    )
-    rows, lamda = learnt.rows(params, number)
-    return rows, [lamda], params
+    # Every user keeps one random number; those with the smallest are the sample.
+    priority = generator(seed, Stream.MEMORY).permutation(dataset.users)
+    return arrived[np.argsort(priority[arrived])[:size]]
 
 
-def restore(settings, run, dataset, learnt):
-    """What is known of the parts a checkpoint has, and the synthetic users' parameters after them; [] and None without one.
+def improve(settings, params, part_data, part, kernel, mesh):
+    """The parameters of the synthetic users after train_steps on the users of one part, and sampled rows.
 
-    Raises:
-        UserError: it is of other settings, or of something else.
+    Args:
+        params: model.Params before this part.
+        part_data: the Dataset of the part's users.
+        part: its place, from 0.
+
+    Returns:
+        (model.Params, rows (S, I)).
     """
-    if (saved := run.load_checkpoint()) is None:
-        return [], None
-    arrays, progress = saved
-    try:
-        empty = np.zeros(
-            (settings["user_support"], dataset.items), np.float64 if settings["float64"] else np.float32
-        )
-        params = (
-            from_arrays("params", learnt.begin(empty), arrays) if settings["memory"] == "distilled" else None
-        )
-        parts, run.earlier_seconds = progress["parts"], progress["wall_seconds"]
-        run.say(f"going on after part {len(parts)} of {settings['parts']}")
-    except (KeyError, TypeError, ValueError) as error:
+    part_seed = int(generator(settings["seed"], Stream.PART_SEED, part).integers(2**31))
+    settings = {**settings, "learning_rate": settings["learning_rate"] / (part + 1)}
+    error = model.LOSSES[settings["loss"]]
+    seeded = {**settings, "seed": part_seed}
+    sample, optimizer, step, batches = distill.build(seeded, part_data, kernel, error, mesh)
+    state = devices.replicate(mesh, distill.State(params, optimizer.init(params)))
+    key = jax.random.fold_in(jax.random.key(settings["seed"]), part)
+    steps, no_votes = settings["train_steps"], np.zeros(1, np.int32)
+    for place in tqdm(range(steps), unit="step", desc=f"part {part + 1}", leave=False, disable=None):
+        state, outcome = step(state, None, jax.random.fold_in(key, place), batches(place), no_votes)
+    if not all(np.isfinite(leaf).all() for leaf in (outcome.loss, *state.params)):
         raise UserError(
-            f"{run.folder}/checkpoint.npz does not fit these settings ({error}); {START_AGAIN}"
-        ) from error
-    return parts, params
+            f"part {part + 1}: the parameters of the synthetic users are not finite. Try a smaller "
+            "learning_rate or a larger lamda."
+        )
+    return state.params, sample(jax.random.fold_in(key, steps), state.params.logits)
 
 
-def train_and_test(settings, run, dataset, mesh):
-    """All of a run; its result. `parts` has a dict a part."""
-    weights, here = inverse_propensity(dataset.frequency), devices.local(mesh)
-    learnt = Learnt(settings, mesh)
-    kernel = learnt.kernel
-    test_view = dataset.test_view(generator(settings["seed"], Stream.TEST))
-    arrivals, metrics = arrive(dataset, settings["parts"], settings["seed"]), None
-    parts, params = restore(settings, run, dataset, learnt)
-    # The last part is not in the checkpoint: its metrics are needed user by user.
-    for number in range(len(parts), settings["parts"]):
-        arrived = arrivals[: number + 1]
-        rows, lamdas, params = remember(
-            settings, dataset, arrived, learnt, params, take(dataset, arrivals[number])
-        )
-        so_far = take(dataset, np.sort(np.concatenate(arrived)))
-        view = so_far.validation_view(
-            generator(settings["seed"], Stream.VALIDATION), settings["validation_users"]
-        )
+def initial_params(settings, logits):
+    return distill.initial_state(settings, logits, distill.make_optimizer(settings)).params
+
+
+def train_and_test(settings, run, evaluation, dataset, mesh):
+    """All parts of a run; its result. "parts" has a dict for every part."""
+    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    arrivals = arrive(dataset, settings["parts"], settings["seed"])
+    distilled, size, dtype = settings["memory"] == "distilled", settings["user_support"], dtype_of(settings)
+    loop = Loop(run, evaluation, mesh)
+    if distilled:
+        start = dataset.train_rows(arrivals[0][:size]).toarray().astype(dtype)
+        loop.state = loop.restored("state", initial_params(settings, start))
+    for part in loop.steps(settings["parts"], "part"):
+        if loop.validated:
+            continue
+        arrived = np.concatenate(arrivals[: part + 1])
+        if distilled:
+            part_data = take(dataset, arrivals[part])
+            loop.state, rows = improve(settings, loop.state, part_data, part, kernel, mesh)
+            lamdas = [float(np.exp(loop.state.log_lamda))]
+        else:
+            everyone = settings["memory"] == "all"
+            users = arrived if everyone else random_memory(dataset, arrived, size, settings["seed"])
+            rows, lamdas = dataset.train_rows(users).toarray().astype(dtype), settings["lamda_grid"]
+        so_far = Evaluation(take(dataset, np.sort(arrived)), settings, mesh)
         rows = devices.replicate(mesh, rows)
-        found = search_lamda(kernel, rows, lamdas, view, weights, settings["eval_batch_size"], here)
-        found = [(lamda, alpha, summarise(each)) for lamda, alpha, each in found]
-        found = [each for each in found if math.isfinite(each[2]["HR@100"])]
-        if not found:
-            raise UserError(f"part {number + 1}: no lamda of {lamdas} can be used; a larger one helps")
-        lamda, alpha, validation = max(found, key=lambda each: quality(each[2], settings["best_by"]))
-        [metrics] = evaluate(
-            scores_of(kernel, rows, [alpha]), 1, test_view, weights, settings["eval_batch_size"], here
-        )
-        parts.append(
-            {
-                "part": number + 1,
-                "users": so_far.users,
-                "remembered": len(rows),
-                "lamda": lamda,
-                "validation": validation,
-                "test": summarise(metrics),
-            }
-        )
-        run.say(
-            f"part {number + 1:2d}, {so_far.users:,} users so far, {len(rows):,} remembered, lamda {lamda:<8.3g}  validation  {show(validation)}"
-        )
-        run.save_metrics(parts)
-        if number + 1 < settings["parts"]:
-            run.save_checkpoint(
-                to_arrays("params", params), {"parts": parts, "wall_seconds": run.wall_seconds()}
-            )
+        lamda, alpha, validation = so_far.best_lamda(kernel, rows, lamdas)
+        metrics = evaluation.test(scores_of(kernel, rows, [alpha]))
+        line = {"part": part + 1, "users": len(arrived), "remembered": len(rows), "lamda": lamda}
+        text = f"part {part + 1:2d}, {len(arrived):,} users so far, {len(rows):,} remembered"
+        last = part + 1 == settings["parts"]  # not saved: its metrics are needed user by user
+        line["test"] = summarise(metrics)
+        loop.keep(f"{text}, lamda {lamda:<8.3g}", line, validation, saved=not last)
+    lines = loop.history
     return {
-        "val": parts[-1]["validation"],
+        "val": lines[-1]["validation"],
         "test": metrics,
-        "lamda": parts[-1]["lamda"],
+        "lamda": lines[-1]["lamda"],
         "best_step": None,
         "steps": None,
         "step_seconds": None,
-        "parts": parts,
+        "parts": lines,
     }
 
 
 def check(settings, dataset):
     """Raises UserError for parts, or a memory, that the users cannot fill."""
-    smallest = dataset.users // settings["parts"]
+    smallest, size = dataset.users // settings["parts"], settings["user_support"]
     if smallest == 0:
         raise UserError(f"parts is {settings['parts']:,}, but {dataset.name} has {dataset.users:,} users")
-    if settings["memory"] == "distilled" and not 1 <= settings["user_support"] <= smallest:
+    if settings["memory"] == "distilled" and not 1 <= size <= smallest:
         raise UserError(
-            f"user_support is {settings['user_support']:,}, but the first part, which synthetic users begin as, has {smallest:,} users"
+            f"user_support is {size:,}, but the first part, with which synthetic users begin, has "
+            f"{smallest:,} users"
         )
-    if settings["memory"] == "random" and not 1 <= settings["user_support"] <= dataset.users:
-        raise UserError(
-            f"user_support is {settings['user_support']:,}, but {dataset.name} has {dataset.users:,} users"
-        )
+    if settings["memory"] == "random" and not 1 <= size <= dataset.users:
+        raise UserError(f"user_support is {size:,}, but {dataset.name} has {dataset.users:,} users")
 
 
 def main(arguments):
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "stream")
     check(settings, dataset)
-    work = {**settings, "learn_lamda": True, "cosine_decay": True, "accumulate_steps": 1}
-    with threadpool_limits(
-        limits=1 if settings["memory"] == "distilled" else None, user_api="blas"
-    ):  # as in distill.py
-        carry_out(
-            lambda run: train_and_test(work, run, dataset, mesh),
-            settings,
-            reasons,
-            dataset,
-            mesh,
-            f"stream-{settings['memory']}",
-            None,
-            None,
-        )
+    complete = {**settings, "learn_lamda": True, "cosine_decay": True, "accumulate_steps": 1}
+    work = partial(train_and_test, complete, dataset=dataset, mesh=mesh)
+    threads = 1 if settings["memory"] == "distilled" else None  # as in distill.py
+    with threadpool_limits(limits=threads, user_api="blas"):
+        execute(work, settings, reasons, dataset, mesh, f"stream-{settings['memory']}")
 
 
 if __name__ == "__main__":

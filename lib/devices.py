@@ -1,10 +1,10 @@
-"""Where arrays live: one device, or the rows of a batch spread over all there are, on one machine or many.
+"""Where arrays live: on one device, or on all devices of one machine or of many.
 
-Synthetic users are replicated and the users of a batch divided among the devices; XLA adds up the
-gradients. With one device, and in one process, the same code does nothing special.
+The real users of a batch are divided among the devices. Every device has a copy of the synthetic users. XLA
+adds up the gradients. With a single device, or a single process, the same code applies.
 
-With several processes, each sees its own devices and holds its own users. What all of them take part in
-must be called by all, in the same order: a step, `gather`, `share`. Everything else is a process's own.
+Each of several processes sees its own devices and holds its own users. All processes must call a step,
+`gather` and `share`, in the same order; every other call concerns one process alone.
 """
 
 import os
@@ -19,19 +19,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lib.errors import UserError
 
-JOIN_SECONDS = 120  # for which a process waits for the others to begin
-HEARTBEAT_SECONDS = 40  # of silence, after which a process counts as dead
+JOIN_SECONDS = 120  # how long a process waits for the others to start
+HEARTBEAT_SECONDS = 40  # how long a process may be silent before it counts as dead
 
 
 def join(coordinator, process_id, num_processes):
-    """Makes this process one of several; call once, before `start`.
+    """Makes this process one of several; called once, before `start`.
 
     Args:
-        coordinator: host:port of process 0; "" to ask the launcher (SLURM, Open MPI), or the environment.
-        process_id, num_processes: likewise; -1 to ask.
+        coordinator: host:port of process 0; "" takes that of the launcher (SLURM, Open MPI).
+        process_id, num_processes: -1 takes them from the same place.
 
     Raises:
-        UserError: the others don't answer, or nothing tells who they are.
+        UserError: the other processes do not answer, or are unknown.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     _keep_standard_output()
@@ -44,66 +44,69 @@ def join(coordinator, process_id, num_processes):
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0][:200]
         raise UserError(
-            f"the processes cannot be joined ({str(error).splitlines()[0][:200]}); SLURM and Open MPI are found by themselves, "
-            "elsewhere give --coordinator=HOST:PORT, --num_processes and --process_id"
+            f"the processes cannot be joined ({reason}). Without SLURM or Open MPI, "
+            "every process needs --coordinator=HOST:PORT --num_processes=N --process_id=I."
         ) from error
 
 
 def _keep_standard_output():
-    """Leaves standard output to Python alone: Gloo, in C++, greets every process there."""
+    """Reserves standard output for Python, because Gloo, in C++, prints a greeting there."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def start(float64):
-    """Chooses the precision of the whole process, and then is `find`; call once, before any array is made."""
+    """The mesh of `find`, after setting the process's precision; called once, before any array is made."""
     jax.config.update("jax_enable_x64", float64)
     return find()
 
 
 def find():
-    """A mesh over every device of every process, with the one axis "users".
+    """A mesh over all devices of all processes, with one axis, "users".
 
     Raises:
-        UserError: JAX finds no device it can use.
+        UserError: JAX finds no device.
     """
     try:
         return Mesh(jax.devices(), "users")
-    except (RuntimeError, AssertionError) as error:  # an AssertionError where the wheels for CUDA are missing
+    except (RuntimeError, AssertionError) as error:  # AssertionError: the CUDA wheels are missing
+        reason = (str(error).splitlines() or ["no reason given"])[0]
         raise UserError(
-            f"JAX finds no device: {(str(error).splitlines() or ['no reason given'])[0]}; JAX_PLATFORMS=cpu uses the "
-            "CPU, requirements-gpu.txt has what NVIDIA GPUs need"
+            f"JAX finds no device: {reason}. For the CPU set JAX_PLATFORMS=cpu; for an NVIDIA GPU: "
+            "pip install -r requirements-gpu.txt"
         ) from error
 
 
 def local(mesh):
-    """The part of the mesh that is this process's own."""
+    """The mesh of this process's own devices."""
     return Mesh(jax.local_devices(), "users") if jax.process_count() > 1 else mesh
 
 
 def describe(mesh):
-    """One text, such as '2 x NVIDIA A100' or '8 x cpu in 2 processes'."""
+    """The mesh in words, such as '2 x NVIDIA A100' or '8 x cpu in 2 processes'."""
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}{processes}"
 
 
 def replicated(mesh):
-    """The sharding of what every device has a copy of."""
+    """The sharding of an array of which every device has a copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def spread(mesh, rows, capacity=0):
-    """Puts a numpy array (B, ...) on the devices, its rows divided among them.
+    """The rows of an array, divided among the devices.
 
     Args:
-        mesh: `local`, or of all processes, each of which gives its own rows.
-        capacity: the most rows that any process gives, where they differ.
+        mesh: of all processes, each of which passes its own rows; or the `local` one.
+        rows: numpy (B, ...).
+        capacity: the largest B of all processes, if they differ.
 
     Returns:
-        jax.Array (B', ...); each process's rows are filled up with zeros to the capacity and to a multiple
-        of its devices.
+        jax.Array (B', ...): each process's rows, padded with zeros to the capacity and to a multiple of the
+        number of its devices.
     """
     capacity = max(capacity, len(rows))
     capacity += -capacity % len(mesh.local_devices)
@@ -112,38 +115,38 @@ def spread(mesh, rows, capacity=0):
 
 
 def replicate(mesh, tree):
-    """Puts a copy of every array of the tree on every device; processes must give the same."""
+    """A tree of arrays with a copy of each array on every device; all processes must pass the same tree."""
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(array)), tree
     )
 
 
 def localise(mesh, array):
-    """A replicated array of all processes on the devices of the `local` mesh."""
+    """An array that all processes have replicated, on the devices of the `local` mesh alone."""
     return array if jax.process_count() == 1 else replicate(mesh, array)
 
 
 def free_bytes(mesh):
-    """Memory that may still be allocated on each device."""
+    """Bytes of memory that are free on each device."""
     device = mesh.local_devices[0]
     if stats := device.memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return psutil.virtual_memory().available // len(mesh.local_devices)  # on the host, which they share
+    return psutil.virtual_memory().available // len(mesh.local_devices)  # CPU devices share the host's
 
 
 def gather(array):
-    """Joins the processes' numpy arrays (k, ...), whose k may differ, in the order of the processes."""
+    """The numpy arrays (k, ...) of all processes, joined in the processes' order; k may differ."""
     if jax.process_count() == 1:
         return array
     sizes = multihost_utils.process_allgather(np.array(len(array)))
     padded = np.pad(array, ((0, sizes.max() - len(array)), *((0, 0),) * (array.ndim - 1)))
-    # As bytes: JAX would make 32-bit numbers of 64-bit ones.
+    # As bytes, because JAX would turn 64-bit numbers into 32-bit ones.
     everyone = multihost_utils.process_allgather(np.ascontiguousarray(padded).view(np.uint8))
     return np.concatenate([part.view(array.dtype)[:size] for part, size in zip(everyone, sizes)])
 
 
 def share(value):
-    """Process 0's value (anything that can be pickled), in every process."""
+    """The value that process 0 passes, in every process; anything that can be pickled."""
     if jax.process_count() == 1:
         return value
     content = pickle.dumps(value) if jax.process_index() == 0 else b""

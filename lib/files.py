@@ -1,4 +1,7 @@
-"""Files that are whole or not there: written under a temporary name, flushed and renamed; locks; arrays read with care."""
+"""Files that are either whole or absent: written under a temporary name, flushed, then renamed.
+
+Beside them, locks between processes, and .npz files read with a clear error where they are damaged.
+"""
 
 import fcntl
 import os
@@ -16,16 +19,15 @@ ROOT = Path(__file__).parent.parent  # the project's folder
 
 @contextmanager
 def atomic(path):
-    """Opens path for writing in binary; it appears, whole, when the block ends, or not at all.
+    """Opens path for writing in binary; the whole file appears when the block ends, or none if it fails.
 
     Raises:
-        UserError: the folder it is to lie in does not exist.
+        UserError: the folder of path does not exist.
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise UserError(
-            f"{path} cannot be written: there is no folder {path.parent}; `mkdir -p {shlex.quote(str(path.parent))}` makes it"
-        )
+        command = f"mkdir -p {shlex.quote(str(path.parent))}"
+        raise UserError(f"{path} cannot be written: there is no folder {path.parent}; `{command}` makes it")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -35,7 +37,7 @@ def atomic(path):
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the new name, too, outlives a loss of power
+            os.fsync(folder)  # so that the new name survives a loss of power, too
         finally:
             os.close(folder)
     except BaseException:
@@ -45,9 +47,10 @@ def atomic(path):
 
 @contextmanager
 def lock(path, message=None):
-    """Holds the file path for this process; if another one holds it, UserError(message), or without one waits for it.
+    """Holds a lock on the file path; the system releases it when the process ends, however it ends.
 
-    The system lets go of it when the process ends, however it ends.
+    Args:
+        message: the text of the UserError if another process holds the lock; None waits for that process.
     """
     with open(path, "a") as file:
         try:
@@ -58,25 +61,31 @@ def lock(path, message=None):
 
 
 def read_npz(path, remedy):
-    """All arrays of a .npz as a dict; UserError, ending with the remedy, if it is truncated or damaged."""
+    """{name: array} of a .npz file.
+
+    Args:
+        remedy: what the user can do about a damaged file, the end of the message.
+
+    Raises:
+        UserError: the file is truncated or damaged.
+    """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {
-                key: arrays[key] for key in arrays.files
-            }  # the zip's checksums are compared as it is read
-    except Exception as error:  # zipfile, zlib, numpy's parser of headers: each has its own kinds
-        raise UserError(
-            f"{path} cannot be read, it is truncated or damaged ({str(error)[:120]}); {remedy}"
-        ) from error
+            return {name: arrays[name] for name in arrays.files}  # reading compares the zip's checksums
+    except Exception as error:  # zipfile, zlib and numpy's header parser raise different classes
+        reason = str(error)[:120]
+        raise UserError(f"{path} cannot be read: truncated or damaged ({reason}); {remedy}") from error
 
 
 def keep_arrays(path, key, make, sound):
-    """The dict of arrays that make() gives, kept in path, and read from there for as long as key, a text, is the same.
+    """{name: array} that make() returns, cached in the file path under a key.
 
-    A folder that cannot be written, or a file that is damaged, costs the calculation and nothing else.
+    If the folder cannot be written, or the file is damaged, the arrays are only calculated again.
 
     Args:
-        sound: whether a dict that was read is such a one as make() gives.
+        key: text; arrays cached under another key are made again.
+        make: () -> {name: array}.
+        sound: {name: array} -> whether arrays read from the file can be those of make().
     """
     if path.exists():
         try:
@@ -90,8 +99,6 @@ def keep_arrays(path, key, make, sound):
         with lock(path.with_name(f".{path.name}.lock")), atomic(path) as file:
             np.savez(file, key=np.array(key), **arrays)
     except OSError as error:
-        print(
-            f"note: {path} could not be written ({error}); it is calculated again the next time",
-            file=sys.stderr,
-        )
+        note = f"note: {path} could not be written ({error}): the next call calculates it again"
+        print(note, file=sys.stderr)
     return arrays

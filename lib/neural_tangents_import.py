@@ -1,8 +1,9 @@
-"""neural-tangents' `stax` on a current JAX, without TensorFlow: the one place that knows how.
+"""neural_tangents.stax, imported on a current JAX and without TensorFlow.
 
-neural-tangents 0.6.5 was written for JAX before 0.6. Its closed-form kernels work on newer releases, but its package also imports
-empirical kernels, which need TensorFlow, tf2jax and names that have left jax.core. During the import, empty modules stand for the
-empirical parts, and jax.core has its former names. Both are undone afterwards.
+neural-tangents 0.6.5 was written for JAX before 0.6. Its closed-form kernels work on newer releases. Its
+package also imports empirical kernels, which need TensorFlow, tf2jax, and names that JAX has moved out of
+jax.core. During the import, empty modules replace the empirical kernels, and jax.core gets its former names
+back. Afterwards both are undone.
 """
 
 import sys
@@ -23,7 +24,7 @@ for name in EMPIRICAL:
 for name in MOVED:
     setattr(jax.core, name, getattr(jax.extend.core, name))
 try:
-    from neural_tangents import stax  # noqa: F401, what others import from here
+    from neural_tangents import stax  # noqa: F401, imported from this module by model.py
 finally:
     for name in EMPIRICAL:
         del sys.modules[name]

@@ -1,7 +1,7 @@
-"""From hyper_params.py, a config file and the command line to one checked dict of settings.
+"""One checked dict of settings from hyper_params.py, a config file and the command line.
 
-The order of precedence stands at the top of hyper_params.py. Keys that are still "auto" are made concrete in runs/recipes.py, once the
-data are known.
+hyper_params.py says which of them wins. A key that is still "auto" gets its value in runs/recipes.py, once
+the data are known.
 """
 
 import difflib
@@ -13,39 +13,37 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-import hyper_params as file
+import hyper_params
 from lib.errors import UserError
 
-BY_DEFAULT = {bool: bool, int: file.count, float: file.number, str: file.text}
+KIND_OF_TYPE = {bool: bool, int: hyper_params.count, float: hyper_params.positive, str: hyper_params.text}
 
 
 class Settings(dict):
-    """The settings of one run; a key that the file has lost is a UserError where it is first read."""
+    """The settings of one run. Reading a key that hyper_params.py lacks is a UserError."""
 
     def __missing__(self, key):
         raise UserError(f"hyper_params.py has lost the key {key}: put it back")
 
 
 def resolve(arguments, description="", script="distill"):
-    """The settings that a script is to run with; with --help, prints the description and every key, and ends the process.
+    """The settings that a script runs with. With --help, prints all keys and ends the process.
 
     Args:
         arguments: the words after the script's name.
-        script: whose settings of hyper_params.py hold.
+        description: the text above the keys in --help.
+        script: a key of hyper_params.takes.
 
     Returns:
-        (settings, changed): all that the script takes, "auto" where a key is left to runs/recipes.py; and what of it differs from
-        hyper_params.py as it stands.
+        (Settings with all keys that the script takes, "auto" where runs/recipes.py decides;
+        {key: value} of those that differ from hyper_params.py).
 
     Raises:
-        UserError: an unknown key, a wrong type or an impossible value, said in one line.
+        UserError: an unknown key, a wrong type or an impossible value.
     """
     base = defaults(script)
     if {"-h", "--help"} & set(arguments):
-        print(
-            f"{description.strip()}\n\nEvery key is set with --key=value, or many with --config=FILE.json. They are, from "
-            f"hyper_params.py:\n\n{_listing(Path(file.__file__).read_text(encoding='utf-8'), base, script)}"
-        )
+        print(_help(description, base, script))
         sys.exit(0)
     config, given = {}, {}
     for key, text in split(arguments):
@@ -53,94 +51,107 @@ def resolve(arguments, description="", script="distill"):
             config.update(_read_config(text))
         else:
             given[key] = parse(key, text)
-    for source, where in ((given, ""), (config, ", which the config file has")):
-        if useless := source.keys() - base.keys():
-            raise UserError(f"{script}.py has no use for {min(useless)}{where}; it takes {', '.join(base)}")
+    if unused := given.keys() - base.keys():
+        key = min(unused)
+        takers = [f"{name}.py" for name, keys in hyper_params.takes.items() if key in keys]
+        raise UserError(
+            f"{script}.py has no use for {key}, a setting of {' and '.join(takers)}; "
+            f"`python {script}.py --help` lists its own"
+        )
+    if unused := config.keys() - base.keys():
+        note = f"note: {script}.py ignores these keys of the config file: {', '.join(sorted(unused))}"
+        print(note, file=sys.stderr)
+    config = {key: value for key, value in config.items() if key in base}
     if config.get("paper") and given.get("paper") is False:
         raise UserError(
-            "--paper=false does not undo the paper's choices that the config file holds: change them there"
+            "--paper=false does not undo the paper's choices in the config file; change them in that file"
         )
-    paper = file.paper if {**base, **config, **given}.get("paper") else {}
-    layers = [config, paper] if given.get("paper") else [paper, config]
-    settings = Settings(
-        check(
-            {
-                **base,
-                **{key: value for layer in (*layers, given) for key, value in layer.items() if key in base},
-            }
-        )
-    )
+    paper = hyper_params.paper if {**base, **config, **given}.get("paper") else {}
+    paper = {key: value for key, value in paper.items() if key in base}
+    layers = [config, paper, given] if given.get("paper") else [paper, config, given]
+    settings = Settings(check(base | layers[0] | layers[1] | layers[2]))
     return settings, {key: value for key, value in settings.items() if value != base[key]}
 
 
 def defaults(script):
-    """{key: value} of all that a script takes, as hyper_params.py stands; all of that file is checked."""
-    own = {**file.infinite_ae, **file.stream, **file.baselines}
-    for key in file.kinds:
-        if key not in (own if key in file.of_scripts else file.hyper_params):
-            close = difflib.get_close_matches(key, {*file.hyper_params, *own} - file.kinds.keys(), 1)
-            raise UserError(
-                f"hyper_params.py has lost the key {key}"
-                + (f": is it '{close[0]}' there?" if close else ": put it back")
-            )
-    for block in (file.hyper_params, file.infinite_ae, file.stream, file.baselines, file.paper):
-        check(block)
-    base = (
-        {**file.hyper_params, **getattr(file, script, {})} if script != "distill" else dict(file.hyper_params)
-    )
-    return check({key: base[key] for key in (file.takes[script] if script != "distill" else base)})
+    """{key: value} of all that a script takes, from hyper_params.py, once the whole file is checked."""
+    shared = hyper_params.hyper_params
+    own = {**hyper_params.infinite_ae, **hyper_params.stream, **hyper_params.baselines}
+    for key in hyper_params.kinds:
+        if key not in (own if key in hyper_params.of_one_script else shared):
+            misspelt = {*shared, *own} - hyper_params.kinds.keys()
+            close = difflib.get_close_matches(key, misspelt, 1)
+            repair = f"rename '{close[0]}' to it" if close else "put it back"
+            raise UserError(f"hyper_params.py has lost the key {key}: {repair}")
+    for name in ("hyper_params", "infinite_ae", "stream", "baselines", "paper"):
+        check(getattr(hyper_params, name))
+    if script == "distill":
+        return check(shared)
+    base = {**shared, **getattr(hyper_params, script, {})}
+    return check({key: base[key] for key in hyper_params.takes[script]})
 
 
 def without_effect(settings, changed):
-    """A line for each changed setting that does nothing beside the others."""
-    found = {}
-    for key, other, value in file.no_effect:
+    """[a line for each key of `changed` that another setting makes useless]."""
+    notes = {}
+    for key, other, value in hyper_params.no_effect:
         if key in changed and other in settings and settings[other] == value:
-            found[key] = (
-                f"note: {key} has no effect with {other}={json.dumps(value) if isinstance(value, bool) else value}"
-            )
-    return list(found.values())
+            shown = json.dumps(value) if isinstance(value, bool) else value
+            notes[key] = f"note: {key} has no effect with {other}={shown}"
+    return list(notes.values())
 
 
 @cache
 def adapter(key):
-    """What checks a key's value: a pydantic TypeAdapter."""
-    known = {**file.baselines, **file.stream, **file.infinite_ae, **file.hyper_params}
+    """The pydantic TypeAdapter that checks a key's value."""
+    known = {
+        **hyper_params.baselines,
+        **hyper_params.stream,
+        **hyper_params.infinite_ae,
+        **hyper_params.hyper_params,
+    }
     if key not in known:
         close = difflib.get_close_matches(key, known, 1)
-        raise UserError(
-            f"there is no setting '{key}'" + (f"; is it {close[0]}?" if close else "; --help lists them")
-        )
-    return make_adapter(file.kinds.get(key) or BY_DEFAULT[type(known[key])])
+        hint = f"is it {close[0]}?" if close else "--help lists them"
+        raise UserError(f"there is no setting '{key}'; {hint}")
+    return make_adapter(hyper_params.kinds.get(key) or KIND_OF_TYPE[type(known[key])])
 
 
 def holds_list(key):
-    """Whether a setting's value may be a list."""
+    """Whether a key's value may be a list."""
     return '"array"' in json.dumps(adapter(key).json_schema())
 
 
 def make_adapter(kind):
+    """A TypeAdapter for a type that refuses NaN, infinity, and text in the place of a number."""
     return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 def checked(name, value, kind):
-    """The value, a whole number made a float where the kind, a type for pydantic or its adapter, is one; UserError if it cannot be."""
+    """The value; as a float if the kind is float and the value a whole number.
+
+    Args:
+        name: what the message calls it.
+        kind: a type for pydantic, or its TypeAdapter.
+
+    Raises:
+        UserError: the kind does not allow the value.
+    """
     kind = kind if isinstance(kind, TypeAdapter) else make_adapter(kind)
     try:
         return kind.validate_python(value)
     except ValidationError as error:
-        raise UserError(
-            f"{name} must be {describe(kind.json_schema())}, not {json.dumps(value, default=repr)[:80]}"
-        ) from error
+        allowed, shown = describe(kind.json_schema()), json.dumps(value, default=repr)[:80]
+        raise UserError(f"{name} must be {allowed}, not {shown}") from error
 
 
 def check(block):
-    """The dict of settings with its values `checked`."""
+    """A dict of settings with every value `checked`."""
     return {key: checked(key, value, adapter(key)) for key, value in block.items()}
 
 
 def describe(schema):
-    """What a JSON schema allows, in words."""
+    """The values that a JSON schema allows, in words."""
     if "description" in schema:
         return schema["description"]
     if "anyOf" in schema:
@@ -149,16 +160,8 @@ def describe(schema):
         values = schema.get("enum", [schema.get("const")])
         return ("one of " if len(values) > 1 else "") + ", ".join(map(str, values))
     if schema["type"] == "array":
-        return (
-            "a list of "
-            + ("one or more " if schema.get("minItems") else "")
-            + describe(schema["items"]).replace("a number", "numbers")
-        )
-    ends = (
-        (("minimum", "from"), ("exclusiveMinimum", "above")),
-        (("maximum", "to"), ("exclusiveMaximum", "below")),
-    )
-    bounds = [f"{word} {schema[key]:.10g}" for end in ends for key, word in end if key in schema]
+        count = "one or more " if schema.get("minItems") else ""
+        return f"a list of {count}{describe(schema['items']).replace('a number', 'numbers')}"
     name = {
         "boolean": "true or false",
         "integer": "a whole number",
@@ -166,7 +169,8 @@ def describe(schema):
         "string": "text",
         "object": "objects",
     }[schema["type"]]
-    return " ".join([name, *bounds])
+    bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    return " ".join([name, *(f"{word} {schema[key]:.10g}" for key, word in bounds.items() if key in schema)])
 
 
 def to_argument(key, value):
@@ -175,15 +179,13 @@ def to_argument(key, value):
 
 
 def split(arguments):
-    """[(key, text)] of --key=value and --key value."""
+    """[(key, text)] of words such as --key=value and --key value."""
     words, pairs = list(arguments), []
     while words:
         word = words.pop(0)
         key, equals, text = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
-            raise UserError(
-                f"'{word}' is not understood: settings are given as --key=value (--help lists them)"
-            )
+            raise UserError(f"'{word}' is not understood: write a setting as --key=value; --help lists them")
         if not equals and (not words or words[0].startswith("--")):
             raise UserError(f"{word} needs a value: {word}=VALUE")
         pairs.append((key, text if equals else words.pop(0)))
@@ -191,15 +193,16 @@ def split(arguments):
 
 
 def parse(key, text):
-    """What a text from the command line stands for: as JSON, or as it is, whichever the key may be; else `check` will say what is wrong."""
+    """The value of a text from the command line: the first reading of it that the key may have.
+
+    The readings are JSON, a float, and the text itself. If the key may have none of them, the first is
+    returned, and `check` refuses it.
+    """
+    literal = text.lower() if text.lower() in ("true", "false") else text
     readings = []
-    for read in (
-        lambda text: json.loads(text.lower() if text.lower() in ("true", "false") else text),
-        float,
-        str,
-    ):
+    for read, source in ((json.loads, literal), (float, text), (str, text)):
         try:
-            readings.append(read(text))
+            readings.append(read(source))
         except (ValueError, RecursionError):
             continue
     for value in readings:
@@ -211,30 +214,37 @@ def parse(key, text):
 
 
 def _read_config(path):
+    """The checked settings in a JSON file, or in the config.json of a run's folder."""
+    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
-        config = json.loads(
-            (Path(path) / "config.json" if Path(path).is_dir() else Path(path)).read_text(encoding="utf-8")
-        )
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--config={path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"--config={path} must hold a JSON object of settings")
-    config = (
-        config["settings"] if isinstance(config.get("settings"), dict) else config
-    )  # a run's own config.json
-    return check(config)
+    if isinstance(config.get("settings"), dict):  # a run's own config.json
+        config = config["settings"]
+    try:
+        return check(config)
+    except UserError as error:
+        raise UserError(f"--config={path}: {error}") from error
 
 
-def _listing(source, base, script):
-    """Every key that a script takes, with its value and its comment in hyper_params.py, whose text is the source."""
+def _help(description, base, script):
+    """The text of --help: every key with its value and its comment in hyper_params.py."""
+    source = Path(hyper_params.__file__).read_text(encoding="utf-8")
+    block = lambda name: re.search(rf"^{name} = {{\n.*?^}}", source, re.M | re.S)[0]
     if script == "distill":
-        return source[source.index("hyper_params = {") : source.index("# What infinite_ae.py has")].strip()
-    comments = {}
-    for name in ("hyper_params", script):
-        block = source.partition(f"\n{name} = {{\n")[2].partition("\n}")[0]
-        comments |= re.findall(r'^    "(\w+)":[^#\n]*(#.*(?:\n {5,}#.*)*)', block, re.M)
-    quote = lambda value: json.dumps(value) if isinstance(value, str) else repr(value)
-    return "\n".join(
-        f"    {f'{json.dumps(key)}: {quote(value)},':<26} {comments.get(key, '')}".rstrip()
-        for key, value in base.items()
+        listing = f"{block('hyper_params')}\n\n{block('paper')}"
+    else:
+        comments = {}
+        for name in ("hyper_params", script):
+            text = block(name) if hasattr(hyper_params, name) else ""
+            comments |= re.findall(r'^    "(\w+)":[^#\n]*(#.*(?:\n {5,}#.*)*)', text, re.M)
+        pairs = ((key, json.dumps(value) if isinstance(value, str) else value) for key, value in base.items())
+        lines = (f"""    {f'"{key}": {value},':<26} {comments.get(key, "")}""" for key, value in pairs)
+        listing = "\n".join(line.rstrip() for line in lines)
+    return (
+        f"{description.strip()}\n\nSet a key with --key=value, or many with --config=FILE.json. "
+        f"The keys and their values in hyper_params.py:\n\n{listing}"
     )

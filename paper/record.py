@@ -1,9 +1,9 @@
-"""Finished runs: those in a results folder, and those kept with the code, a line of docs/results.jsonl a run.
+"""Finished runs: those of a results folder, and those recorded in docs/results.jsonl, a line a run.
 
-A line has the settings that shaped the run, its data, revision, versions, devices and result, and two SHA-256
-sums: of the rest of the line, and of its users' NDCG@10 in docs/results-users.npz, which is kept for the runs
-that the table's tests need. A record that has been altered is refused. Nothing in it is a hash of settings:
-paper/plan.py finds a run by the settings themselves.
+A line holds the settings that shape the run, its data, revision, versions, devices and result. It ends with
+two SHA-256 sums: of the users' NDCG@10 in docs/results-users.npz, which only the table's runs have, and of
+the line itself. A record that has been altered is refused. A line holds no hash of its settings:
+paper/plan.py compares the settings themselves.
 """
 
 import hashlib
@@ -23,33 +23,20 @@ from runs.recipes import Statistics
 DOCS = ROOT / "docs"
 LINES, USERS = "results.jsonl", "results-users.npz"
 UNCOMMITTED = " with uncommitted changes"
-FIELDS = {
-    "name": str,
-    "script": str,
-    "settings": dict,
-    "data": dict,
-    "revision": str | None,
-    "versions": dict,
-    "devices": str,
-    "result": dict,
-    "users": str | None,
-}
 
 
-class Found(NamedTuple):
-    """A finished run."""
-
+class FinishedRun(NamedTuple):
     name: str
     script: str
     settings: dict  # those that shape the result
-    data: dict  # fingerprint; and users, items, interactions, which runs of old do not know
+    data: dict  # fingerprint; and users, items, interactions, which early runs lack
     revision: str | None  # of the code
     versions: dict
     devices: str
     result: dict
-    auto: dict = {}  # {key that was "auto": why it is what it is}
-    folder: Path | None = None  # None of a run of the record
-    kept: np.ndarray | None = None  # of a run of the record, every user's NDCG@10, where it has them
+    auto: dict = {}  # {key that was "auto": why it has its value}
+    folder: Path | None = None  # None: a run of the record
+    recorded_ndcg: np.ndarray | None = None  # (U,) NDCG@10 of every user, where the record has it
 
     @property
     def dataset(self):
@@ -57,26 +44,27 @@ class Found(NamedTuple):
 
     @property
     def statistics(self):
-        """recipes.Statistics of its data; None of a run of old."""
+        """recipes.Statistics of the run's data; None for an early run."""
         known = self.data.keys() >= set(Statistics._fields)
         return Statistics(*(self.data[key] for key in Statistics._fields)) if known else None
 
     @property
     def clean(self):
-        """Whether the code that made it is known: a revision without uncommitted changes."""
+        """Whether the code that made the run is known: a revision without uncommitted changes."""
         return self.revision is not None and not self.revision.endswith(("-dirty", UNCOMMITTED))
 
-    def users(self):
-        """NDCG@10 of every user on the test set, (U,), NaN of one without targets.
+    def ndcg_of_users(self):
+        """NDCG@10 of every user on the test set, (U,); NaN for a user without targets.
 
         Raises:
-            UserError: they are missing, cannot be read, or are not those of which the result has the mean.
+            UserError: the file is missing or damaged, or its mean is not the result's.
         """
-        where = f"{self.folder}/users.npz" if self.folder else f"the record's {self.name}"
-        remedy = f"delete {self.folder}, and make the run again" if self.folder else restore(USERS)
-        values, mean = self.kept, self.result["test"]["NDCG@10"]
         if self.folder:
+            source, remedy = f"{self.folder}/users.npz", f"delete {self.folder} and make the run again"
             values = read_npz(self.folder / "users.npz", remedy).get("NDCG@10")
+        else:
+            source, remedy, values = f"the record's {self.name}", restore(USERS), self.recorded_ndcg
+        mean = self.result["test"]["NDCG@10"]
         sound = (
             values is not None
             and mean is not None
@@ -85,112 +73,136 @@ class Found(NamedTuple):
             and np.isfinite(values).any()
         )
         if not sound or abs(np.nanmean(values, dtype=np.float64) - mean) > 0.01:
-            raise UserError(f"{where} does not have the users' NDCG@10 whose mean the result has; {remedy}")
+            raise UserError(f"{source} does not have the users' NDCG@10 whose mean the result has; {remedy}")
         return values
+
+
+RECORDED = FinishedRun._fields[:8]  # what a line of the record holds, beside its sums
 
 
 def restore(name):
     return f"`git checkout docs/{name}` brings back the committed one"
 
 
+# ---- Results folders -----------------------------------------------------------------------------------
+
+
 def read_run(folder):
-    """The Found run of a folder; UserError as runs.read_finished."""
+    """The FinishedRun of a folder; UserError as runs.folder.read_finished."""
     config, result = read_finished(folder)
-    data = {"fingerprint": config["data_fingerprint"], **config.get("data", {})}
-    return Found(
-        folder.name,
-        config["script"],
-        shaping(config["settings"]),
-        data,
-        config["git_revision"],
-        config["versions"],
-        config["devices"],
-        result,
-        config.get("auto", {}),
-        folder,
+    return FinishedRun(
+        name=folder.name,
+        script=config["script"],
+        settings=shaping(config["settings"]),
+        data={"fingerprint": config["data_fingerprint"], **config.get("data", {})},
+        revision=config["git_revision"],
+        versions=config["versions"],
+        devices=config["devices"],
+        result=result,
+        auto=config.get("auto", {}),
+        folder=folder,
     )
 
 
-def read_folder(results):
-    """([Found] of the finished runs in a results folder, [a line for each that is damaged])."""
-    found, damaged = [], []
-    for path in sorted(Path(results).glob("*/result.json")):
+def read_readable(items, read):
+    """([read(item) of the items it can read], [a line on each item left out])."""
+    results, left_out = [], []
+    for item in items:
         try:
-            found.append(read_run(path.parent))
+            results.append(read(item))
         except UserError as error:
-            damaged.append(f"left out: {error}")
-    return found, damaged
+            left_out.append(f"left out: {error}")
+    return results, left_out
+
+
+def finished_folders(results):
+    return sorted(path.parent for path in Path(results).glob("*/result.json"))
+
+
+def read_folder(results):
+    """([FinishedRun] of the finished runs in a results folder, [a line on each damaged run])."""
+    return read_readable(finished_folders(results), read_run)
+
+
+# ---- The record ----------------------------------------------------------------------------------------
+
+
+def write_files(folder, contents):
+    """Writes {name: bytes} into the folder, which is made if needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        with atomic(folder / name) as file:
+            file.write(content)
 
 
 def digest(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def read_record(folder=None):
-    """[Found] of the runs that are kept with the code, in `folder` (docs/ without one); [] if none are.
+def read_record():
+    """[FinishedRun] of the record; [] if there is none.
 
     Raises:
         UserError: a line, or its users' metrics, are not as they were written.
     """
-    folder = folder or DOCS
-    if not (folder / LINES).exists():
+    if not (DOCS / LINES).exists():
         return []
-    users = read_npz(folder / USERS, restore(USERS)) if (folder / USERS).exists() else {}
-    lines = (folder / LINES).read_text(encoding="utf-8").split("\n")[:-1]
-    return [_read_line(text, users, number) for number, text in enumerate(lines, 1)]
+    users = read_npz(DOCS / USERS, restore(USERS)) if (DOCS / USERS).exists() else {}
+    lines = (DOCS / LINES).read_text(encoding="utf-8").split("\n")[:-1]
+    return [_read_line(text, users, line_number) for line_number, text in enumerate(lines, 1)]
 
 
-def _read_line(text, users, number):
+def _read_line(text, users, line_number):
     named = re.match(r'\{"name": "([^"]+)"', text)
-    name = named[1] if named else f"line {number}"
+    name = named[1] if named else f"line {line_number}"
     altered = f"{LINES}: the record of {name} has been altered"
-    rest, _, own = text.rpartition(', "sha256": "')
-    if digest(rest.encode()) + '"}' != own:
-        raise UserError(f"{altered}: its SHA-256 is not that of its line; {restore(LINES)}")
+    body, _, line_sum = text.rpartition(', "sha256": "')
+    if digest(body.encode()) + '"}' != line_sum:
+        raise UserError(f"{altered}: the SHA-256 of its line is another; {restore(LINES)}")
     try:
         line = json.loads(text)
-        for key, kind in FIELDS.items():
-            if not isinstance(line[key], kind):
-                raise ValueError(f"its {key} is {json.dumps(line[key])[:40]}")
+        fields = {key: line[key] for key in RECORDED}
+        for key, value in fields.items():
+            if not isinstance(value, FinishedRun.__annotations__[key]):
+                raise ValueError(f"its {key} is {json.dumps(value)[:40]}")
         check_result(line["result"])
+        users_sum = line["users"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{altered}: it is not what a run has ({error}); {restore(LINES)}") from error
-    values = users.get(name)
-    if line["users"] is not None and (values is None or digest(values.tobytes()) != line["users"]):
         raise UserError(
-            f"{USERS}: the users' metrics of {name} have been altered: their SHA-256 is not "
-            f"that of the record; {restore(USERS)}"
+            f"{altered}: it does not describe a finished run ({error}); {restore(LINES)}"
+        ) from error
+    ndcg = users.get(name) if users_sum is not None else None
+    if users_sum is not None and (ndcg is None or digest(ndcg.tobytes()) != users_sum):
+        raise UserError(
+            f"{USERS}: the users' metrics of {name} have been altered: their SHA-256 is not the record's; "
+            f"{restore(USERS)}"
         )
-    kept = values if line["users"] else None
-    return Found(**{key: line[key] for key in FIELDS if key != "users"}, kept=kept)
+    return FinishedRun(**fields, recorded_ndcg=ndcg)
 
 
-def keep(runs, need_users, folder=None):
-    """Writes the record anew with these runs beside those that it has; without what belongs to this machine.
+def keep(runs, need_users):
+    """Adds runs to the record, without what belongs to this machine.
 
     Args:
-        runs: [Found] of folders.
-        need_users: names of those whose users' metrics are kept, too.
+        runs: [FinishedRun] of folders.
+        need_users: names of the runs whose users' metrics are recorded, too.
     """
-    folder = folder or DOCS
-    before = read_record(folder)
-    users = {run.name: run.kept for run in before if run.kept is not None}
-    users |= {
-        run.name: np.ascontiguousarray(run.users(), np.float32) for run in runs if run.name in need_users
-    }
-    by_name = {run.name: run for run in [*before, *runs]}
-    lines = "".join(to_line(by_name[name], users.get(name)) + "\n" for name in sorted(by_name))
+    recorded = read_record()
+    users = {run.name: run.recorded_ndcg for run in recorded if run.recorded_ndcg is not None}
+    for run in runs:
+        if run.name in need_users:
+            users[run.name] = np.ascontiguousarray(run.ndcg_of_users(), np.float32)
+    by_name = {run.name: run for run in [*recorded, *runs]}
+    lines = "".join(_to_line(by_name[name], users.get(name)) + "\n" for name in sorted(by_name))
     arrays = io.BytesIO()
     np.savez_compressed(arrays, **dict(sorted(users.items())))
-    # The lines last: with its line a run is there.
-    for name, content in ((USERS, arrays.getvalue()), (LINES, lines.encode())):
-        with atomic(folder / name) as file:
-            file.write(content)
+    # The lines last: a run counts as recorded once it has its line.
+    write_files(DOCS, {USERS: arrays.getvalue(), LINES: lines.encode()})
 
 
-def to_line(run, users):
+def _to_line(run, users):
     """The text of a run's line; users: (U,) float32, or None."""
-    line = {key: getattr(run, key) for key in FIELDS if key != "users"}
+    line = {key: getattr(run, key) for key in RECORDED}
     line["users"] = None if users is None else digest(users.tobytes())
-    rest = json.dumps(line, ensure_ascii=False)[:-1]
-    return f'{rest}, "sha256": "{digest(rest.encode())}"}}'
+    body = json.dumps(line, ensure_ascii=False)[:-1]
+    return f'{body}, "sha256": "{digest(body.encode())}"}}'

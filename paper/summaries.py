@@ -1,4 +1,4 @@
-"""Means over seeds, the test over users, and cells: what the paper's table and `compare.py --mine` share."""
+"""Means over seeds, a test over users, the text of tables; for the paper's table and `compare.py --mine`."""
 
 import numpy as np
 import pandas as pd
@@ -12,88 +12,93 @@ CAPTION = (
     "p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, "
     "Holm-corrected; it knows nothing of the spread over seeds (±, a standard deviation)."
 )
-MARKDOWN, LATEX = ("**{}**", "±"), (r"\textbf{{{}}}", r"$\pm$")
 
 
 def moments(runs):
-    """Of each metric the mean, and the standard deviation, NaN of a single run; NaN where no run has it."""
+    """Each metric's mean and standard deviation over runs, as two Series.
+
+    A deviation is NaN for a single run, both are NaN where no run has the metric.
+    """
     tests = pd.DataFrame([run.result["test"] for run in runs], columns=METRICS, dtype=float)
     return tests.mean(), tests.std()
 
 
-def line_of(runs):
-    """What a line of a table has of its runs, a seed each: their number, the means and the deviations."""
-    mean, deviation = moments(runs)
-    return {"runs": len(runs), **mean, **dict(zip(DEVIATIONS, deviation))}
-
-
-def with_deviations(found, metrics):
-    """A DataFrame for lib/plots.py, a row an x: x, and of a metric the mean and the deviation, 0 of one run.
+def with_deviations(runs_at, metrics):
+    """A DataFrame for lib/plots.py, a row an x: x, each metric's mean and its deviation, 0 for a single run.
 
     Args:
-        found: {x: its runs, a seed each}.
+        runs_at: {x: its FinishedRuns, a seed each}.
     """
     rows = []
-    for x, runs in found.items():
+    for x, runs in runs_at.items():
         mean, deviation = moments(runs)
-        rows.append([x, *(mean[name] for name in metrics), *(deviation.fillna(0)[name] for name in metrics)])
+        rows.append([x, *mean[list(metrics)], *deviation.fillna(0)[list(metrics)]])
     columns = ["x", *metrics, *(f"{name} deviation" for name in metrics)]
     return pd.DataFrame(rows, columns=columns, dtype=float)
 
 
+def summarize(systems, runs_of):
+    """A DataFrame with a row a system.
+
+    Columns: those of `systems`; "runs", how many there are; METRICS, their means; DEVIATIONS; "best", whether
+    the system has the highest NDCG@10; "p", as CAPTION says, NaN for the best and for a system without runs.
+
+    Args:
+        systems: a dict a system.
+        runs_of: the FinishedRuns of each system, a seed each; all on the same users.
+    """
+    rows = []
+    for system, runs in zip(systems, runs_of):
+        mean, deviation = moments(runs)
+        rows.append({**system, "runs": len(runs), **mean, **dict(zip(DEVIATIONS, deviation))})
+    ndcg = {
+        row: np.mean([run.ndcg_of_users() for run in runs], axis=0, dtype=np.float64)
+        for row, runs in enumerate(runs_of)
+        if runs
+    }
+    best = max(ndcg, key=lambda row: rows[row]["NDCG@10"], default=None)
+    others = [row for row in ndcg if row != best]
+    p = holm([paired_p(ndcg[best], ndcg[row]) for row in others])
+    table = pd.DataFrame(rows)
+    return table.assign(best=table.index == best, p=pd.Series(p, others, dtype=float))
+
+
 def holm(p):
-    """Holm's correction of p-values, (n,): times how many are at least as large, monotone, at most 1."""
+    """Holm's correction of p-values, (n,): each times how many are as large, monotone, at most 1."""
     order = np.argsort(p)
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)), 1)
     return corrected
 
 
-def paired(users, others):
-    """p of the paired t-test, NaN left out; 1 where no user differs."""
-    if np.nanmax(np.abs(users - others)) == 0:
+def paired_p(ndcg, other):
+    """p of the paired t-test on two arrays (U,), users with NaN left out; 1 where no user differs."""
+    if np.nanmax(np.abs(ndcg - other)) == 0:
         return 1.0
-    return stats.ttest_rel(users, others, nan_policy="omit").pvalue
+    return stats.ttest_rel(ndcg, other, nan_policy="omit").pvalue
 
 
-def compare_with_best(lines, runs):
-    """Gives a line "best", whether it has the highest NDCG@10, and "p" as CAPTION says, NaN without a run.
-
-    Args:
-        lines: dicts as of `line_of`.
-        runs: of each line, its runs, all on the same users.
-    """
-    users = {
-        place: np.mean([run.users() for run in own], axis=0, dtype=np.float64)
-        for place, own in enumerate(runs)
-        if own
-    }
-    best = max(users, key=lambda place: lines[place]["NDCG@10"], default=None)
-    others = [place for place in users if place != best]
-    p = dict(zip(others, holm([paired(users[best], users[place]) for place in others])))
-    for place, line in enumerate(lines):
-        line |= {"best": place == best, "p": float(p.get(place, np.nan))}
+# ---- Text ----------------------------------------------------------------------------------------------
 
 
-def cells(table, style):
-    """Of each line of a DataFrame, the text of its metrics, the highest emphasised, and that of p.
+def mean_text(mean, deviation, digits=2, bold=False):
+    """The text "34.70 ± 0.05"; the mean alone where the deviation is NaN."""
+    text = f"**{mean:.{digits}f}**" if bold else f"{mean:.{digits}f}"
+    return text if np.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"
 
-    Args:
-        style: MARKDOWN or LATEX.
-    """
-    bold, plus_minus = style
-    top = table[list(METRICS)].max()
-    for _, line in table.iterrows():
+
+def cells(table):
+    """([text of each metric, the highest in bold], text of p) of each row of a table from `summarize`."""
+    highest = table[list(METRICS)].max()
+    for _, row in table.iterrows():
         texts = []
         for name in METRICS:
-            digits = 4 if name == "AUC" else 2
-            text = f"{line[name]:.{digits}f}"
-            text = bold.format(text) if line[name] == top[name] else text
-            deviation = line[f"{name} deviation"]
-            text = text if np.isnan(deviation) else f"{text} {plus_minus} {deviation:.{digits}f}"
-            texts.append(text if not np.isnan(line[name]) else "none" if line["runs"] else "missing")
-        p = "" if np.isnan(line["p"]) else "< 0.001" if line["p"] < 0.001 else f"{line['p']:.3f}"
-        yield texts, "best" if line["best"] else p
+            text = mean_text(
+                row[name], row[f"{name} deviation"], 4 if name == "AUC" else 2, row[name] == highest[name]
+            )
+            texts.append(text if not np.isnan(row[name]) else "none" if row["runs"] else "missing")
+        p = "" if np.isnan(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+        yield texts, "best" if row["best"] else p
 
 
 def markdown(head, rows):
@@ -102,6 +107,6 @@ def markdown(head, rows):
 
 
 def to_csv(table):
-    """A DataFrame as bytes; its p says what it knows."""
+    """A DataFrame as bytes; the column p says what it is."""
     table = table.rename(columns={"p": "p, paired over users, seeds averaged"})
     return table.to_csv(index=False, float_format="%.6g").encode()

@@ -1,4 +1,4 @@
-"""The real users that a step of distill.py asks, and what of them it feeds: drawn on the host, spread over the devices."""
+"""The real users of a step, and which of their interactions are fed; drawn on the host."""
 
 import jax
 import numpy as np
@@ -10,41 +10,48 @@ from lib.random_streams import Stream, generator
 FED, HELD_OUT = 1, 2  # of a batch's entries
 
 
-def batch_users(settings, dataset):
-    """B: how many real users a batch has."""
-    return dataset.users if settings["batch_size"] == -1 else min(settings["batch_size"], dataset.users)
+def batch_users(batch_size, users):
+    """B: how many real users a batch has; a batch_size of -1 is all users."""
+    return users if batch_size == -1 else min(batch_size, users)
 
 
-def make_batches(settings, dataset, mesh):
-    """batches(step) -> a list of accumulate_steps arrays (B', I) int8 of real users, on the devices.
+def make_batches(dataset, mesh, seed, batch_size, keep_prob, batches_per_step):
+    """Draws the batches of every step.
 
-    An entry is FED, an interaction to feed, HELD_OUT, one to predict from what is fed, or 0. A batch is
-    drawn without replacement, and depends on the seed and the step alone: neither on the devices nor on
-    how many processes the users are divided among. B' is B and the empty rows that make the shares even.
+    A batch is drawn without replacement. It depends on the seed and the step alone, not on the devices or the
+    number of processes that share the users.
+
+    Args:
+        batch_size: B, or -1 for all users.
+        keep_prob: the share of a user's interactions that is fed; 1 feeds all and holds out none.
+
+    Returns:
+        batches(step) -> a list of arrays (B', I) int8 on the devices. An entry is FED, HELD_OUT or 0. B' is B
+        and the empty rows that make the devices' shares even.
     """
-    size = batch_users(settings, dataset)
-    keep_prob = settings["keep_prob"] if settings["objective"] == "held_out" else 1
+    size = batch_users(batch_size, dataset.users)
 
     def batch(step, part):
         chosen = np.arange(dataset.users)
         if size < dataset.users:
-            rng = generator(settings["seed"], Stream.BATCH_USERS, step, part)
+            rng = generator(seed, Stream.BATCH_USERS, step, part)
             chosen = np.sort(rng.choice(dataset.users, size, replace=False))
         position, rows = dataset.own(chosen)
         batch = dataset.train[rows]
-        rng = generator(settings["seed"], Stream.BATCH_FED, step, part)
+        rng = generator(seed, Stream.BATCH_FED, step, part)
         # The numbers for the interactions of other processes' users, which come first, are passed over.
         rng.bit_generator.advance(int(dataset.lengths[data.TRAIN, chosen[: position.start]].sum()))
         batch.data[:] = np.where(rng.random(batch.nnz) < keep_prob, FED, HELD_OUT)
         return devices.spread(mesh, batch.toarray(), capacity(chosen))
 
     def capacity(chosen):
+        """The most users of the batch that one process holds, rounded up."""
         processes = jax.process_count()
         most = np.diff(np.searchsorted(chosen, data.shares(dataset.users, processes))).max()
-        # The shares of a batch vary. Rounded up, they have few shapes, each of which is compiled once.
+        # Rounded up, the shares of all batches have few shapes, each of which is compiled once.
         return most if processes == 1 else most + -most % (size // (16 * processes) + 1)
 
     if size == dataset.users and keep_prob == 1:
-        everyone = [batch(0, 0)] * settings["accumulate_steps"]
+        everyone = [batch(0, 0)] * batches_per_step
         return lambda step: everyone
-    return lambda step: [batch(step, part) for part in range(settings["accumulate_steps"])]
+    return lambda step: [batch(step, part) for part in range(batches_per_step)]

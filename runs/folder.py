@@ -17,6 +17,7 @@ that goes on after a crash, sees a whole file or none.
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -38,28 +39,11 @@ from lib.errors import UserError
 from lib.files import ROOT, atomic, lock, read_npz
 
 # Where files lie and whether to go on do not shape the result; every other setting does.
-NOT_SHAPING = {
-    "data_dir",
-    "results_dir",
-    "resume",
-    "paper",
-    "eval_batch_size",
-    "distributed",
-    "coordinator",
-    "num_processes",
-    "process_id",
-}
+FILES = ("data_dir", "results_dir", "resume", "paper", "eval_batch_size")
+NOT_SHAPING = {*FILES, "distributed", "coordinator", "num_processes", "process_id"}
 START_AGAIN = "--resume=false starts again and keeps the folder under another name"
 IN_USE = "another process is running these settings"
-METRICS = (
-    "HR@10",
-    "HR@100",
-    "NDCG@10",
-    "NDCG@100",
-    "PSP@10",
-    "PSP@100",
-    "AUC",
-)  # eval.METRICS, which needs JAX
+METRICS = ("HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC")  # eval.METRICS, without JAX
 PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
 
 
@@ -67,13 +51,14 @@ def read_finished(folder):
     """(config, result) of a finished run: config.json as `describe` made it, and result.json.
 
     Raises:
-        UserError: the folder is no run, one that has not finished, or one whose files lack something or have text for a number.
+        UserError: the folder is no run, has not finished, or its files are not as a run leaves them.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        there = sorted(path.parent.name for path in folder.parent.glob("*/result.json"))
+        finished = sorted(path.parent.name for path in folder.parent.glob("*/result.json"))
+        names = ", ".join(finished) or "none"
         raise UserError(
-            f"{folder} is no run: it has no config.json; finished runs in {folder.parent}: {', '.join(there) or 'none'}"
+            f"{folder} is no run: it has no config.json; finished runs in {folder.parent}: {names}"
         )
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -86,18 +71,16 @@ def read_finished(folder):
         for key in config.keys() & {"auto", "data"}:
             _expect(config, key, dict)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder}/config.json cannot be read, or is not a run's ({error}); {START_AGAIN}"
-        ) from error
+        path = folder / "config.json"
+        raise UserError(f"{path} cannot be read, or is not a run's ({error}); {START_AGAIN}") from error
     if not (folder / "result.json").exists():
-        raise UserError(
-            f"{folder} has not finished; the command it was started with goes on: {config['command']}"
-        )
-    return config, _read_result(folder / "result.json")
+        raise UserError(f"{folder} has not finished; the command that began it goes on: {config['command']}")
+    return config, read_result(folder)
 
 
-def _read_result(path):
-    """A result.json, once it is sure to have what is read of it; UserError if not."""
+def read_result(folder):
+    """The result.json of a run's folder, checked; UserError if it is damaged."""
+    path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text())
         check_result(result)
@@ -107,7 +90,7 @@ def _read_result(path):
 
 
 def check_result(result):
-    """Raises ValueError or TypeError unless this is what a run leaves in result.json: all that any script reads of it is looked at."""
+    """Raises ValueError or TypeError unless a result.json has all that any script reads of it."""
     if not isinstance(result, dict):
         raise TypeError(f"it holds {json.dumps(result)[:40]}")
     for part in (result, *result.get("parts", [])):
@@ -116,35 +99,35 @@ def check_result(result):
             for metric in (*part[key], *METRICS):
                 _expect(part[key], metric, int, float, type(None))
     _expect(result, "wall_seconds", int, float)
-    _expect(result, _choice(result), *((dict,) if "choice" in result else (int, float)))
+    # What validation chose: baselines.py has a dict of settings, the other scripts have lamda.
+    if "choice" in result:
+        _expect(result, "choice", dict)
+    else:
+        _expect(result, "lamda", int, float)
     for key in ("best_step", "steps"):
         _expect(result, key, int, type(None))
 
 
-def _choice(result):
-    """The key under which a result has what validation chose: baselines.py has a dict of settings, the others lamda."""
-    return "choice" if "choice" in result else "lamda"
-
-
-def _expect(found, key, *kinds):
-    if key not in found:
+def _expect(block, key, *kinds):
+    if key not in block:
         raise ValueError(f"it has no {key}")
-    if not isinstance(found[key], kinds):
-        raise ValueError(f"its {key} is {json.dumps(found[key])[:40]}")
-    if isinstance(found[key], float) and not math.isfinite(found[key]):
-        raise ValueError(f"its {key} is {found[key]}, no number")
+    if not isinstance(block[key], kinds):
+        raise ValueError(f"its {key} is {json.dumps(block[key])[:40]}")
+    if isinstance(block[key], float) and not math.isfinite(block[key]):
+        raise ValueError(f"its {key} is {block[key]}, no number")
 
 
 class Run:
     """An open run, made by `open_run`. Files are written atomically, but for log.txt, which grows.
 
-    Of several processes, the first writes and speaks; in the others nothing of it is seen.
+    Of several processes, the first writes and speaks; the others are silent.
     """
 
-    def __init__(self, folder, started, silent):
+    def __init__(self, folder, resume, silent, started=None):
         self.folder = folder
+        self.resume = resume  # whether the same command goes on from the checkpoint
         self.earlier_seconds = 0.0  # of the processes that the run goes on from
-        self._started = started
+        self._started = started or _process_start()
         self._silent = silent
 
     def say(self, line):
@@ -166,14 +149,14 @@ class Run:
         self.save(name, json.dumps(_finite(value), indent=2).encode() + b"\n")
 
     def keep_config(self, about):
-        """Writes config.json; on a run that goes on, keeps the first one and says what is not as it was then."""
+        """Writes config.json. A run that goes on keeps its first one, and says what has changed since."""
         if (self.folder / "config.json").exists():
             self.warn_of_differences(about, self.say)
         else:
             self.save_json("config.json", about)
 
     def warn_of_differences(self, about, say):
-        """Says what else than the settings, which are the same, has changed since the run began."""
+        """Says which of revision, versions and devices have changed since the run began."""
         try:
             began = json.loads((self.folder / "config.json").read_text())
             changed = [
@@ -212,28 +195,13 @@ class Run:
 
     def result(self):
         """The result of the finished run, or None."""
-        path = self.folder / "result.json"
-        if self._silent or not path.exists():
+        if self._silent or not (self.folder / "result.json").exists():
             return None
-        result = _read_result(path)
-        try:
-            return {
-                key: result[key]
-                for key in (
-                    "dataset",
-                    "val",
-                    "test",
-                    _choice(result),
-                    "best_step",
-                    "steps",
-                    "wall_seconds",
-                    "step_seconds",
-                    "peak_rss_mb",
-                    "yardsticks",
-                )
-            }
-        except KeyError as error:
-            raise UserError(f"{path} is damaged, it has no {error}; {START_AGAIN}") from error
+        result = read_result(self.folder)
+        needed = ("dataset", "step_seconds", "peak_rss_mb", "yardsticks")
+        if lost := [key for key in needed if key not in result]:
+            raise UserError(f"{self.folder}/result.json is damaged (it has no {lost[0]}); {START_AGAIN}")
+        return result
 
     def wall_seconds(self):
         """Seconds the run has taken in all its processes, imports included."""
@@ -241,37 +209,30 @@ class Run:
 
 
 class Stop:
-    """Within the block, a first SIGINT or SIGTERM is a wish to stop after the step; a second one interrupts at once."""
+    """Within the block, a first SIGINT or SIGTERM is kept in `signal`; a second one interrupts at once."""
 
     def __enter__(self):
         self.signal = None
-        self._before = {
-            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._before = {name: signal.signal(name, self._handle) for name in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
 
-    def _handle(self, number, frame):
+    def _handle(self, name, frame):
         if self.signal is not None:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = name
 
 
 def shaping(settings):
-    """The settings that shape a result, in the order of their names; of a run that is one of them, the folder's name, which says all."""
+    """The settings that shape a result, by name. Of `distilled`, which is a run, the folder's name alone."""
     return {
         key: Path(value).name if key == "distilled" else value
         for key, value in sorted(settings.items())
         if key not in NOT_SHAPING
     }
-
-
-def identity(settings):
-    """The same text for the same run, whatever way its settings were given."""
-    return json.dumps(shaping(settings))
 
 
 def run_name(settings, fingerprint, kind):
@@ -282,14 +243,15 @@ def run_name(settings, fingerprint, kind):
 
 
 @contextmanager
-def open_run(settings, fingerprint, kind, silent=False):
+def open_run(settings, fingerprint, kind, silent=False, started=None):
     """The folder of these settings on this data, made if needed, and locked while the block runs.
 
     With resume off, a folder that is already there is kept under another name.
 
     Args:
-        kind: what is run, a word for the folder's name.
-        silent: for a process that is not the first of several, to which nothing is locked and nothing written.
+        kind: the first word of the folder's name.
+        silent: for a process that is not the first of several. It neither locks nor writes.
+        started: time.time() at which the work began; None for the start of the process, imports included.
 
     Raises:
         UserError: another process runs the same settings.
@@ -297,26 +259,24 @@ def open_run(settings, fingerprint, kind, silent=False):
     results = Path(settings["results_dir"])
     folder = results / run_name(settings, fingerprint, kind)
     if silent:
-        yield Run(folder, _process_start(), silent)
+        yield Run(folder, settings["resume"], silent, started)
         return
     results.mkdir(parents=True, exist_ok=True)
     # The lock lies beside the folder, which may be renamed while it is held.
     with lock(results / f".{folder.name}.lock", f"{IN_USE} in {folder}"):
         if not settings["resume"] and folder.exists():
-            number = 1
-            while (kept := folder.with_name(f"{folder.name}.old{number}")).exists():
-                number += 1
-            folder.rename(kept)
+            old_names = (folder.with_name(f"{folder.name}.old{count}") for count in itertools.count(1))
+            folder.rename(next(name for name in old_names if not name.exists()))
         folder.mkdir(exist_ok=True)
-        yield Run(folder, _process_start(), silent)
+        yield Run(folder, settings["resume"], silent, started)
 
 
 def describe(settings, reasons, fingerprint, statistics, devices):
     """What config.json holds: enough to repeat the run and to tell why another differs.
 
     Args:
-        reasons: {key that was "auto": why it is what it is}.
-        statistics: users, items and train interactions, which the rules for "auto" know.
+        reasons: {key that was "auto": the reason for its value}.
+        statistics: users, items and train interactions, from which the rules for "auto" choose.
     """
     return {
         "script": Path(sys.argv[0]).stem,
@@ -337,8 +297,8 @@ def describe(settings, reasons, fingerprint, statistics, devices):
 def peak_rss_mb(process="self"):
     """The most memory a process has held, in MiB (of the host, not of a GPU); None if it has ended.
 
-    Where the system does not keep that of another process, as macOS does not, what it holds now. On Linux not what
-    getrusage says, which for a young process is the memory of the one that started it.
+    macOS does not keep the peak of another process: there, it is what the process holds now. On Linux it is
+    not taken from getrusage, which in a young process has the memory of its parent.
     """
     try:
         status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
@@ -348,19 +308,18 @@ def peak_rss_mb(process="self"):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             return peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
     try:
-        return (
-            psutil.Process(process).memory_info().rss / 2**20 or None
-        )  # 0: it has ended, and nobody has waited for it
+        # 0: it has ended, and nobody has waited for it
+        return psutil.Process(process).memory_info().rss / 2**20 or None
     except psutil.Error:
         return None
 
 
 def _finite(value):
-    """The same with None for NaN and the infinities, which JSON does not have."""
+    """The value with None for NaN and the infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

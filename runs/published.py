@@ -1,4 +1,4 @@
-"""The paper's table 1: nDCG@10 in percent, by data set and system, printed beside a run only where it is of the same kind."""
+"""The paper's table 1, nDCG@10 in percent; a run prints the figure of the same system on the same data."""
 
 NDCG_AT_10 = {
     "magazine": {
@@ -22,14 +22,22 @@ NDCG_AT_10 = {
         "distill": 32.52,
     },
 }
-# The released splits, by data.Dataset.fingerprint: a data set of the same name with another split is not comparable.
+# The released splits, by data.Dataset.fingerprint: another split of the same data set is not comparable.
 RELEASED = {"3ecf83f40a8e90a7": "magazine", "d14e1fb5f7739081": "ml-1m"}
-DISTILLED_USERS = 500
+SYNTHETIC_USERS = 500
 
 
 def figure(fingerprint, system, settings):
-    """The paper's nDCG@10 of this system on these data, or None: its split, all train interactions, and for "distill" 500 synthetic users."""
-    users = DISTILLED_USERS if system == "distill" else -1
+    """The paper's nDCG@10, or None if the run is not of the paper's kind.
+
+    That is: a released split, without noise, and on all users or, for "distill", with 500 synthetic users.
+
+    Args:
+        fingerprint: of the data set, after data.Dataset.fingerprint.
+        system: a key of NDCG_AT_10's rows.
+        settings: of the run.
+    """
+    users = SYNTHETIC_USERS if system == "distill" else -1
     if settings["noise"] or settings["user_support"] != users:
         return None
     return NDCG_AT_10.get(RELEASED.get(fingerprint), {}).get(system)

@@ -1,7 +1,8 @@
-"""What an "auto" of hyper_params.py becomes: the one place where the data and the number of synthetic users decide.
+"""The value of every "auto" in hyper_params.py, from the size of the data and the number of synthetic users.
 
-Nothing depends on a data set's name: the same interactions under another name give the same run. A value that hyper_params.py or the
-command line has is never changed. What the rules rest on stands in docs/experiments.md.
+No rule depends on a data set's name: the same interactions under another name give the same run. A rule
+never changes a value that hyper_params.py or the command line sets. docs/experiments.md has the measurements
+behind the rules.
 """
 
 import json
@@ -10,9 +11,9 @@ from typing import NamedTuple
 
 from lib.settings import Settings, defaults
 
-SPARSE = 20  # train interactions a user, below which data are sparse
-WELL_KNOWN = 100  # train interactions an item, from which a squared loss is the better one
-LOW_TAU = 2  # below this temperature users must not share their noise, and need longer steps
+SPARSE = 20  # data with fewer train interactions per user are sparse
+WELL_KNOWN = 100  # from this many train interactions per item on, a squared loss is better
+LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
 
 PLAIN = {
     "loss": "softmax",
@@ -24,9 +25,10 @@ PLAIN = {
 }
 RECIPES = {
     "plain": {},
-    # What learns fast learns two interactions a user by heart; normalised rows make a user with one interaction count like one with many.
+    # A high learning rate memorises two interactions per user. Normalised rows would give a user with one
+    # interaction the weight of a user with many.
     "sparse": {"normalize": False, "learning_rate": 0.02},
-    # A squared loss needs unpopular items to count more in the kernel.
+    # A squared loss needs a kernel in which unpopular items count more.
     "well-known items": {"loss": "squared", "item_discount": 0.25},
     "well-known items, up to 50 users": {
         "loss": "squared",
@@ -34,7 +36,8 @@ RECIPES = {
         "score_scale": 8.0,
         "learning_rate": 0.3,
     },
-    # What few users can say is mostly what is popular: the loss that is sharpest about it, popular items counting more, a linear kernel.
+    # So few users express little but popularity. Hence a loss that ignores improbable targets, a kernel in
+    # which popular items count more, and no hidden layer.
     "well-known items, up to 20 users": {
         "loss": "generalized",
         "item_discount": -0.2,
@@ -43,119 +46,119 @@ RECIPES = {
         "learning_rate": 0.5,
     },
 }
+# The paper's choices for real users.
 FULL_DATA = {
     "depth": 1,
     "normalize": False,
     "item_discount": 0.0,
     "lamda_grid": [0.0, 1.0, 5.0, 20.0, 50.0, 100.0],
-}  # the paper's
+}
 
 
 class Statistics(NamedTuple):
-    """What the rules know of a data set; config.json keeps it."""
+    """The size of a data set, on which the rules depend; config.json keeps it."""
 
     users: int
     items: int
-    interactions: int  # of train, before noise
+    interactions: int  # in train, before noise
 
 
 def statistics_of(dataset):
+    """The Statistics of a data.Dataset."""
     return Statistics(dataset.users, dataset.items, int(dataset.frequency.sum()))
 
 
 def choose(data, user_support):
-    """(name of a recipe, why) for data of these Statistics and this many synthetic users."""
+    """(the name of a recipe, the reason) for data of these Statistics and this many synthetic users."""
     per_user, per_item = data.interactions / data.users, data.interactions / data.items
     if per_user < SPARSE:
         return "sparse", f"{per_user:.3g} train interactions a user, fewer than {SPARSE}"
+    reason = f"{per_item:.3g} train interactions an item"
     if per_item < WELL_KNOWN:
-        return "plain", f"{per_item:.3g} train interactions an item, fewer than {WELL_KNOWN}"
-    size = next((f", up to {most} users" for most in (20, 50) if user_support <= most), "")
-    return "well-known items" + size, f"{per_item:.3g} train interactions an item, {WELL_KNOWN} or more"
+        return "plain", f"{reason}, fewer than {WELL_KNOWN}"
+    size = next((f", up to {limit} users" for limit in (20, 50) if user_support <= limit), "")
+    return f"well-known items{size}", f"{reason}, {WELL_KNOWN} or more"
 
 
-def resolve_auto(settings, data, run=None):
-    """The settings with every "auto" made concrete.
+def resolve_auto(settings, data, of_run=None):
+    """The settings with every "auto" replaced.
 
     Args:
-        settings: of any script, as from settings.resolve.
+        settings: Settings of any script, from lib.settings.resolve.
         data: Statistics.
-        run: what a run of distill.py, whose synthetic users ∞-AE is to be trained on, has for the keys of FULL_DATA; None without one.
+        of_run: {key of FULL_DATA: value} of the run of distill.py on whose synthetic users the ∞-AE is to be
+            trained; None for real users.
 
     Returns:
-        (Settings, {key that was "auto": why it is what it is}).
+        (Settings, {key that was "auto": the reason for its value}).
     """
     if "sampler" in settings:  # infinite_ae.py and baselines.py
-        values, why = (
-            (FULL_DATA, "the paper's, on real users")
-            if run is None
-            else (run, "as in the run of the synthetic users")
-        )
-        reasons = dict.fromkeys(values, why)
+        values = FULL_DATA if of_run is None else of_run
+        reason = "the paper's, on real users" if of_run is None else "as in the run of the synthetic users"
+        reasons = dict.fromkeys(values, reason)
     else:
         values, reasons = _for_synthetic_users(settings, data)
     open_keys = [key for key, value in settings.items() if value == "auto"]
-    return Settings({**settings, **{key: values[key] for key in open_keys}}), {
-        key: reasons[key] for key in open_keys
-    }
+    chosen = {key: values[key] for key in open_keys}
+    return Settings({**settings, **chosen}), {key: reasons[key] for key in open_keys}
 
 
 def _for_synthetic_users(settings, data):
-    """(values, reasons) of distill.py and stream.py."""
+    """({key: value}, {key: reason}) for distill.py and stream.py."""
     users, tau = settings["user_support"], settings["gumbel_tau"]
-    name, because = choose(data, users)
-    if settings["loss"] not in ("auto", RECIPES[name].get("loss", PLAIN["loss"])):
-        name, because = "plain", f"loss={settings['loss']} is asked for, which '{name}' does not have"
+    name, reason = choose(data, users)
+    loss = RECIPES[name].get("loss", PLAIN["loss"])
+    if settings["loss"] not in ("auto", loss):
+        loss = settings["loss"]
+        name, reason = "plain", f"'{name}' is not for loss={loss}"
     values = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
-    reasons = dict.fromkeys(values, f"recipe '{name}': {because}")
-    if tau < LOW_TAU:  # where a draw sees only the items near the top, short steps change none of them
-        values["learning_rate"] = min(5 * values["learning_rate"], max(0.4, values["learning_rate"]))
+    reasons = dict.fromkeys(values, f"recipe '{name}': {reason}")
+    if tau < LOW_TAU:  # a draw depends on the largest logits alone, which small updates do not reorder
+        rate = values["learning_rate"]
+        values["learning_rate"] = max(rate, min(5 * rate, 0.4))
         reasons["learning_rate"] = f"gumbel_tau {tau:g}, below {LOW_TAU}"
-    loss = values["loss"] if settings["loss"] == "auto" else settings["loss"]
     if "score_scale" not in values:
-        values["score_scale"], reasons["score_scale"] = (
-            score_scale(loss, users, data.interactions),
-            f"{loss} loss, {users} synthetic users",
-        )
-    values["train_steps"], reasons["train_steps"] = (
-        150 if users <= 100 else 100 if users <= 200 else 60,
-        f"{users} synthetic users",
-    )
+        values["score_scale"] = score_scale(loss, users, data.interactions)
+        reasons["score_scale"] = f"{loss} loss, {users} synthetic users"
+    values["train_steps"] = 150 if users <= 100 else 100 if users <= 200 else 60
+    reasons["train_steps"] = f"{users} synthetic users"
     values["noise_groups"] = 1 if tau >= LOW_TAU else -1
     reasons["noise_groups"] = f"gumbel_tau {tau:g}, {'at least' if tau >= LOW_TAU else 'below'} {LOW_TAU}"
     return values, reasons
 
 
 def usual(settings, data, script):
-    """What all settings of such a run, on these Statistics and with this user_support, are when nobody says otherwise."""
+    """The default Settings for a run's dataset and user_support, on data of these Statistics."""
     run = {key: settings[key] for key in ("dataset", "user_support") if key in settings}
     return resolve_auto({**defaults(script), **run}, data)[0]
 
 
 def score_scale(loss, user_support, interactions):
-    """The scale of the scores in a loss: 12 for a squared one up to 200 synthetic users, then 8; else of N train interactions
-    max(1, min(1000, N / 700) / sqrt(S)), half of that for the generalized cross entropy.
+    """The scale of the scores in a loss.
 
-    Few synthetic users need a sharp fit, with which many learn little data by heart. The rule and its numbers are those of the scales that
-    validation preferred on ML-1M with S from 10 to 1,000, on ML-100K and on Magazine.
+    For the squared loss it is 12 up to 200 synthetic users, then 8. For the softmax it is
+    max(1, min(1000, N / 700) / sqrt(S)), for the generalized cross entropy max(1, half of that).
+
+    Few synthetic users need a close fit; many would memorise small data with it. The rule fits the scales
+    that validation preferred on ML-1M with S from 10 to 1,000, on ML-100K and on Magazine.
+
+    Args:
+        loss: "softmax", "generalized" or "squared".
+        user_support: S.
+        interactions: N, of train.
     """
     if loss == "squared":
         return 12.0 if user_support <= 200 else 8.0
-    sharpest = 500 if loss == "generalized" else 1000
-    return max(1.0, sharpest * min(1, interactions / 700_000) / math.sqrt(user_support))
+    largest = 500 if loss == "generalized" else 1000
+    return max(1.0, largest * min(1, interactions / 700_000) / math.sqrt(user_support))
 
 
 def say(settings, reasons):
-    """What each "auto" became, and why, in one line."""
+    """A line with the value of each key that was "auto", grouped by reason."""
     by_reason = {}
-    for key, why in reasons.items():
+    for key, reason in reasons.items():
         value = settings[key]
-        text = (
-            f"{value:.4g}"
-            if isinstance(value, float)
-            else value
-            if isinstance(value, str)
-            else json.dumps(value)
-        )
-        by_reason.setdefault(why, []).append(f"{key}={text}")
-    return "auto: " + "; ".join(f"{', '.join(pairs)} ({why})" for why, pairs in by_reason.items())
+        text = value if isinstance(value, str) else json.dumps(value)
+        text = f"{value:.4g}" if isinstance(value, float) else text
+        by_reason.setdefault(reason, []).append(f"{key}={text}")
+    return "auto: " + "; ".join(f"{', '.join(pairs)} ({reason})" for reason, pairs in by_reason.items())

@@ -1,1 +1,1 @@
-"""Benchmarks: how time and memory grow, and the check of a machine with a GPU."""
+"""What bench.py measures: routines beside plain versions, growth with the data, a machine with a GPU."""

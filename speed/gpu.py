@@ -1,8 +1,8 @@
-"""bench.py's check of a machine with an NVIDIA GPU: does what is promised of one hold on this one?
+"""`python bench.py gpu`: checks a machine with an NVIDIA GPU; writes results/bench-gpu.md and .json.
 
-Every check is a process of its own: none leaves memory, or a broken driver, to the next. No network is
-needed. Without a GPU the same checks run on the CPU, at a smaller size. All end within ten minutes: no check
-begins after nine, and what runs half a minute later has failed. The table is also in results/bench-gpu.md.
+Every check is a process of its own, so that it leaves no memory, and no broken driver, to the next one. No
+network is needed. Without a GPU the same checks run on the CPU, at a smaller size. The whole ends within ten
+minutes: no check begins after LAST_BEGIN, and a check that still runs at LIMIT fails.
 """
 
 import json
@@ -21,21 +21,20 @@ from lib.errors import UserError
 from lib.files import ROOT, atomic
 from lib.settings import resolve, to_argument
 from runs.folder import shaping
-from speed.generate import write_data_set
+from speed.generate import MOVIELENS_1M, write_data_set
 
-LAST_BEGIN, LIMIT = 540, 570  # seconds after which no check begins, and after which one is told to end
-TOLERANCE = 0.3  # points of test nDCG@10 that a GPU may be off
-MOVIELENS = 6040, 3706, 1_000_000  # users, items, interactions of ML-1M
-TIMED = {"gpu": MOVIELENS, "cpu": (1500, 1000, 150_000)}  # the size at which the plain versions are timed
-STEPS = {"gpu": {}, "cpu": {"train_steps": 20}}  # of the runs that are compared
-FEW_STEPS = {"gpu": 25, "cpu": 3}  # of those that only have to run
-LARGE, SMALL_LAMDA = {"gpu": 5000, "cpu": 1500}, 1e-5
-WIDE_ITEMS = 200_000  # of the data set whose batch does not fit
+LAST_BEGIN, LIMIT = 540, 570  # seconds since the first check
+TOLERANCE = 0.3  # points by which the test nDCG@10 of GPU and CPU may differ
+TIMED = {"gpu": MOVIELENS_1M, "cpu": (1500, 1000, 150_000)}  # users, items, interactions of the ratios
+STEPS = {"gpu": {}, "cpu": {"train_steps": 20}}  # settings of the runs that are compared
+FEW_STEPS = {"gpu": 25, "cpu": 3}  # steps of the runs that only have to finish
+LARGE, SMALL_LAMDA = {"gpu": 5000, "cpu": 1500}, 1e-5  # user_support and lamda of the last checks
+WIDE_ITEMS = 200_000  # items of the data set whose batch does not fit
 PROBE = """from lib import devices; import json; mesh = devices.start(False)
 print(json.dumps([mesh.devices.flat[0].platform, devices.describe(mesh), devices.free_bytes(mesh)]))"""
-RATIOS = """import bench, sys; from lib import errors
-bench.USERS, bench.ITEMS, bench.INTERACTIONS = map(int, sys.argv.pop(1).split(","))
-errors.run_script(bench.main, "bench")"""
+RATIOS = """import bench, sys; from lib.errors import run_script
+size = tuple(map(int, sys.argv.pop(1).split(",")))
+run_script(lambda arguments: bench.main(arguments, size), "bench")"""
 HEAD = "| what | device | seconds | figures | outcome | why |\n|---|---|---|---|---|---|"
 
 
@@ -55,134 +54,162 @@ def to_line(row):
 
 
 def call(words, platform, seconds):
-    """stdout of python with these words, which ends before this process does, whatever ends that.
+    """The standard output of a Python process, which never outlives this one.
 
-    UserError: it failed, with the last line of its stderr; or it took longer than so many seconds.
+    Args:
+        words: after "python".
+        platform: "gpu" or "cpu"; None leaves it to JAX.
+        seconds: the time it may take.
+
+    Raises:
+        UserError: it failed (the last line of its stderr), or took longer.
     """
-    # A platform that is named is used or complained of; otherwise JAX may turn to the CPU.
-    named = {} if platform is None else {"JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
+    # JAX fails if a platform that is named is missing. Without a name it would fall back to the CPU.
+    variables = {} if platform is None else {"JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    with subprocess.Popen([sys.executable, *words], env=os.environ | named, **pipes) as process:
+    with subprocess.Popen([sys.executable, *words], env=os.environ | variables, **pipes) as process:
         try:
-            output, complaint = process.communicate(timeout=seconds)
+            output, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise UserError(f"ended after {seconds:.0f} s: {LIMIT} s of checks had passed") from error
         finally:
-            process.terminate()  # if it still runs; it ends its own processes
+            process.terminate()  # no effect on a process that has ended; it ends its own processes
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
     if code := process.returncode:
-        raise UserError(f"exit code {code}: {(complaint.strip().splitlines() or ['no reason given'])[-1]}")
+        raise UserError(f"exit code {code}: {(errors.strip().splitlines() or ['no reason given'])[-1]}")
     return output
 
 
 def read_runs(results):
-    """[(result, arrays that a model is made from)] of the finished runs in a results folder."""
-    found = []
+    """[(result, [data, logits, lamda])] of the finished runs of distill.py in a results folder."""
+    runs = []
     for path in sorted(results.glob("*/result.json")):
         with np.load(path.parent / "distilled.npz") as saved:
             arrays = [saved[key] for key in ("data", "logits", "lamda")]
-        found.append((json.loads(path.read_text()), arrays))
-    return found
+        runs.append((json.loads(path.read_text()), arrays))
+    return runs
 
 
 def compare(runs, bits):
-    """(differences in test metrics and lamda, whether they pass, why); with bits, only identical runs do."""
+    """Compares two runs: (differences of their test metrics and lamda, whether they pass, the reason).
+
+    Args:
+        runs: from read_runs.
+        bits: whether only identical runs pass; otherwise their nDCG@10 may differ by TOLERANCE.
+    """
     if len(runs) < 2:
         raise UserError("one of the two runs has failed, or was skipped")
-    (one, arrays), (other, others) = runs
-    far = {name: abs(value - other["test"][name]) for name, value in one["test"].items()}
-    far["lamda, relative"] = abs(1 - other["lamda"] / one["lamda"])
-    if not any(far.values()) and all(a.tobytes() == b.tobytes() for a, b in zip(arrays, others)):
-        return far, True, "identical to the last bit"
-    near = far["NDCG@10"] <= TOLERANCE
-    return far, near and not bits, f"bits differ; nDCG@10 {'within' if near else 'beyond'} {TOLERANCE} points"
+    (first, arrays), (second, other_arrays) = runs
+    differences = {name: abs(value - second["test"][name]) for name, value in first["test"].items()}
+    differences["lamda, relative"] = abs(1 - second["lamda"] / first["lamda"])
+    identical = all(a.tobytes() == b.tobytes() for a, b in zip(arrays, other_arrays))
+    if identical and not any(differences.values()):
+        return differences, True, "identical to the last bit"
+    near = differences["NDCG@10"] <= TOLERANCE
+    reason = f"bits differ; nDCG@10 {'within' if near else 'beyond'} {TOLERANCE} points"
+    return differences, near and not bits, reason
 
 
 class Checks:
-    """The checks and their rows; both files are written anew with every row, so that a crash loses none."""
+    """The checks and their rows. Both files are rewritten with every row, so that a crash loses none.
+
+    Args:
+        out: the folder of both files.
+        temporary: a folder for data and runs.
+        base: {key: value} of settings for every run.
+        platform: "gpu" or "cpu".
+        device: its name for the table.
+        free: bytes of its free memory.
+    """
 
     def __init__(self, out, temporary, base, platform, device, free):
         self.out, self.temporary, self.base = out, temporary, base
         self.platform, self.device, self.free = platform, device, free
         self.rows, self.began = [], time.monotonic()
 
-    def left(self):
+    def seconds_left(self):
         return LIMIT - (time.monotonic() - self.began)
 
     def add(self, what, device, seconds, figures, outcome, why):
         row = dict(what=what, device=device, seconds=seconds, figures=figures, outcome=outcome, why=why)
         self.rows.append(row)
         print(to_line(row), flush=True)
-        about = {"cores": os.cpu_count(), "tolerance": TOLERANCE, "rows": self.rows}
-        texts = {"json": json.dumps(about, indent=2), "md": "\n".join([HEAD, *map(to_line, self.rows)])}
+        report = {"cores": os.cpu_count(), "tolerance": TOLERANCE, "rows": self.rows}
+        texts = {"json": json.dumps(report, indent=2), "md": "\n".join([HEAD, *map(to_line, self.rows)])}
         for ending, text in texts.items():
             with atomic(self.out / f"bench-gpu.{ending}") as file:
                 file.write(text.encode() + b"\n")
 
     def check(self, what, measure, device=None):
-        """Adds a row by measure() -> (figures, passed, why), which may raise; or one that it was too late."""
+        """Adds the row of a check, or, if it is too late to begin it, of its omission.
+
+        Args:
+            what: the check's name.
+            measure: () -> (figures, passed, reason); an error that it raises is a failure.
+            device: the name for the table, if it is not self.device.
+        """
         began, device = time.monotonic(), device or self.device
-        if self.left() < LIMIT - LAST_BEGIN:
+        if self.seconds_left() < LIMIT - LAST_BEGIN:
             return self.add(what, device, 0.0, {}, "skipped", f"{LAST_BEGIN} s had passed")
         try:
             figures, passed, why = measure()
-        except (UserError, OSError, ValueError, KeyError, TypeError) as error:  # or a file is not as expected
+        except (UserError, OSError, ValueError, KeyError, TypeError) as error:  # a run's file may be damaged
             figures, passed, why = {}, False, " ".join(str(error).split())
         self.add(what, device, time.monotonic() - began, figures, "passed" if passed else "failed", why)
 
     def distil(self, platform, runs, **more):
-        """Runs distill.py, and appends what it has left to the runs."""
+        """A check: runs distill.py, and appends (result, arrays) to the list runs."""
         results = Path(tempfile.mkdtemp(dir=self.temporary))
         settings = {**self.base, **more, "results_dir": str(results)}
-        call(["distill.py", *to_arguments(settings)], platform, self.left())
+        call(["distill.py", *to_arguments(settings)], platform, self.seconds_left())
         [(result, arrays)] = read_runs(results)
         runs.append((result, arrays))
-        figures = {key: result[key] for key in ("steps", "step_seconds", "lamda")} | {
-            "nDCG@10": result["test"]["NDCG@10"]
-        }
+        figures = {key: result[key] for key in ("steps", "step_seconds", "lamda")}
+        figures["nDCG@10"] = result["test"]["NDCG@10"]
         finite = figures["nDCG@10"] is not None and all(np.isfinite(array).all() for array in arrays)
-        return figures, finite, "" if finite else "not all that it has learnt are numbers"
+        return figures, finite, "" if finite else "NaN or infinity among its metrics, users or logits"
 
     def two_processes(self):
-        """grid_search_distill.py with two workers on one device: a run of each must finish."""
+        """A check: grid_search_distill.py finishes two runs by two workers on one device."""
         results = self.temporary / "search"
         settings = {**self.base, "train_steps": FEW_STEPS[self.platform], "results_dir": str(results)}
-        # Every setting, so that none is left to the lists of values in grid_search_distill.py.
+        # All settings, so that the lists at the top of grid_search_distill.py have no effect.
         settings = {**shaping(resolve(to_arguments(settings), "")[0]), **settings, "seed": [1, 2]}
         words = ["--workers-per-device=2", f"--gpu_ids={[0] if self.platform == 'gpu' else []}"]
-        call(["grid_search_distill.py", *words, *to_arguments(settings)], self.platform, self.left())
+        call(["grid_search_distill.py", *words, *to_arguments(settings)], self.platform, self.seconds_left())
         runs = read_runs(results)
         figures = {f"run {number} in seconds": run["wall_seconds"] for number, (run, _) in enumerate(runs, 1)}
         return figures, len(runs) == 2, f"{len(runs)} of 2 runs have finished"
 
     def refused(self):
-        """A batch whose rows alone, in float32, take all free memory: refused in one line, no run begun."""
+        """A check: distill.py refuses, in one line, a batch whose float32 rows alone fill the memory."""
         users, results = self.free // (4 * WIDE_ITEMS) + 1, self.temporary / "refused"
         write_data_set(self.temporary / "wide", users, WIDE_ITEMS, 20 * users, 0)
         more = {"dataset": "wide", "user_support": 2, "num_per_user": 2, "batch_size": -1}
         settings = {**self.base, **more, "data_dir": str(self.temporary), "results_dir": str(results)}
         try:
-            said = call(["distill.py", *to_arguments(settings)], self.platform, self.left())
+            answer = call(["distill.py", *to_arguments(settings)], self.platform, self.seconds_left())
         except UserError as error:
-            said = str(error)
-        well = said.startswith("exit code 1: distill: a step with") and not results.exists()
-        return {"users": users}, well, said
+            answer = str(error)
+        refused = answer.startswith("exit code 1: distill: a step with") and not results.exists()
+        return {"users": users}, refused, answer
 
     def times(self):
-        """A row for each figure of `bench.py ratios`."""
+        """A check: `bench.py ratios` finishes. Adds a row for each of its figures."""
         results, size = self.temporary / "ratios", ",".join(map(str, TIMED[self.platform]))
         settings = {**self.base, "results_dir": str(results)}
-        call(["-c", RATIOS, size, "ratios", *to_arguments(settings)], self.platform, self.left())
-        found = json.loads((results / "bench.json").read_text())
-        for line in found["figures"]:
+        call(["-c", RATIOS, size, "ratios", *to_arguments(settings)], self.platform, self.seconds_left())
+        report = json.loads((results / "bench.json").read_text())
+        for line in report["figures"]:
             figures = {key: line[key] for key in ("plain_seconds", "ratio")}
-            self.add(line["what"], found["device"], line["seconds"], figures, "passed", line["plain_is"])
+            self.add(line["what"], report["device"], line["seconds"], figures, "passed", line["plain_is"])
         return {}, True, f"bench.py ratios; users, items, interactions: {size}"
 
     def run(self):
+        """Runs every check."""
         sides = ["gpu", "cpu"] if self.platform == "gpu" else ["cpu"]
         runs, few = {side: [] for side in sides}, {"train_steps": FEW_STEPS[self.platform]}
         for side in sides:
@@ -202,19 +229,28 @@ class Checks:
 
 
 def gpu(settings, changed):
-    """Runs all checks with settings as from settings.resolve; UserError if one has failed."""
+    """Prints the table of all checks.
+
+    Args:
+        settings, changed: from lib.settings.resolve.
+
+    Raises:
+        UserError: a check has failed.
+    """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     platform, device, free = json.loads(call(["-c", PROBE], None, LIMIT).splitlines()[-1])
     folder, out = Path(settings["data_dir"]).absolute() / settings["dataset"], Path(settings["results_dir"])
     out.mkdir(parents=True, exist_ok=True)
     if platform != "gpu":
-        platform, hint = "cpu", "; nvidia-smi finds one: see requirements-gpu.txt"
-        print(f"no GPU: everything on the CPU{hint if shutil.which('nvidia-smi') else ''}", flush=True)
+        platform = "cpu"
+        install = "pip install -r requirements-gpu.txt"
+        hint = f"; nvidia-smi is installed: {install}" if shutil.which("nvidia-smi") else ""
+        print(f"no GPU: everything on the CPU{hint}", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as temporary:
         if "dataset" not in changed and not folder.is_dir():
-            print(f"there is no {folder}: the metrics are of data generated at its size", flush=True)
+            print(f"there is no {folder}: the metrics are those of generated data of its size", flush=True)
             folder = Path(temporary) / "generated"
-            write_data_set(folder, *MOVIELENS, settings["seed"])
+            write_data_set(folder, *MOVIELENS_1M, settings["seed"])
         print(f"{device}, {os.cpu_count()} cores, {folder.name}\n\n{HEAD}", flush=True)
         base = {**STEPS[platform], **changed, "dataset": folder.name, "data_dir": str(folder.parent)}
         checks = Checks(out, Path(temporary), base, platform, device, free)

@@ -1,4 +1,4 @@
-"""speed/gpu.py: the whole command once on tiny data; what becomes of checks that fail or come too late."""
+"""speed/gpu.py: the whole command on tiny data; checks that fail or come too late."""
 
 import json
 import time
@@ -14,7 +14,7 @@ METRICS = {"HR@100": 50.0, "NDCG@10": 30.0}
 
 
 def finished(lamda=0.1, bits=0.0, **metrics):
-    """What read_runs has of a run."""
+    """A run as read_runs returns it."""
     arrays = [np.full((2, 3), bits), np.zeros((2, 3)), np.array(lamda)]
     return {"test": METRICS | metrics, "lamda": lamda}, arrays
 
@@ -29,20 +29,12 @@ def test_the_command(tmp_path, tiny_data, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "LARGE", {"cpu": 20})
     monkeypatch.setattr(gpu, "TIMED", {"cpu": (60, 90, 1200)})
     monkeypatch.setattr(gpu.signal, "signal", lambda *arguments: None)
-    bench.main(
-        [
-            "gpu",
-            "--dataset=tiny",
-            f"--data_dir={tiny_data}",
-            f"--results_dir={tmp_path}",
-            "--user_support=8",
-            "--num_per_user=10",
-            "--train_steps=6",
-        ]
-    )
+    folders = f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"
+    small = "--user_support=8", "--num_per_user=10", "--train_steps=6"
+    bench.main(["gpu", "--dataset=tiny", *folders, *small])
     rows = json.loads((tmp_path / "bench-gpu.json").read_text())["rows"]
-    said, table = capsys.readouterr().out, (tmp_path / "bench-gpu.md").read_text()
-    assert said.startswith("no GPU: everything on the CPU") and table.strip() in said
+    printed, table = capsys.readouterr().out, (tmp_path / "bench-gpu.md").read_text()
+    assert printed.startswith("no GPU: everything on the CPU") and table.strip() in printed
     assert [row["outcome"] for row in rows] == ["passed"] * len(rows)
     assert len(table.splitlines()) == len(rows) + 2
     assert [row["what"] for row in rows] == [
@@ -72,9 +64,10 @@ def test_identical_runs_pass_and_others_by_their_ndcg():
     same, bits = [finished(), finished()], [finished(), finished(bits=1e-7)]
     assert gpu.compare(same, bits=True)[1:] == (True, "identical to the last bit")
     assert not gpu.compare(bits, bits=True)[1] and gpu.compare(bits, bits=False)[1]
-    far, passed, why = gpu.compare([finished(), finished(lamda=0.12, **{"NDCG@10": 30.4})], bits=False)
+    runs = [finished(), finished(lamda=0.12, **{"NDCG@10": 30.4})]
+    differences, passed, why = gpu.compare(runs, bits=False)
     assert not passed and "beyond 0.3 points" in why
-    assert far == pytest.approx({"HR@100": 0, "NDCG@10": 0.4, "lamda, relative": 0.2})
+    assert differences == pytest.approx({"HR@100": 0, "NDCG@10": 0.4, "lamda, relative": 0.2})
     assert gpu.compare([finished(), finished(**{"NDCG@10": 29.8})], bits=False)[1]
     with pytest.raises(UserError, match="one of the two runs has failed"):
         gpu.compare([finished()], bits=False)
@@ -110,7 +103,7 @@ def test_a_process_that_fails_or_takes_too_long():
     with pytest.raises(UserError, match="ended after 1 s"):
         gpu.call(["-c", "import time; time.sleep(60)"], None, 1)
     assert time.monotonic() - began < 30
-    # The GPU or an error, never the CPU instead.
+    # With the platform named, JAX uses the GPU or fails; it never falls back to the CPU.
     assert gpu.call(["-c", "import os; print(os.environ['JAX_PLATFORMS'])"], "gpu", 60) == "cuda\n"
 
 
@@ -137,7 +130,7 @@ def test_with_a_gpu_its_runs_are_compared_with_those_of_the_cpu(checks, monkeypa
 def test_a_failure_is_an_exit_code(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu.signal, "signal", lambda *arguments: None)
     monkeypatch.setattr(gpu, "call", lambda *arguments: 'a warning\n["cpu", "1 x cpu", 1000]\n')
-    monkeypatch.setattr(gpu, "MOVIELENS", (30, 40, 300))
+    monkeypatch.setattr(gpu, "MOVIELENS_1M", (30, 40, 300))
     fail = lambda self: self.check("this", lambda: ({}, False, "badly"))
     monkeypatch.setattr(gpu.Checks, "run", fail)
     with pytest.raises(UserError, match="^1 of 1 checks have failed: this$"):

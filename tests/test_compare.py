@@ -1,8 +1,7 @@
-"""compare.py: tables byte for byte, the record and what it refuses, figures' lines, and one's own runs."""
+"""compare.py: tables byte for byte, the record and what it refuses, the figures' lines, your own runs."""
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import hyper_params
 from eval import METRICS
 from lib import plots
 from lib.errors import UserError
+from lib.files import ROOT
 from paper import make_runs, plan, record, summaries
 from paper.plan import Runs
 from runs import folder as run_folder
@@ -27,31 +27,31 @@ from runs import folder as run_folder
 DATA = {"ml-1m": (100, 50, 12_000), "magazine": (90, 40, 300)}  # users, items, train interactions
 SIZES = "users", "items", "interactions"
 KNOWN = [
-    record.Found("", "", {"dataset": name}, {"fingerprint": "", **dict(zip(SIZES, data))}, None, {}, "", {})
+    record.FinishedRun(
+        "", "", {"dataset": name}, {"fingerprint": "", **dict(zip(SIZES, data))}, None, {}, "", {}
+    )
     for name, data in DATA.items()
 ]
 
 
 @pytest.fixture(autouse=True)
 def docs(tmp_path, monkeypatch):
-    """An empty record, and a README with two markers, in the place of the project's own."""
+    """An empty record, and pages with nothing but markers, in the place of the project's own."""
     folder = tmp_path / "docs"
     folder.mkdir()
     monkeypatch.setattr(record, "DOCS", folder)
     monkeypatch.setattr(compare, "README", tmp_path / "README.md")
     (tmp_path / "README.md").write_text(
-        "Before\n<!-- table: ndcg -->\n<!-- end -->\nbetween\n\n"
-        "<!-- table: learners -->\nold\n\n<!-- end -->\n"
+        "Before\n<!-- table: ndcg -->\n<!-- end -->\nbetween\n\n<!-- table: first -->\nold\n\n<!-- end -->\n"
     )
+    blocks = [f"<!-- table: {name} -->\n<!-- end -->\n" for name in ("ndcg", *plan.DATASETS, "learners")]
+    (folder / "results.md").write_text("By hand\n" + "".join(blocks))
     return folder
 
 
 def planned_of(system, folder, dataset="ml-1m", at=None, part="table"):
-    return [
-        planned
-        for planned in plan.plan(Runs(record.read_folder(folder)[0] + KNOWN))
-        if planned[:4] == (part, system, dataset, at)
-    ]
+    planned_runs = plan.plan(Runs(record.read_folder(folder)[0] + KNOWN))
+    return [planned for planned in planned_runs if planned[:4] == (part, system, dataset, at)]
 
 
 def finished_run(
@@ -59,12 +59,8 @@ def finished_run(
 ):
     """What a planned run leaves: every metric is ndcg, its users as given around it; more: other settings."""
     settings, _ = Runs(KNOWN).settings_of(planned)
-    path = folder / (
-        name
-        or "-".join(
-            map(str, (planned.part, planned.dataset, planned.system, planned.at, planned.seed))
-        ).replace(" ", "_")
-    )
+    parts = planned.part, planned.dataset, planned.system, planned.point, planned.seed
+    path = folder / (name or "-".join(map(str, parts)).replace(" ", "_"))
     path.mkdir(parents=True)
     data = dict(zip(SIZES, DATA[planned.dataset]))
     config = {
@@ -83,22 +79,18 @@ def finished_run(
     (path / "config.json").write_text(json.dumps(config))
     metrics = {metric: ndcg / 100 if metric == "AUC" else ndcg for metric in METRICS}
     choice = {"choice": {"l2": 0.5}} if planned.script == "baselines" else {"lamda": 1.0}
-    (path / "result.json").write_text(
-        json.dumps(
-            {
-                "dataset": planned.dataset,
-                "val": metrics,
-                "test": metrics,
-                **choice,
-                "best_step": None,
-                "steps": None,
-                "wall_seconds": seconds,
-            }
-        )
-    )
-    users = (
-        np.random.default_rng(int(100 * ndcg)).random(DATA[planned.dataset][0]) if users is None else users
-    )
+    result = {
+        "dataset": planned.dataset,
+        "val": metrics,
+        "test": metrics,
+        **choice,
+        "best_step": None,
+        "steps": None,
+        "wall_seconds": seconds,
+    }
+    (path / "result.json").write_text(json.dumps(result))
+    if users is None:
+        users = np.random.default_rng(int(100 * ndcg)).random(DATA[planned.dataset][0])
     users = (users - users.mean(dtype=np.float64) + ndcg).astype(np.float32)
     np.savez(path / "users.npz", **{"HR@10": users, "NDCG@10": users})
     return path
@@ -109,17 +101,12 @@ def results(tmp_path):
     """PopRec, EASE, ∞-AE, two of three runs of MF on ml-1m; the figure's full line and two budgets."""
     rng, folder = np.random.default_rng(0), tmp_path / "results"
     ease = rng.random(100).astype(np.float32)
+    below_ease = lambda mean, deviation: ease - rng.normal(mean, deviation, 100).astype(np.float32)
     finished_run(folder, *planned_of("EASE", folder), 34.0, ease)
-    finished_run(
-        folder, *planned_of("PopRec", folder), 14.0, ease - rng.normal(0.3, 0.1, 100).astype(np.float32)
-    )
-    finished_run(
-        folder, *planned_of("∞-AE, all users", folder), 33.5, ease - rng.normal(0, 4, 100).astype(np.float32)
-    )
-    for seed, ndcg in enumerate((25.0, 27.0)):  # the second takes what the first has chosen
-        finished_run(
-            folder, planned_of("MF", folder)[seed], ndcg, ease - rng.normal(0.2, 0.1, 100).astype(np.float32)
-        )
+    finished_run(folder, *planned_of("PopRec", folder), 14.0, below_ease(0.3, 0.1))
+    finished_run(folder, *planned_of("∞-AE, all users", folder), 33.5, below_ease(0, 4))
+    for seed, ndcg in enumerate((25.0, 27.0)):  # the second takes the settings that the first has chosen
+        finished_run(folder, planned_of("MF", folder)[seed], ndcg, below_ease(0.2, 0.1))
     finished_run(folder, *planned_of("all users", folder, part="strategies"), 33.0, ease)
     for budget in (10, 100):
         for system in plan.STRATEGIES:
@@ -129,7 +116,18 @@ def results(tmp_path):
 
 
 def match(folder):
-    return plan.match(plan.find(folder)[0])
+    return plan.match(plan.read_runs(folder)[0])
+
+
+def edit(path, **changes):
+    """Changes keys of a JSON object."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def delete(folder):
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
 
 
 def made_of(folder):
@@ -141,9 +139,19 @@ def made_of(folder):
 
 def test_the_markdown_tables_byte_for_byte(results):
     tables = compare.to_markdown(match(results))
+    assert list(tables) == ["first", "ndcg", "magazine", "ml-1m", "learners"]
     assert (
-        list(tables) == ["ndcg", "magazine", "ml-1m", "learners"]
-        and tables["ndcg"]
+        tables["first"]
+        == """\
+| NDCG@10 of | trained on | MovieLens-1M | the paper's | Amazon Magazine | the paper's |
+| --- | --- | --- | --- | --- | --- |
+| popularity | all users | 14.00 | 13.84 | missing | 8.42 |
+| EASE | all users | **34.00** | 29.88 | missing | 22.84 |
+| ∞-AE | all users | 33.50 | 32.82 | missing | 23.06 |
+| ∞-AE | 500 synthetic users (Distill-CF) | missing | 32.52 | missing | 23.81 |"""
+    )
+    assert (
+        tables["ndcg"]
         == """\
 | NDCG@10 | chosen by | Amazon Magazine | the paper's | MovieLens-1M | the paper's |
 | --- | --- | --- | --- | --- | --- |
@@ -157,24 +165,26 @@ def test_the_markdown_tables_byte_for_byte(results):
 | ∞-AE, all users, items weighted | NDCG@10 | missing | | missing | |
 | ∞-AE on Distill-CF, S = 500 | NDCG@10 | missing | 23.81 | missing | 32.52 |"""
     )
+    assert "0." not in tables["magazine"]
+    missing = "missing | " * 7  # below, a row's first six metrics are the same, and AUC stands last
     assert (
-        "0." not in tables["magazine"]
-        and tables["ml-1m"]
-        == """\
-| | HR@10 | HR@100 | NDCG@10 | NDCG@100 | PSP@10 | PSP@100 | AUC | chosen by | paper, NDCG@10 | p, over users |
+        tables["ml-1m"]
+        == f"""\
+| | HR@10 | HR@100 | NDCG@10 | NDCG@100 | PSP@10 | PSP@100 | AUC | chosen by | paper, NDCG@10 \
+| p, over users |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| PopRec | 14.00 | 14.00 | 14.00 | 14.00 | 14.00 | 14.00 | 0.1400 | NDCG@10 | 13.84 | < 0.001 |
-| MF (2 of 3 seeds) | 26.00 ± 1.41 | 26.00 ± 1.41 | 26.00 ± 1.41 | 26.00 ± 1.41 | 26.00 ± 1.41 | 26.00 ± 1.41 | 0.2600 ± 0.0141 | HR@100 | 25.65 | < 0.001 |
-| NeuMF | missing | missing | missing | missing | missing | missing | missing | HR@100 | 24.44 | |
-| MVAE | missing | missing | missing | missing | missing | missing | missing | HR@100 | 22.14 | |
-| LightGCN | missing | missing | missing | missing | missing | missing | missing | HR@100 | 28.85 | |
-| EASE | **34.00** | **34.00** | **34.00** | **34.00** | **34.00** | **34.00** | **0.3400** | NDCG@10 | 29.88 | best |
-| ∞-AE, all users | 33.50 | 33.50 | 33.50 | 33.50 | 33.50 | 33.50 | 0.3350 | NDCG@10 | 32.82 | 0.265 |
-| ∞-AE, all users, items weighted | missing | missing | missing | missing | missing | missing | missing | NDCG@10 | | |
-| ∞-AE on Distill-CF, S = 500 | missing | missing | missing | missing | missing | missing | missing | NDCG@10 | 32.52 | |
+| PopRec | {"14.00 | " * 6}0.1400 | NDCG@10 | 13.84 | < 0.001 |
+| MF (2 of 3 seeds) | {"26.00 ± 1.41 | " * 6}0.2600 ± 0.0141 | HR@100 | 25.65 | < 0.001 |
+| NeuMF | {missing}HR@100 | 24.44 | |
+| MVAE | {missing}HR@100 | 22.14 | |
+| LightGCN | {missing}HR@100 | 28.85 | |
+| EASE | {"**34.00** | " * 6}**0.3400** | NDCG@10 | 29.88 | best |
+| ∞-AE, all users | {"33.50 | " * 6}0.3350 | NDCG@10 | 32.82 | 0.265 |
+| ∞-AE, all users, items weighted | {missing}NDCG@10 | | |
+| ∞-AE on Distill-CF, S = 500 | {missing}NDCG@10 | 32.52 | |
 
-p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, Holm-corrected; it knows nothing of \
-the spread over seeds (±, a standard deviation)."""
+p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, Holm-corrected; it \
+knows nothing of the spread over seeds (±, a standard deviation)."""
     )
 
 
@@ -184,17 +194,16 @@ def test_the_latex_and_csv_tables(results):
     assert lines[:5] == [
         r"\begin{tabular}{lrrrrrrrrrr}",
         r"\toprule",
-        r" & HR@10 & HR@100 & NDCG@10 & NDCG@100 & PSP@10 & PSP@100 & AUC & chosen by & paper, NDCG@10 & $p$, over users \\",
+        f" & {' & '.join(METRICS)} & chosen by & paper, NDCG@10 & $p$, over users " + r"\\",
         r"\midrule",
         r"\multicolumn{11}{l}{Amazon Magazine} \\",
     ]
-    assert (
-        lines[-6]
-        == r"$\infty$-AE, all users & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 33.50 & 0.3350 & NDCG@10 & 32.82 & 0.265 \\"
-    )
-    assert lines[-7].startswith(r"EASE & \textbf{34.00}") and lines[-3] == r"\bottomrule"
+    full = r"$\infty$-AE, all users & " + "33.50 & " * 6 + r"0.3350 & NDCG@10 & 32.82 & 0.265 \\"
+    assert lines[-6] == full
+    assert lines[-7].startswith(r"EASE & \textbf{34.00} & \textbf{34.00}") and lines[-3] == r"\bottomrule"
+    assert lines[-11].startswith(r"MF (2 of 3 seeds) & 26.00 $\pm$ 1.41 & 26.00 $\pm$ 1.41")
     assert lines[-1] == r"\end{tabular}"
-    assert "nothing of the spread over seeds" in lines[-2]
+    assert r"nothing of the spread over seeds ($\pm$, a" in lines[-2]
     compare.write(matched, record.DOCS)
     header, *_ = (record.DOCS / "results.csv").read_text(encoding="utf-8").splitlines()
     assert "system,chosen by,runs,seeds,HR@10" in header
@@ -203,51 +212,84 @@ def test_the_latex_and_csv_tables(results):
 
 def test_the_paired_test_and_its_correction(results):
     table = compare.summary(match(results)).set_index(["dataset", "system"]).loc["ml-1m"]
-    of = lambda name: np.load(results / name / "users.npz")["NDCG@10"]
-    difference = (of("table-ml-1m-EASE-None-1") - of("table-ml-1m-∞-AE,_all_users-None-1")).astype(np.float64)
+    ndcg_of = lambda name: np.load(results / name / "users.npz")["NDCG@10"].astype(np.float64)
+    difference = ndcg_of("table-ml-1m-EASE-None-1") - ndcg_of("table-ml-1m-∞-AE,_all_users-None-1")
     t = difference.mean() / difference.std(ddof=1) * 10
     p = 2 * stats.t.sf(abs(t), 99)
     assert table.loc["∞-AE, all users", "p"] == pytest.approx(p, rel=1e-3), "the largest of three"
     assert summaries.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert summaries.holm([0.9, 0.8]) == pytest.approx([1, 1])
     one, other = np.array([1, 2, np.nan, 4.0]), np.array([1.5, 2, np.nan, 3])
-    assert summaries.paired(one, one) == 1
-    assert summaries.paired(one, other) == pytest.approx(stats.ttest_rel([1, 2, 4], [1.5, 2, 3]).pvalue)
+    assert summaries.paired_p(one, one) == 1
+    p = stats.ttest_rel([1, 2, 4], [1.5, 2, 3]).pvalue
+    assert summaries.paired_p(one, other) == pytest.approx(p)
 
 
 def test_tables_are_filled_between_their_markers(docs):
     tables = {"one": "| 1 |", "two": "| 2 \\g<0> |"}
     text = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n"
-    filled = compare.fill(text, tables, "README.md")
-    assert (
-        filled
-        == "a\n<!-- table: one -->\n| 1 |\n<!-- end -->\nb\n<!-- table: two -->\n| 2 \\g<0> |\n<!-- end -->\n"
-    )
+    filled = compare.fill(text, tables, "README.md", ["two"])
+    assert filled == text.replace("old", "| 1 |").replace("two -->\n", "two -->\n| 2 \\g<0> |\n")
     assert compare.fill(filled, tables, "README.md") == filled
     for wrong, says in (
         ("<!-- table: three -->\n<!-- end -->", "has <!-- table: three -->, and the tables are one, two"),
         ("<!-- table: one -->\n", "needs its own"),
         ("<!-- end -->", "needs its own"),
         ("<!-- table: one -->\n<!-- table: two -->\n<!-- end -->", "needs its own"),
+        (
+            "<!-- table: one -->\n<!-- end -->",
+            "no place for the table two: put the lines <!-- table: two -->",
+        ),
     ):
         with pytest.raises(UserError, match=f"README.md.*{says}"):
-            compare.fill(wrong, tables, "README.md")
+            compare.fill(wrong, tables, "README.md", ["two"])
 
 
-def test_the_tables_of_the_readme_are_those_of_the_record():
+def test_a_page_that_has_lost_a_marker_is_named_and_nothing_is_written(results, docs, tmp_path):
+    for page, marker in ((docs / "results.md", "learners"), (tmp_path / "README.md", "first")):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace(f"<!-- table: {marker} -->\n", "").replace("<!-- end -->\n", "", 1))
+        before = [path.read_bytes() for path in (docs / "results.md", tmp_path / "README.md")]
+        with pytest.raises(UserError, match=f"^{page.name}.*"):
+            compare.fill_pages(compare.to_markdown(match(results)))
+        assert before == [path.read_bytes() for path in (docs / "results.md", tmp_path / "README.md")]
+        page.write_text(text)
+    compare.fill_pages(compare.to_markdown(match(results)))
+    assert "\n| MVAE | all users |" in (docs / "results.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def recorded(docs, monkeypatch):
+    """Runs of the project's own record."""
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "DOCS", ROOT / "docs")
+        return Runs(record.read_record())
+
+
+def test_the_tables_of_the_pages_are_those_of_the_record(recorded, docs, tmp_path):
     """`python compare.py` fills them; an edited hyper_params.py is another plan, and has other tables."""
-    root = Path(compare.__file__).parent
-    found = Runs(record.read_record(root / "docs"))
-    matched = plan.match(found)
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    assert {"ndcg", "ml-1m", "learners"} <= set(re.findall("<!-- table: (.*) -->", readme))
-    filled = compare.fill(readme, compare.to_markdown(matched), "README.md")
-    assert filled == readme, "python compare.py fills README.md from the record"
-    names, _ = compare.write(matched, record.DOCS)
-    for name in (name for name in names if name.startswith("results") and name.endswith((".md", ".tex"))):
-        assert (record.DOCS / name).read_text() == (root / "docs" / name).read_text(), name
-    assert {planned.part for planned in plan.missing_of(found)} <= {"table"}
-    assert all(run.clean or run.revision.endswith(" with uncommitted changes") for run in found.runs)
+    matched = plan.match(recorded)
+    tables = compare.to_markdown(matched)
+    pages = {tmp_path / "README.md": ROOT / "README.md", docs / "results.md": ROOT / "docs" / "results.md"}
+    for copy, page in pages.items():
+        copy.write_bytes(page.read_bytes())
+    compare.fill_pages(tables)
+    for copy, page in pages.items():
+        assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), (
+            "python compare.py fills it"
+        )
+    compare.write(matched, docs)
+    assert (docs / "results.tex").read_bytes() == (ROOT / "docs" / "results.tex").read_bytes()
+    assert {planned.part for planned in plan.missing_runs(recorded)} <= {"table"}
+    assert all(run.clean or run.revision.endswith(" with uncommitted changes") for run in recorded.runs)
+
+
+def test_no_recorded_run_is_missing_when_distill_validates_at_other_steps(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(record, "DOCS", ROOT / "docs")
+    for key in ("log_freq", "patience"):
+        monkeypatch.setitem(hyper_params.hyper_params, key, hyper_params.hyper_params[key] + 7)
+    compare.main(["--plan", f"--results_dir={tmp_path}"])
+    assert capsys.readouterr().out.startswith("0 runs are missing, ")
 
 
 # ---- The figures ---------------------------------------------------------------------------------------
@@ -343,30 +385,22 @@ def test_learners_noise_and_stream(results):
 
 def test_what_is_missing_is_planned_and_half_written_runs_do_not_count(results, capsys):
     (next(results.glob("table-ml-1m-EASE*")) / "result.json").unlink()
-    found, _ = plan.find(results)
+    runs, _ = plan.read_runs(results)
     assert not any(planned.system == "EASE" for planned in made_of(results) if planned.part == "table")
-    of_three = [
-        planned
-        for planned in plan.missing_of(found)
-        if planned[:3] in [("table", name, "ml-1m") for name in ("EASE", "MF", "NeuMF")]
-    ]
-    make_runs.show_plan(of_three, match(results), {"data_dir": "somewhere", "results_dir": "results"})
+    systems = [("table", name, "ml-1m") for name in ("EASE", "MF", "NeuMF")]
+    missing = [planned for planned in plan.missing_runs(runs) if planned[:3] in systems]
+    make_runs.show_plan(missing, match(results), {"data_dir": "somewhere", "results_dir": "results"})
     mf, neumf, ease, later, count = capsys.readouterr().out.splitlines()
-    assert (
-        mf
-        == "python baselines.py --dataset=ml-1m --model=mf --best_by=HR@100 --seed=3 '--grid=[{\"l2\": 0.5}]' --data_dir=somewhere"
-    )
-    assert (
-        neumf
-        == "python baselines.py --dataset=ml-1m --model=neumf --best_by=HR@100 --seed=1 --data_dir=somewhere"
-    )
-    assert ease == "python baselines.py --dataset=ml-1m --model=ease --seed=1 --data_dir=somewhere"
-    assert later == "and 2 that take over what one of these chooses or learns"
+    begin, end = "python baselines.py --dataset=ml-1m --model=", "--data_dir=somewhere"
+    assert mf == begin + "mf --best_by=HR@100 --seed=3 '--grid=[{\"l2\": 0.5}]' " + end
+    assert neumf == begin + "neumf --best_by=HR@100 --seed=1 " + end
+    assert ease == begin + "ease --seed=1 " + end
+    assert later == "and 2 whose settings or synthetic users come from one of these"
     assert count.startswith("5 runs are missing") and "about 0.0 hours" in count
 
 
 def test_runs_of_a_data_set_that_nothing_is_known_of_are_missing():
-    missing = plan.missing_of(Runs([]))
+    missing = plan.missing_runs(Runs([]))
     assert len([planned for planned in missing if planned.arguments]) > 200
     assert not any(plan.match(Runs([])).values())
 
@@ -375,20 +409,19 @@ def test_runs_of_the_table_and_the_figure_that_are_the_same_are_made_once(result
     [first, *_] = planned_of("∞-AE on Distill-CF, S = 500", results)
     [second, *_] = planned_of("Distill-CF", results, at=500, part="strategies")
     assert first != second
-    assert [first, second] != [
-        planned for planned in plan.missing_of(plan.find(results)[0]) if planned in (first, second)
-    ]
+    missing = plan.missing_runs(plan.read_runs(results)[0])
+    assert (first in missing) + (second in missing) == 1
     finished_run(results, second, 33.0)
     assert {first, second} <= made_of(results).keys()
 
 
 def test_a_new_setting_loses_no_run_and_a_changed_one_does(results, monkeypatch):
-    """A run older than a setting is the planned one as long as the plan leaves it at hyper_params.py's value."""
+    """A run that is older than a setting is found as long as the plan leaves the setting at its default."""
     before = made_of(results).keys()
     distilled = {planned for planned in before if planned.script == "distill"}
     baselines = {planned for planned in before if planned.script == "baselines"}
     assert len(distilled) == 6 and len(baselines) == 4
-    for key, value in (("a_new_number", 3), ("a_new_switch", False), ("a_new_text", "some")):
+    for key, value in (("a_new_number", 3), ("a_new_switch", False), ("a_new_text", "words")):
         monkeypatch.setitem(hyper_params.hyper_params, key, value)
         monkeypatch.setitem(hyper_params.takes, "baselines", (*hyper_params.takes["baselines"], key))
     assert made_of(results).keys() == before
@@ -453,9 +486,9 @@ def test_a_damaged_run_is_named_and_left_out(results, name, change):
     path = next(results.glob("table-ml-1m-EASE*"))
     whole = json.loads((path / name).read_text())
     (path / name).write_text(change if isinstance(change, str) else json.dumps({**whole, **change}))
-    found, [note] = record.read_folder(results)
-    assert note.startswith(f"left out: {path}/{name} ") and path.name not in [run.name for run in found]
-    assert len(found) > 30
+    runs, [note] = record.read_folder(results)
+    assert note.startswith(f"left out: {path}/{name} ") and path.name not in [run.name for run in runs]
+    assert len(runs) > 30
     assert run_folder.METRICS == eval.METRICS
 
 
@@ -516,7 +549,9 @@ def test_a_record_that_has_been_altered_is_refused(results, docs):
             record.read_record()
     rest = json.dumps({"name": "x", "result": {}})[:-1]  # a line with the right sum that is not of a run
     (docs / "results.jsonl").write_text(f'{rest}, "sha256": "{record.digest(rest.encode())}"}}\n')
-    with pytest.raises(UserError, match="the record of x has been altered: it is not what a run has"):
+    with pytest.raises(
+        UserError, match="the record of x has been altered: it does not describe a finished run"
+    ):
         record.read_record()
 
 
@@ -538,10 +573,10 @@ def test_synthetic_users_that_are_not_here_are_learnt_again_for_others(results, 
     teacher = planned_of("∞-AE on Distill-CF, S = 500", results)[0]
     folder = finished_run(results, teacher, 33.0)
     first, *_ = planned_of("EASE", results, at="500 synthetic users", part="learners")
-    missing = plan.missing_of(plan.find(results)[0])
+    missing = plan.missing_runs(plan.read_runs(results)[0])
     assert missing[0] == teacher and first in missing
     np.savez(folder / "distilled.npz", data=np.zeros(1))
-    missing = plan.missing_of(plan.find(results)[0])
+    missing = plan.missing_runs(plan.read_runs(results)[0])
     assert teacher not in missing and first in missing
 
 
@@ -554,29 +589,23 @@ def test_a_learner_of_the_record_is_found_when_its_teacher_has_been_made_again(r
     finished_run(results, first, 20.0)
     plan.keep(match(results))
     for path in (folder, next(results.glob("learners-*"))):
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+        delete(path)
     again = finished_run(results, teacher, 33.0, name="of-today")
     np.savez(again / "distilled.npz", data=np.zeros(1))
-    found, _ = plan.find(results)
-    [first, _, _] = [
-        planned
-        for planned in plan.plan(found)
-        if planned[:4] == ("learners", "MVAE", "ml-1m", "500 synthetic users")
-    ]
-    assert "--distilled=of-today" in first.arguments and found.of(first).result["test"]["NDCG@10"] == 20
+    runs, _ = plan.read_runs(results)
+    learner = "learners", "MVAE", "ml-1m", "500 synthetic users"
+    [first, _, _] = [planned for planned in plan.plan(runs) if planned[:4] == learner]
+    assert "--distilled=of-today" in first.arguments and runs.find(first).result["test"]["NDCG@10"] == 20
 
 
 def test_run_keeps_what_a_clean_revision_has_made(results, docs, tmp_path, monkeypatch, capsys):
-    """A run made with uncommitted changes is shown, and left out of the record in a line; README has the record."""
-    short = [planned_of(name, results) for name in ("∞-AE, all users, items weighted", "EASE", "PopRec")]
-    monkeypatch.setattr(plan, "plan", lambda runs: [*short[0], *short[1], *short[2]])
+    """A run made with uncommitted changes is shown, and not recorded; the pages show the record alone."""
+    systems = "∞-AE, all users, items weighted", "EASE", "PopRec"
+    [weighted], [ease], [popularity] = (planned_of(name, results) for name in systems)
+    monkeypatch.setattr(plan, "plan", lambda runs: [weighted, ease, popularity])
     for path in results.glob("*PopRec*"):
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
-    made = {"infinite_ae.py": (short[0][0], 34.5, "abc-dirty"), "baselines.py": (short[2][0], 14.0, "abd")}
+        delete(path)
+    made = {"infinite_ae.py": (weighted, 34.5, "abc-dirty"), "baselines.py": (popularity, 14.0, "abd")}
 
     def run_to_the_end(words):
         planned, ndcg, revision = made.pop(words[1].name)
@@ -588,16 +617,15 @@ def test_run_keeps_what_a_clean_revision_has_made(results, docs, tmp_path, monke
     compare.main(["--run", f"--results_dir={results}"])
     said = capsys.readouterr().out
     assert not made
-    assert [
-        json.loads(line)["revision"]
-        for line in (docs / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    ] == ["abc", "abd"]
+    lines = (docs / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["revision"] for line in lines] == ["abc", "abd"]
     assert "| ∞-AE, all users, items weighted | NDCG@10 | missing | | **34.50** |" in said
-    assert "not kept, since the code that made them had uncommitted changes: table-ml-1m" in said
+    assert "not recorded, since the code that made them had uncommitted changes: table-ml-1m" in said
     readme = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "34.50" not in readme and "**34.00**" in readme
     assert "34.50" in (results / "compare" / "results.md").read_text(encoding="utf-8")
-    assert "34.50" not in (docs / "results.md").read_text(encoding="utf-8")
+    by_hand = (docs / "results.md").read_text(encoding="utf-8")
+    assert "34.50" not in by_hand and by_hand.startswith("By hand\n<!-- table: ndcg -->\n| NDCG@10 |")
     assert readme.startswith("Before\n<!-- table: ndcg -->\n| NDCG@10 |")
     assert "the record lacks" in said and "items weighted on ml-1m (0 of 1)" in said
 
@@ -609,17 +637,16 @@ def test_runs_of_old_with_uncommitted_changes_are_counted(results, docs, tmp_pat
     assert not run.clean and not run._replace(revision=None).clean
     assert not run._replace(revision="a-dirty").clean and run._replace(revision="a").clean
     compare.main([f"--results_dir={tmp_path / 'nothing'}"])
-    assert (
-        "1 of the 1 runs in these tables and figures were made at a revision with uncommitted changes"
-        in capsys.readouterr().out
-    )
+    says = "1 of the 1 runs in these tables and figures were made at a revision with uncommitted changes"
+    assert says in capsys.readouterr().out
     assert "1 of the 1 runs" in (docs / "results.md").read_text(encoding="utf-8")
 
 
 def test_sigterm_ends_the_run_that_is_being_made_first(tmp_path):
     code = f"""import signal, sys; from paper import make_runs
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
-make_runs.run_to_the_end(["sh", "-c", "echo $$ > {tmp_path}/.pid; mv {tmp_path}/.pid {tmp_path}/pid; exec sleep 60"])"""
+shell = "echo $$ > {tmp_path}/.pid; mv {tmp_path}/.pid {tmp_path}/pid; exec sleep 60"
+make_runs.run_to_the_end(["sh", "-c", shell])"""
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(compare.__file__).parent)
     while not (tmp_path / "pid").exists():
         assert process.poll() is None
@@ -646,18 +673,17 @@ def test_wrong_options(run_script, arguments, words):
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
 
 
-# ---- One's own runs ------------------------------------------------------------------------------------
+# ---- The user's own runs -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def own(tmp_path):
-    """EASE, Distill-CF with 10 users (three seeds) and 100, another temperature, another split, two damaged."""
+    """EASE; Distill-CF on 10 users (three seeds), on 100, at another temperature and split; two damaged."""
     folder, users = tmp_path / "own", np.random.default_rng(1).random(100)
     finished_run(folder, *planned_of("EASE", folder), 34.0, users, name="ease")
     for planned in planned_of("Distill-CF", folder, at=10, part="strategies"):
-        finished_run(
-            folder, planned, 20.0 + planned.seed, users + planned.seed * users**2, name=f"ten-{planned.seed}"
-        )
+        seed = planned.seed
+        finished_run(folder, planned, 20.0 + seed, users + seed * users**2, name=f"ten-{seed}")
     hundred = planned_of("Distill-CF", folder, at=100, part="strategies")[0]
     finished_run(folder, hundred, 30.0, users, name="hundred", seconds=30.0)
     finished_run(folder, hundred, 29.0, users, name="hundred.old1")
@@ -665,14 +691,9 @@ def own(tmp_path):
     finished_run(folder, hundred, 32.0, users, name="elsewhere", fingerprint="other")
     (finished_run(folder, hundred, 32.0, users, name="torn") / "result.json").write_text("{")
     (finished_run(folder, hundred, 32.0, users, name="userless") / "users.npz").unlink()
-    config = json.loads((folder / "hundred" / "config.json").read_text())
+    auto = "train_steps", "loss", "score_scale", "learning_rate", "item_discount", "depth", "keep_prob"
     for name in ("ten-1", "ten-2", "ten-3", "hundred", "hundred.old1"):  # as runs/recipes.py chose
-        config = json.loads((folder / name / "config.json").read_text())
-        config["auto"] = dict.fromkeys(
-            ("train_steps", "loss", "score_scale", "learning_rate", "item_discount", "depth", "keep_prob"),
-            "recipe",
-        )
-        (folder / name / "config.json").write_text(json.dumps(config))
+        edit(folder / name / "config.json", auto=dict.fromkeys(auto, "recipe"))
     return folder
 
 
@@ -687,14 +708,9 @@ def test_mine(own, capsys):
     assert ten.startswith("∞-AE on Distill-CF, S = 10,") and table.loc[ten, "NDCG@10 deviation"] == 1
     assert table.loc[hundred, "seconds"] == 30
     assert f"| {ease} | 1 | NDCG@10 | **34.00** |" in said and "nothing of the spread over seeds" in said
-    users = {
-        name: np.load(own / name / "users.npz")["NDCG@10"].astype(float)
-        for name in ("ease", "ten-1", "ten-2", "ten-3", "hundred", "warm")
-    }
-    alone = [
-        stats.ttest_rel(users["ease"], other).pvalue
-        for other in (users["warm"], users["hundred"], sum(users[f"ten-{seed}"] for seed in (1, 2, 3)) / 3)
-    ]
+    users = lambda name: np.load(own / name / "users.npz")["NDCG@10"].astype(float)
+    others = users("warm"), users("hundred"), sum(users(f"ten-{seed}") for seed in (1, 2, 3)) / 3
+    alone = [stats.ttest_rel(users("ease"), other).pvalue for other in others]
     p = table["p, paired over users, seeds averaged"]
     assert p.tolist()[1:] == pytest.approx(summaries.holm(alone).tolist(), rel=1e-4) and np.isnan(p[ease])
     for note in (
@@ -738,15 +754,38 @@ def test_mine_of_some_runs_and_of_one_data_set(own, capsys):
 
 def test_models_on_synthetic_users_of_several_seeds_are_one_system(results, capsys):
     for seed in (0, 1):
-        finished_run(
-            results, planned_of("∞-AE on Distill-CF, S = 500", results)[seed], 33.0, name=f"teacher-{seed}"
-        )
-        finished_run(
-            results,
-            planned_of("EASE", results, at="500 synthetic users", part="learners")[seed],
-            30.0 + seed,
-            name=f"pupil-{seed}",
-        )
+        teacher = planned_of("∞-AE on Distill-CF, S = 500", results)[seed]
+        finished_run(results, teacher, 33.0, name=f"teacher-{seed}")
+        learner = planned_of("EASE", results, at="500 synthetic users", part="learners")[seed]
+        finished_run(results, learner, 30.0 + seed, name=f"pupil-{seed}")
     compare.main(["--mine", f"--results_dir={results}", "--runs=teacher-0,teacher-1,pupil-0,pupil-1"])
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| EASE")]
     assert "distilled=teacher-0" in line and "every seed its own | 2 | HR@100 | 30.50 ± 0.71" in line
+
+
+def test_mine_labels_no_two_rows_alike(own, capsys):
+    """Not when they differ in what a recipe chose, in best_by, or in a setting that one of them lacks."""
+    [hundred, *_] = planned_of("Distill-CF", own, at=100, part="strategies")
+    for name, ndcg, more in (("later", 28.0, {"loss": "softmax"}), ("by-hr", 27.0, {"best_by": "HR@100"})):
+        finished_run(own, hundred, ndcg, name=name, **more)
+    settings = json.loads((own / "hundred" / "config.json").read_text())["settings"]
+    older = finished_run(own, hundred, 26.0, name="older")
+    edit(older / "config.json", settings={key: value for key, value in settings.items() if key != "noise"})
+    for name in ("later", "by-hr", "older"):
+        edit(own / name / "config.json", auto=dict.fromkeys(settings, "recipe"))
+    compare.main(["--mine", f"--results_dir={own}", "--runs=hundred,later,by-hr,older"])
+    table = pd.read_csv(own / "compare" / "mine.csv")
+    assert table["NDCG@10"].tolist() == [30, 28, 27, 26] and table["system"].nunique() == 4
+    _, later, by_metric, older = table["system"]
+    assert "loss=softmax" in later and "best_by=HR@100" in by_metric and "noise=unset" in older
+
+
+def test_mine_says_which_runs_learnt_nothing(own, capsys):
+    edit(own / "ten-2" / "result.json", best_step=0)
+    edit(own / "warm" / "result.json", learnt=False)
+    edit(own / "hundred" / "result.json", learnt=True, best_step=25)
+    compare.main(["--mine", f"--results_dir={own}"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ∞-AE")]
+    warm, hundred, ten = rows
+    assert "LEARNT NOTHING with seed 2 | 3 |" in ten and "LEARNT NOTHING with seed 1 | 1 |" in warm
+    assert "LEARNT NOTHING" not in hundred

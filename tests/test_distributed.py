@@ -22,6 +22,7 @@ DISTILL = [
     "--cosine_decay=false",
     "--train_steps=50",
     "--float64=true",
+    "--log_freq=25",
 ]
 
 

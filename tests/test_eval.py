@@ -14,6 +14,7 @@ import eval as evaluation
 import model
 from data import View, sample_negatives
 from lib import devices
+from runs.lifecycle import format_number
 
 USERS, ITEMS = 23, 140
 
@@ -133,13 +134,13 @@ def test_ndcg_against_scikit_learn(case):
     ],
 )
 def test_numbers_are_readable(value, text):
-    assert evaluation.number(value) == text
+    assert format_number(value) == text
 
 
 @hypothesis_settings(deadline=None)
 @given(strategies.floats(1e-4, 1e7, exclude_max=True))
 def test_numbers_have_three_digits_and_no_exponent(value):
-    text = evaluation.number(value)
+    text = format_number(value)
     assert (
         float(text) == pytest.approx(value, rel=5e-3)
         and not set(text) - set("0123456789.")
@@ -172,6 +173,15 @@ def test_no_targets_at_all_gives_nan_not_an_error(case):
     assert all(math.isnan(value) for value in evaluation.summarise(found).values())
 
 
+def fit_and_evaluate(kernel, rows, lamdas, view, weights, batch_size):
+    """[(lamda, alpha, metrics)] of ∞-AE trained on rows with every lamda."""
+    alphas = model.fit(kernel, rows, lamdas)
+    scores = evaluation.scores_of(kernel, rows, alphas)
+    mesh = devices.start(False)
+    metrics = evaluation.evaluate(scores, len(alphas), view, weights, batch_size, mesh)
+    return list(zip(lamdas, alphas, metrics))
+
+
 def test_fewer_items_than_the_cutoff():
     rng = np.random.default_rng(2)
     context = sp.csr_matrix((rng.random((6, 12)) < 0.2).astype(np.int8))
@@ -179,15 +189,8 @@ def test_fewer_items_than_the_cutoff():
     view = View(np.arange(6), context, targets, sample_negatives(rng, context + targets))
     rows = jnp.asarray(rng.random((3, 12)), jnp.float32)
     kernel = model.make_kernel(1, normalize=True)
-    [(_, _, found)] = evaluation.search_lamda(
-        kernel,
-        rows,
-        [0.1],
-        view,
-        evaluation.inverse_propensity(context.getnnz(axis=0)),
-        4,
-        devices.start(False),
-    )
+    weights = evaluation.inverse_propensity(context.getnnz(axis=0))
+    [(_, _, found)] = fit_and_evaluate(kernel, rows, [0.1], view, weights, 4)
     np.testing.assert_allclose(found["HR@100"][targets.getnnz(axis=1) > 0], 100)
 
 
@@ -231,9 +234,7 @@ def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):
         calls.append(len(arguments))
         return plain(*arguments)
 
-    found = evaluation.search_lamda(
-        kernel, jnp.asarray(rows), [0.01, 1.0, 50.0], view, weights, 8, devices.start(False)
-    )
+    found = fit_and_evaluate(kernel, jnp.asarray(rows), [0.01, 1.0, 50.0], view, weights, 8)
     assert sorted(calls) == [1, 2]
     for lamda, alpha, metrics in found:
         _, expected, score = solve(rows, lamda)
@@ -246,9 +247,7 @@ def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):
 def test_a_kernel_that_is_not_positive_definite_gives_nan(case):
     view, rows, weights = case
     kernel = lambda first, second=None: -model.make_kernel(1, normalize=False)(first, second)
-    [(_, _, found)] = evaluation.search_lamda(
-        kernel, jnp.asarray(rows), [0.1], view, weights, 8, devices.start(False)
-    )
+    [(_, _, found)] = fit_and_evaluate(kernel, jnp.asarray(rows), [0.1], view, weights, 8)
     assert math.isnan(evaluation.summarise(found)["HR@100"]) and math.isnan(found["AUC"])
 
 

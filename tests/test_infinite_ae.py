@@ -151,9 +151,10 @@ def test_it_goes_on_after_the_last_lamda_and_can_be_finished_twice(tiny_data, tm
     cut = tmp_path / "cut" / whole.name
     cut.mkdir(parents=True)
     with open(cut / "checkpoint.npz", "wb") as file:  # as it was after three lamdas, the best one among them
-        np.savez(file, state=np.array(json.dumps({"history": history[:3], "wall_seconds": 100.0})))
+        place = {"stage": 0, "step": 2, "validated": True, "history": history[:3], "seconds": []}
+        np.savez(file, state=np.array(json.dumps({**place, "wall_seconds": 100.0})))
     again = run_script(*command)
-    assert again.returncode == 0 and "going on after 3 of 6 lamdas" in again.stdout, again.stderr
+    assert again.returncode == 0 and "going on from lamda 3 of 6" in again.stdout, again.stderr
     assert again.stdout.count("validation  HR@10") == 3
     resumed = json.loads((cut / "result.json").read_text())
     assert resumed["test"] == result["test"] and resumed["wall_seconds"] > 100
@@ -177,7 +178,7 @@ def test_a_lamda_that_is_not_positive_definite_is_left_out(tmp_path, run_script)
     done = run_script("infinite_ae.py", *arguments, "--lamda_grid=[1e-20,1]")
     assert (
         done.returncode == 0
-        and "lamda 1e-20   left out: with it the kernel is not positive definite in float32" in done.stdout
+        and "lamda 1e-20   left out: the kernel is not positive definite in float32" in done.stdout
     ), done.stderr
     failed = run_script("infinite_ae.py", *arguments, "--lamda_grid=[0,1e-20]")
     assert (
@@ -193,7 +194,7 @@ def test_without_a_ridge_everyone_is_left_out(tiny_data, tmp_path, run_script, s
         run_script, tiny_data, tmp_path, f"--user_support={support}", "--lamda_grid=[5,0]", "--float64=true"
     )
     assert (
-        "lamda 0       left out: without a ridge the scores of the training users are their own rows"
+        "lamda 0       left out: without a ridge, the scores of the training users are their own rows."
         in done.stdout
     )
     assert history[1] == {"lamda": 0, "validation": None} and result["lamda"] == 5
@@ -206,7 +207,7 @@ def test_without_a_ridge_everyone_is_left_out(tiny_data, tmp_path, run_script, s
     )
     assert (
         failed.returncode == 1
-        and "no lamda of 0 can be used: without a ridge the scores" in failed.stderr
+        and "no lamda of 0 can be used: without a ridge, the scores" in failed.stderr
         and len(failed.stderr.splitlines()) == 1
     )
 

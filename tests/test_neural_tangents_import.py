@@ -1,4 +1,4 @@
-"""neural-tangents is imported without TensorFlow, on a JAX it was not written for, and both libraries are left as they were."""
+"""lib/neural_tangents_import.py: no TensorFlow, and JAX and neural-tangents are left as they were."""
 
 import importlib.metadata
 import importlib.util
@@ -21,15 +21,14 @@ import jax.core
 before = set(dir(jax.core))
 from lib.neural_tangents_import import EMPIRICAL, stax
 assert set(dir(jax.core)) == before, "names were left on jax.core"
-assert not {"tensorflow", "tf2jax", *EMPIRICAL} & set(sys.modules), "stand-ins, or TensorFlow, were left in sys.modules"
+unwanted = {"tensorflow", "tf2jax", *EMPIRICAL} & set(sys.modules)
+assert not unwanted, f"left in sys.modules: {unwanted}"
 stax.serial(stax.Dense(1), stax.Relu())
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, (
-        f"{VERSIONS}: lib/neural_tangents_import.py has to follow a change of either\n{done.stderr}"
-    )
+    assert done.returncode == 0, f"lib/neural_tangents_import.py does not fit {VERSIONS}\n{done.stderr}"
 
 
 def test_the_import_is_undone_when_it_fails():
@@ -50,9 +49,9 @@ else:
 
 
 @pytest.mark.parametrize("name", neural_tangents_import.EMPIRICAL)
-def test_what_the_stand_ins_stand_for_exists(name):
+def test_every_module_that_is_replaced_exists(name):
     package = Path(importlib.util.find_spec("neural_tangents").origin).parent
     path = package.joinpath(*name.split(".")[1:])
     assert path.is_dir() or path.with_suffix(".py").exists(), (
-        f"{VERSIONS}: there is no {name} any more; lib/neural_tangents_import.py needs no stand-in for it"
+        f"{VERSIONS}: there is no {name}; lib/neural_tangents_import.py need not replace it"
     )

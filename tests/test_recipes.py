@@ -1,4 +1,4 @@
-"""runs/recipes.py: what an "auto" becomes, by the data and the number of users alone."""
+"""runs/recipes.py: the value of an "auto", from the size of the data and the number of users alone."""
 
 import dataclasses
 
@@ -9,15 +9,13 @@ from lib.settings import resolve
 from runs import recipes
 from runs.recipes import Statistics, choose, resolve_auto, score_scale
 
-ML_1M, MAGAZINE, ML_100K = (
-    Statistics(6040, 3706, 791_718),
-    Statistics(3092, 1305, 5934),
-    Statistics(943, 1682, 80_000),
-)
+ML_1M = Statistics(6040, 3706, 791_718)
+MAGAZINE = Statistics(3092, 1305, 5934)
+ML_100K = Statistics(943, 1682, 80_000)
 
 
-def chosen(data, *arguments, script="distill", run=None):
-    return resolve_auto(resolve(arguments, "", script)[0], data, run)
+def chosen(data, *arguments, script="distill", of_run=None):
+    return resolve_auto(resolve(arguments, "", script)[0], data, of_run)
 
 
 @pytest.mark.parametrize(
@@ -33,38 +31,34 @@ def chosen(data, *arguments, script="distill", run=None):
     ],
 )
 def test_which_recipe(data, users, name):
-    found, why = choose(data, users)
-    assert found == name
+    chosen_name, reason = choose(data, users)
+    assert chosen_name == name
     settings, reasons = chosen(data, f"--user_support={users}")
     assert {**recipes.PLAIN, **recipes.RECIPES[name]}.items() <= settings.items()
-    assert reasons["loss"] == f"recipe '{name}': {why}" and "auto" not in settings.values()
+    assert reasons["loss"] == f"recipe '{name}': {reason}" and "auto" not in settings.values()
 
 
 def test_everything_that_was_auto_has_a_reason_and_nothing_else():
     settings, reasons = chosen(ML_1M, "--learning_rate=0.5", "--depth=2")
-    assert reasons.keys() == {key for key, value in hyper_params.hyper_params.items() if value == "auto"} - {
-        "learning_rate",
-        "depth",
-    }
+    auto = {key for key, value in hyper_params.hyper_params.items() if value == "auto"}
+    assert reasons.keys() == auto - {"learning_rate", "depth"}
     assert settings["learning_rate"] == 0.5 and settings["depth"] == 2
-    said = recipes.say(settings, reasons)
-    assert "\n" not in said and all(f"{key}=" in said for key in reasons)
+    line = recipes.say(settings, reasons)
+    assert "\n" not in line and all(f"{key}=" in line for key in reasons)
 
 
 def test_the_name_of_the_data_set_decides_nothing(tiny):
     renamed = dataclasses.replace(tiny, name="ml-1m")
     assert recipes.statistics_of(renamed) == recipes.statistics_of(tiny)
-    one, other = (chosen(ML_1M, f"--dataset={name}")[0] for name in ("ml-1m", "mine"))
-    assert {key for key in one if one[key] != other[key]} == {"dataset"}
+    first, second = (chosen(ML_1M, f"--dataset={name}")[0] for name in ("ml-1m", "mine"))
+    assert {key for key in first if first[key] != second[key]} == {"dataset"}
 
 
 def test_another_loss_than_the_recipe_s_takes_nothing_else_of_it():
     settings, reasons = chosen(ML_1M, "--loss=softmax")
-    assert (
-        settings["item_discount"] == 0
-        and settings["learning_rate"] == 0.08
-        and "loss=softmax is asked for" in reasons["item_discount"]
-    )
+    assert settings["item_discount"] == 0 and settings["learning_rate"] == 0.08
+    assert reasons["item_discount"] == "recipe 'plain': 'well-known items' is not for loss=softmax"
+    assert reasons["score_scale"] == "softmax loss, 500 synthetic users"
     assert chosen(ML_1M, "--loss=squared")[0]["item_discount"] == 0.25, "the recipe's own"
     assert chosen(MAGAZINE, "--loss=softmax")[0]["normalize"] is False
 
@@ -93,13 +87,13 @@ def test_the_scale_of_the_scores():
     assert chosen(ML_1M)[0]["score_scale"] == 8 and chosen(ML_1M, "--score_scale=3")[0]["score_scale"] == 3
 
 
-def test_the_infinite_ae_takes_the_paper_s_kernel_on_real_users_and_the_run_s_on_its_synthetic_ones():
+def test_the_infinite_ae_has_the_paper_s_kernel_on_real_users_and_the_run_s_on_synthetic_ones():
     settings, reasons = chosen(ML_1M, script="infinite_ae")
     assert recipes.FULL_DATA.items() <= settings.items() and reasons["depth"] == "the paper's, on real users"
     run = {"depth": 0, "normalize": True, "item_discount": 0.25, "lamda_grid": [0.002]}
     arguments = "--sampler=distilled", "--distilled=x"
-    assert run.items() <= chosen(ML_1M, *arguments, script="infinite_ae", run=run)[0].items()
-    assert chosen(ML_1M, *arguments, "--depth=2", script="infinite_ae", run=run)[0]["depth"] == 2
+    assert run.items() <= chosen(ML_1M, *arguments, script="infinite_ae", of_run=run)[0].items()
+    assert chosen(ML_1M, *arguments, "--depth=2", script="infinite_ae", of_run=run)[0]["depth"] == 2
 
 
 @pytest.mark.parametrize("script", ["distill", "infinite_ae", "stream", "baselines"])
@@ -110,7 +104,7 @@ def test_no_script_is_left_with_an_auto(script, data):
     assert "auto" not in settings.values() and reasons.keys() == set(keys)
 
 
-def test_what_is_usual_is_so_for_the_number_of_users():
+def test_the_usual_settings_are_those_for_the_number_of_users():
     settings, _ = chosen(ML_1M, "--user_support=10", "--depth=2", "--dataset=mine")
     usual = recipes.usual(settings, ML_1M, "distill")
     assert {key for key in settings if settings[key] != usual[key]} == {"depth"}

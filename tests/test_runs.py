@@ -1,4 +1,4 @@
-"""runs/folder.py where the system is not Linux: a process's memory and its start without /proc."""
+"""runs/folder.py: the memory and the start of a process, on Linux and on systems without /proc."""
 
 import resource
 import subprocess
@@ -15,7 +15,7 @@ from runs import folder as run_folder
 
 @pytest.fixture
 def no_proc(monkeypatch):
-    """As if the system had no /proc to read."""
+    """A system without /proc."""
     read_text = Path.read_text
 
     def read(path, *arguments, **options):
@@ -28,7 +28,7 @@ def no_proc(monkeypatch):
 
 @pytest.fixture
 def sleeper():
-    """A process that holds a few MiB for a while."""
+    """A process that holds a few MiB for a minute."""
     words = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -37,13 +37,13 @@ def sleeper():
 
 
 @pytest.mark.parametrize("platform, unit", [("darwin", 1), ("freebsd14", 1024)])
-def test_own_peak_without_proc_is_in_the_units_of_the_system(no_proc, monkeypatch, platform, unit):
+def test_own_peak_without_proc_follows_the_unit_of_the_system(no_proc, monkeypatch, platform, unit):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=300 * 2**20 // unit))
     assert run_folder.peak_rss_mb() == 300
 
 
-def test_own_peak_is_at_least_what_is_held_now():
+def test_own_peak_is_not_below_the_present_memory():
     held = psutil.Process().memory_info().rss / 2**20
     assert 0.9 * held < run_folder.peak_rss_mb() < 100 * held
 
@@ -56,7 +56,7 @@ def test_a_process_that_has_ended_has_no_memory(sleeper):
     assert 1 < run_folder.peak_rss_mb(sleeper.pid) < 1000
     sleeper.kill()
     deadline = time.monotonic() + 30
-    while run_folder.peak_rss_mb(sleeper.pid) is not None:  # nobody has waited for it yet
+    while run_folder.peak_rss_mb(sleeper.pid) is not None:  # a zombie, until wait() below
         assert time.monotonic() < deadline
         time.sleep(0.05)
     sleeper.wait()
@@ -64,8 +64,8 @@ def test_a_process_that_has_ended_has_no_memory(sleeper):
 
 
 def test_start_of_the_process_is_the_same_without_proc(request):
-    """The first is exact on Linux; psutil's is off there by less than a second and a half."""
-    first = run_folder._process_start()
+    """/proc has the exact start; psutil's differs from it by less than 1.5 s."""
+    exact = run_folder._process_start()
     request.getfixturevalue("no_proc")
-    assert abs(run_folder._process_start() - first) < 1.5
+    assert abs(run_folder._process_start() - exact) < 1.5
     assert run_folder._process_start() < time.time() - 0.1, "not the moment of the call"

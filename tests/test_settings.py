@@ -1,6 +1,8 @@
-"""lib/settings.py: which value wins, and what is said about a bad one."""
+"""lib/settings.py: which source of a value wins, and the message on a wrong one."""
 
+import ast
 import json
+import re
 
 import pytest
 
@@ -11,130 +13,100 @@ from lib.settings import resolve
 from runs import recipes
 
 DATA = recipes.Statistics(6040, 3706, 791_718)
+BLOCKS = hyper_params.hyper_params, hyper_params.infinite_ae, hyper_params.stream, hyper_params.baselines
+SCRIPTS = "distill", "infinite_ae", "stream", "baselines"
 
 
 def values(*arguments, script="distill"):
     return resolve(arguments, "", script)[0]
 
 
-def settled(*arguments, script="distill"):
+def resolved(*arguments, script="distill"):
     return recipes.resolve_auto(values(*arguments, script=script), DATA)[0]
 
 
 def other_value(key):
     """A value that a key may have and does not have in hyper_params.py."""
-    known = {
-        **hyper_params.baselines,
-        **hyper_params.stream,
-        **hyper_params.infinite_ae,
-        **hyper_params.hyper_params,
-    }
-    candidates = (
-        7,
-        0.123,
-        True,
-        False,
-        "somewhere",
-        "host:1",
-        "keep",
-        "drop",
-        "reconstruct",
-        "squared",
-        "HR@100",
-        "head",
-        "all",
-        "mf",
-        [0.5],
-        [{}],
-        0,
-    )
+    known = {key: value for block in reversed(BLOCKS) for key, value in block.items()}
+    texts = "somewhere", "host:1", "keep", "drop", "reconstruct", "squared", "HR@100", "head", "all", "mf"
+    candidates = 7, 0.123, True, False, *texts, [0.5], [{}], 0
     for value in candidates:
         try:
-            if settings.check({key: value})[key] != known[key] and type(value) is not type(None):
-                return settings.check({key: value})[key]
+            value = settings.check({key: value})[key]
         except UserError:
             continue
+        if value != known[key]:
+            return value
     raise AssertionError(f"no other value for {key}")
 
 
 def test_defaults_are_those_of_the_file_and_all_have_a_kind():
-    found, changed = resolve([])
-    assert found == hyper_params.hyper_params and changed == {}
-    everything = {
-        **hyper_params.hyper_params,
-        **hyper_params.infinite_ae,
-        **hyper_params.stream,
-        **hyper_params.baselines,
-    }
-    assert hyper_params.kinds.keys() == everything.keys()
+    assert resolve([]) == (hyper_params.hyper_params, {})
+    assert hyper_params.kinds.keys() == {key for block in BLOCKS for key in block}
 
 
-@pytest.mark.parametrize("script", ["distill", "infinite_ae", "stream", "baselines"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_edit_of_the_file_holds(monkeypatch, tmp_path, script):
-    """In the file, on the command line and in a config file alike: nothing overrules it without a word."""
+    """A value holds in the file, on the command line and in a config file alike."""
     for key in hyper_params.takes[script]:
         value = other_value(key)
         if key == "paper":
             continue  # sets other keys: the tests of precedence
         with monkeypatch.context() as edit:
-            block = (
-                getattr(hyper_params, script, {})
-                if script != "distill" and key in getattr(hyper_params, script)
-                else hyper_params.hyper_params
-            )
+            own = getattr(hyper_params, script, {})  # hyper_params has no block "distill"
+            block = own if key in own else hyper_params.hyper_params
             edit.setitem(block, key, value)
-            assert settled(script=script)[key] == value, f"{key}: an edit of the file is overruled"
-            assert resolve([], "", script)[1] == {}, "what stands in the file is no change of it"
-        text = f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
-        assert settled(text, script=script)[key] == value and resolve([text], "", script)[1] == {key: value}
+            assert resolved(script=script)[key] == value, f"{key}: an edit of the file is overruled"
+            assert resolve([], "", script)[1] == {}, "a value of the file is no change"
+        argument = settings.to_argument(key, value)
+        assert resolved(argument, script=script)[key] == value
+        assert resolve([argument], "", script)[1] == {key: value}
         (tmp_path / "config.json").write_text(json.dumps({key: value}))
-        assert settled(f"--config={tmp_path / 'config.json'}", script=script)[key] == value
+        assert resolved(f"--config={tmp_path / 'config.json'}", script=script)[key] == value
 
 
-def test_what_the_file_says_wins_over_a_recipe(monkeypatch):
+def test_the_file_wins_over_a_recipe(monkeypatch):
     monkeypatch.setitem(hyper_params.hyper_params, "item_discount", 0.5)
     monkeypatch.setitem(hyper_params.hyper_params, "learning_rate", 0.01)
     for users in (10, 50, 500):
-        found = settled(f"--user_support={users}")
-        assert (found["item_discount"], found["learning_rate"]) == (0.5, 0.01)
+        chosen = resolved(f"--user_support={users}")
+        assert (chosen["item_discount"], chosen["learning_rate"]) == (0.5, 0.01)
 
 
-def test_later_sources_win(tmp_path):
-    (tmp_path / "some.json").write_text(json.dumps({"seed": 3, "gumbel_tau": 2, "normalize": True}))
-    (tmp_path / "run.json").write_text(json.dumps({"settings": {"seed": 4}, "command": "…"}))
-    found, changed = resolve(["--paper=true", "--seed=5", f"--config={tmp_path / 'some.json'}"])
-    assert found["seed"] == 5, "the command line over the file"
-    assert found["normalize"] is False and found["objective"] == "reconstruct", (
-        "paper on the command line over the file"
+def test_stronger_sources_win(tmp_path):
+    def config(content):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        return f"--config={tmp_path / 'config.json'}"
+
+    argument = config({"seed": 3, "gumbel_tau": 2, "normalize": True})
+    of_paper, changed = resolve(["--paper=true", "--seed=5", argument])
+    assert of_paper["seed"] == 5, "the command line wins over the config file"
+    assert of_paper["normalize"] is False and of_paper["objective"] == "reconstruct", (
+        "the paper's choices, asked for on the command line, win over the config file"
     )
-    assert found["gumbel_tau"] == 10.0 and isinstance(found["gumbel_tau"], float)
-    assert values("--paper=true", "--normalize=true")["normalize"] is True, (
-        "what is asked for over what paper means"
-    )
+    assert of_paper["gumbel_tau"] == 10.0 and isinstance(of_paper["gumbel_tau"], float)
+    assert values("--paper=true", "--normalize=true")["normalize"] is True, "so does a key over the paper's"
     assert "seed" in changed and "dataset" not in changed
-    assert values(f"--config={tmp_path / 'run.json'}")["seed"] == 4, "a run's own config.json"
-    (tmp_path / "papers.json").write_text(json.dumps({"settings": {"paper": True, "depth": 2}}))
-    assert values(f"--config={tmp_path / 'papers.json'}")["depth"] == 2, (
-        "the file over what its own paper means"
+    argument = config({"settings": {"seed": 4}, "command": "…"})
+    assert values(argument)["seed"] == 4 == values(f"--config={tmp_path}")["seed"], "a run's own config.json"
+    argument = config({"settings": {"paper": True, "depth": 2}})
+    assert values(argument)["depth"] == 2 and values(argument)["objective"] == "reconstruct", (
+        "the config file wins over the paper's choices that it asks for"
     )
     with pytest.raises(UserError, match="--paper=false does not undo"):
-        values(f"--config={tmp_path / 'papers.json'}", "--paper=false")
+        values(argument, "--paper=false")
 
 
 def test_paper_leaves_nothing_to_the_rules():
-    assert "auto" not in [
-        value for key, value in values("--paper=true").items() if key != "keep_prob"
-    ]  # of no use there
+    auto = [key for key, value in values("--paper=true").items() if value == "auto"]
+    assert auto == ["keep_prob"], "which has no effect there"
 
 
-def test_values_are_read_by_their_kind():
+def test_chosenare_read_by_their_kind():
     assert values("--lamda_grid=[0, 2.5]")["lamda_grid"] == [0, 2.5]
     assert values("--float64=True")["float64"] is True
-    assert (
-        values("--learning_rate=1e-2")["learning_rate"]
-        == values("--learning_rate=.01")["learning_rate"]
-        == 0.01
-    )
+    for text in ("1e-2", ".01"):
+        assert values(f"--learning_rate={text}")["learning_rate"] == 0.01
     assert values("--dataset=123")["dataset"] == "123"
     assert values("--seed", "7", "--dataset", "mine", "--batch_size", "-1") == values(
         "--seed=7", "--dataset=mine", "--batch_size=-1"
@@ -176,22 +148,40 @@ def test_values_are_read_by_their_kind():
         ("--config=/nowhere.json", "cannot be read"),
         ("--score_scale=-1", "score_scale must be"),
         ("--train_steps=-1", "train_steps must be"),
-        ("--epochs=5", "distill.py has no use for epochs"),
+        (
+            "--epochs=5",
+            "distill.py has no use for epochs, a setting of baselines.py; `python distill.py --help`",
+        ),
     ],
 )
-def test_what_is_said_of_a_bad_value(argument, words):
+def test_the_message_on_a_wrong_value(argument, words):
     with pytest.raises(UserError) as caught:
         values(argument)
     assert words in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 800
 
 
-def test_a_config_of_another_script_is_one_line(tmp_path):
-    (tmp_path / "baseline.json").write_text(json.dumps({"settings": {**values(script="baselines")}}))
-    with pytest.raises(UserError, match="distill.py has no use for distilled, which the config file has"):
-        values(f"--config={tmp_path / 'baseline.json'}")
+def test_a_config_of_another_script_gives_the_keys_that_both_take(tmp_path, capsys):
+    made = values("--seed=7", "--paper=true", "--depth=2")
+    (tmp_path / "config.json").write_text(json.dumps({"settings": made}))
+    chosen, changed = resolve([f"--config={tmp_path}"], "", "infinite_ae")
+    assert chosen.keys() == set(hyper_params.takes["infinite_ae"])
+    assert changed == {
+        key: made[key] for key in ("seed", "depth", "normalize", "item_discount", "best_by")
+    } | {"user_support": 500, "lamda_grid": made["lamda_grid"]}
+    [line] = capsys.readouterr().err.splitlines()
+    ignored = sorted(made.keys() - chosen.keys())
+    assert line == f"note: infinite_ae.py ignores these keys of the config file: {', '.join(ignored)}"
+    assert "paper" in ignored, "infinite_ae.py takes the paper's kernel anyway"
 
 
-def test_a_bad_edit_of_the_file_is_named(monkeypatch):
+def test_a_config_with_a_key_that_no_script_has_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 7, "gumbel_tao": 1}))
+    with pytest.raises(UserError) as caught:
+        values(f"--config={tmp_path}", script="infinite_ae")
+    assert str(caught.value) == f"--config={tmp_path}: there is no setting 'gumbel_tao'; is it gumbel_tau?"
+
+
+def test_a_wrong_edit_of_the_file_is_named(monkeypatch):
     monkeypatch.setitem(hyper_params.hyper_params, "gumbel_tau", "warm")
     with pytest.raises(UserError, match='gumbel_tau must be a number from .*, not "warm"'):
         values()
@@ -199,21 +189,16 @@ def test_a_bad_edit_of_the_file_is_named(monkeypatch):
     with pytest.raises(UserError, match="hyper_params.py has lost the key gumbel_tau"):
         values()
     monkeypatch.setitem(hyper_params.hyper_params, "gumbel_tao", 10.0)
-    with pytest.raises(UserError, match="has lost the key gumbel_tau: is it 'gumbel_tao' there"):
+    with pytest.raises(UserError, match="has lost the key gumbel_tau: rename 'gumbel_tao' to it"):
         values()
     with pytest.raises(UserError, match="hyper_params.py has lost the key no_such"):
         settings.Settings(seed=1)["no_such"]
 
 
 @pytest.mark.parametrize("key", list(hyper_params.kinds))
-def test_a_key_that_is_lost_is_named_before_anything_is_made(monkeypatch, key):
-    for block in (
-        hyper_params.hyper_params,
-        hyper_params.infinite_ae,
-        hyper_params.stream,
-        hyper_params.baselines,
-    ):
-        if key in block and (block is hyper_params.hyper_params or key in hyper_params.of_scripts):
+def test_a_lost_key_is_named_before_a_run_begins(monkeypatch, key):
+    for block in BLOCKS:
+        if key in block and (block is hyper_params.hyper_params or key in hyper_params.of_one_script):
             monkeypatch.delitem(block, key)
     with pytest.raises(UserError, match=f"has lost the key {key}"):
         values()
@@ -227,7 +212,7 @@ def test_an_unknown_key_of_paper_is_named(monkeypatch):
 
 def test_an_edit_of_the_dict_holds_for_infinite_ae(monkeypatch):
     monkeypatch.setitem(hyper_params.hyper_params, "depth", 2)
-    assert settled(script="infinite_ae")["depth"] == 2
+    assert resolved(script="infinite_ae")["depth"] == 2
 
 
 def test_a_new_key_is_what_its_default_is(monkeypatch):
@@ -258,23 +243,24 @@ def test_a_key_without_effect_says_so(arguments, script, note):
     assert settings.without_effect(*resolve(arguments, "", script)) == [note]
 
 
-def test_no_note_where_all_have_an_effect():
+def test_no_note_where_every_key_has_an_effect():
     assert settings.without_effect(*resolve(["--lamda_grid=[1]", "--learn_lamda=false", "--seed=3"])) == []
 
 
-def test_help_lists_every_key(capsys):
+@pytest.mark.parametrize("script", hyper_params.takes)
+def test_help_lists_every_key_once_with_its_value(capsys, script):
     with pytest.raises(SystemExit) as caught:
-        values("--help")
-    said = capsys.readouterr().out
-    assert not caught.value.code and all(f'"{key}": ' in said for key in hyper_params.hyper_params)
+        values("--help", script=script)
+    printed = capsys.readouterr().out.partition("\npaper = {")[0]
+    listed = re.findall(r'^    ("\w+": .+?),(?: +#|$)', printed, re.M)
+    assert ast.literal_eval(f"{{{', '.join(listed)}}}") == values(script=script)
+    assert len(listed) == len(hyper_params.takes[script]) and not caught.value.code
 
 
-def test_help_of_a_script_with_its_own_keys_and_defaults(capsys):
+def test_help_of_a_script_has_the_comments_of_its_own_keys(capsys):
     with pytest.raises(SystemExit):
         values("--help", script="infinite_ae")
-    said = capsys.readouterr().out
-    assert all(f'    "{key}": ' in said for key in hyper_params.takes["infinite_ae"])
-    assert (
-        '    "user_support": -1,        # the users it is trained on: all, or this many, picked by the sampler\n'
-        in said
-    )
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index('    "user_support": -1,        # how many users to train on; -1: all')
+    assert lines[place + 1].startswith('    "sampler": "random",       # which users: "random"; ')
+    assert lines[place + 2].startswith(31 * " " + "# ")

@@ -1,0 +1,82 @@
+"""Validation and test of a run's models: the same users, targets and negatives for every model."""
+
+import math
+from functools import cached_property
+
+import model
+from eval import METRICS, evaluate, inverse_propensity, scores_of, summarise
+from lib import devices
+from lib.errors import UserError
+from lib.random_streams import Stream, generator
+
+
+class Evaluation:
+    """The validation and the test of one data set.
+
+    Args:
+        dataset: data.Dataset.
+        settings: `seed` (of the validation users and of the AUC's negatives), `validation_users`,
+            `eval_batch_size` and `best_by`.
+        mesh: from devices.start.
+    """
+
+    def __init__(self, dataset, settings, mesh):
+        self.mesh = devices.local(mesh)
+        self.best_by = settings["best_by"]
+        self._dataset, self._seed, self._users = dataset, settings["seed"], settings["validation_users"]
+        self._weights, self._batch_size = inverse_propensity(dataset.frequency), settings["eval_batch_size"]
+
+    @cached_property
+    def validation_view(self):
+        return self._dataset.validation_view(generator(self._seed, Stream.VALIDATION), self._users)
+
+    @cached_property
+    def test_view(self):
+        return self._dataset.test_view(generator(self._seed, Stream.TEST))
+
+    def validate(self, scores, models=1):
+        """[{metric: mean over users}] of several models, whose scores are given as for eval.evaluate."""
+        found = evaluate(scores, models, self.validation_view, self._weights, self._batch_size, self.mesh)
+        return [summarise(metrics) for metrics in found]
+
+    def test(self, scores):
+        """{metric: value of every user} of one model, on the test set; as eval.evaluate."""
+        [metrics] = evaluate(scores, 1, self.test_view, self._weights, self._batch_size, self.mesh)
+        return metrics
+
+    def quality(self, metrics):
+        """What a model is chosen by: `best_by`, and nDCG@10 where that is the same."""
+        return metrics[self.best_by], metrics["NDCG@10"]
+
+    def best_lamda(self, kernel, rows, lamdas):
+        """Trains ∞-AE on rows (m, I) with every lamda, and validates each.
+
+        Returns:
+            (lamda, alpha (m, I), {metric: mean}) of the best.
+
+        Raises:
+            UserError: no lamda makes the kernel positive definite.
+        """
+        alphas = model.fit(kernel, rows, lamdas)
+        tried = zip(lamdas, alphas, self.validate(scores_of(kernel, rows, alphas), len(alphas)))
+        usable = [line for line in tried if is_finite(line[2])]
+        if not usable:
+            values = ", ".join(f"{lamda:.3g}" for lamda in lamdas)
+            raise UserError(
+                f"the kernel is not positive definite in {rows.dtype} at lamda {values}. "
+                "Try a larger lamda, or --float64=true."
+            )
+        return max(usable, key=lambda line: self.quality(line[2]))
+
+
+def is_finite(metrics):
+    """Whether a model's scores were finite, by its metrics."""
+    return math.isfinite(metrics["HR@100"])
+
+
+def show(metrics):
+    """The metrics in one line."""
+    text = {name: "none" if metrics[name] is None else f"{metrics[name]:.2f}" for name in METRICS}
+    if metrics["AUC"] is not None:
+        text["AUC"] = f"{metrics['AUC']:.4f}"
+    return "  ".join(f"{name} {value}" for name, value in text.items())
