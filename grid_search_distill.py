@@ -20,8 +20,9 @@ import math
 import signal
 import sys
 import warnings
-from collections import Counter, namedtuple
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import optuna
 from tqdm import tqdm
@@ -31,7 +32,17 @@ from lib.files import lock
 from lib.settings import check, holds_list, parse, resolve, split, to_argument
 from runs.folder import NOT_SHAPING, read_finished, shaping
 from sweep.report import describe, report, show_values, summarise
-from sweep.study import OVER, enqueue, latest, open_storage, open_study, resolve_run, status, work
+from sweep.study import (
+    OVER,
+    enqueue,
+    latest,
+    load_studies,
+    open_storage,
+    open_study,
+    resolve_run,
+    status,
+    work,
+)
 from sweep.worker import find_devices
 
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------
@@ -44,12 +55,14 @@ data_set_hyper_params = {
 }
 # ------------------------------------------------------------------------------------------------------------
 
-
 MOST_RUNS = 10_000
 
-# {setting: value} of all runs; {setting: values to try}; {run, of a grid its folder's name: the values that it
-# tries}; and all that makes a study another one
-Plan = namedtuple("Plan", "fixed space runs about")
+
+class Plan(NamedTuple):
+    fixed: dict  # {setting: value} of all runs
+    space: dict  # {setting: values to try}
+    runs: dict  # {run (of a grid, its folder's name): the searched values that it is queued with}
+    about: dict  # all that makes another study: settings, sampler, data, and a digest of the runs
 
 
 def list_of_gpus(text):
@@ -90,7 +103,7 @@ def read_values(key, text):
 
 
 def divide(block):
-    """({setting: value} of all runs, {setting: values to try}) of a block, {setting: value or list of values}.
+    """({setting: value} of all runs, {setting: values to try}) of a block, {setting: value or values}.
 
     A setting whose value is a list itself, lamda_grid, is tried over a list of lists. It becomes JSON.
     """
@@ -179,15 +192,26 @@ def search(studies, plans, devices, heartbeat):
             tqdm.write(describe(study, trial), file=sys.stdout)
             sys.stdout.flush()
         counts = Counter(status(trial) for study in studies for trial in latest(study).values())
-        bar.total, bar.n = counts.total(), sum(counts[word] for word in OVER)
+        bar.n = sum(counts[word] for word in OVER)
         bar.set_postfix_str(f"running {counts['running']}, failed {counts['failed']}")
 
     for study, plan in zip(studies, plans):
         enqueue(study, plan.runs)
         left = sum(status(trial) not in OVER for trial in latest(study).values())
         print(f"{study.study_name}: {len(plan.runs)} runs, {left} of them to do", flush=True)
-    with tqdm(unit="run", disable=None, dynamic_ncols=True) as bar:
+    total = sum(len(plan.runs) for plan in plans)
+    with tqdm(total=total, unit="run", disable=None, dynamic_ncols=True) as bar:
         work(list(zip(studies, plans)), devices, heartbeat, show)
+
+
+def show_report(known, names, results):
+    """Reports on the named studies of {name: study}; without a name, prints a line on each."""
+    if not known or not {*names} <= {*known}:
+        raise UserError(f"there is no study {', '.join(names)}; there are {', '.join(known) or 'none'}")
+    for name in names:
+        report(known[name], results)
+    if not names:
+        print("\n".join(map(summarise, known.values())))
 
 
 def main(arguments):
@@ -199,17 +223,12 @@ def main(arguments):
     places = [to_argument(*pair) for pair in shared[0].items() if pair[0] in NOT_SHAPING]
     results = Path(resolve(places)[0]["results_dir"])
     path = results / "search" / "studies.db"
-    if options.report or options.dry_run:
-        storage = open_storage(options.storage, path) if options.storage or path.exists() else None
-        known = optuna.get_all_study_names(storage) if storage else []
+    known = {}
+    if (options.report or options.dry_run) and (options.storage or path.exists()):
+        storage = open_storage(options.storage, path)
+        known = load_studies(storage)
     if options.report:
-        names = list(plans) or ([options.study] if options.study else [])
-        if not known or not {*names} <= {*known}:
-            raise UserError(f"there is no study {', '.join(names)}; there are {', '.join(known) or 'none'}")
-        for name in names or known:
-            study = optuna.load_study(study_name=name, storage=storage)
-            report(study, results) if names else print(summarise(study))
-        return
+        return show_report(known, list(plans) or [options.study] * bool(options.study), results)
     devices, where = find_devices(options.gpu_ids, options.workers_per_device)
     if options.dry_run:
         for name, plan in plans.items():

@@ -2,10 +2,12 @@
 
 import shlex
 from collections import Counter
+from contextlib import nullcontext
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lib import plots
 from lib.files import atomic, lock
 from sweep.study import latest, status
 
@@ -38,7 +40,9 @@ def summarise(study):
 def report(study, results):
     """Prints the failures, the table and the best run's command; writes results/search/STUDY.csv and .png."""
     trials, by = latest(study).values(), f"validation {study.user_attrs['about']['best_by']}"
-    print(*(describe(study, trial) for trial in trials if status(trial) == "failed"), sep="\n")
+    for trial in trials:
+        if status(trial) == "failed":
+            print(describe(study, trial))
     finished = [trial for trial in trials if status(trial) == "complete"]
     if not finished:
         return print(f"{study.study_name}: no run has finished")
@@ -53,23 +57,26 @@ def report(study, results):
     columns = dict.fromkeys([*finished[0].params, by, *METRICS, "seconds"])
     print(f"\n{study.study_name}: {len(table)} finished runs, by {by}")
     print(table[[*columns]].head(LISTED).to_string(index=False, float_format="%.4g"))
+    varied = [key for key in finished[0].params if table[key].nunique() > 1]
     with lock(f"{stem}.lock"):  # several searches may end at the same moment
         with atomic(f"{stem}.csv") as file:
             table.to_csv(file, index=False)
-        draw(finished, by, f"{stem}.png")
+        if varied:
+            draw(table, varied, by, f"{stem}.png")
     print("best: python distill.py", shlex.quote(f"--config={table['folder'][0]}"))
-    print(f"written: {stem}.csv, {stem}.png")
+    print(f"written: {stem}.csv" + f", {stem}.png" * bool(varied))
 
 
-def draw(finished, by, path):
-    """Draws the finished trials, the best one first: a panel a varied setting, the metric over its values."""
-    varied = [key for key in finished[0].params if len({trial.params[key] for trial in finished}) > 1]
-    figure = Figure(figsize=(1 + 2.5 * len(varied), 3.5), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(varied) or 1, sharey=True, squeeze=False)[0], varied):
-        ordered = sorted(finished, key=lambda trial: (isinstance(trial.params[key], str), trial.params[key]))
-        axes.plot([str(trial.params[key]) for trial in ordered], [trial.value for trial in ordered], "o")
-        axes.plot(str(finished[0].params[key]), finished[0].value, "*", markersize=14)
-        axes.set(xlabel=key, ylabel=f"{by}, %" if key == varied[0] else "")
-        axes.spines[["top", "right"]].set_visible(False)
-    with atomic(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+def draw(table, varied, by, path):
+    """Draws the runs of a table, the best one first: a panel a varied setting, the metric over its values."""
+    with getattr(plots, "style", nullcontext)():
+        figure = Figure(figsize=(1.2 + 2.4 * len(varied), 3.4), layout="constrained")
+        for axes, key in zip(figure.subplots(1, len(varied), sharey=True, squeeze=False)[0], varied):
+            ordered = table.sort_values(key, key=lambda column: column.map(lambda x: (isinstance(x, str), x)))
+            axes.plot(ordered[key].map(str), ordered[by], "o", alpha=0.6)
+            axes.plot(str(table[key][0]), table[by][0], "*", markersize=14, label="best")
+            axes.set(xlabel=key)
+        figure.axes[0].set(ylabel=f"{by}, %")
+        figure.axes[-1].legend()
+        with atomic(path) as file:
+            figure.savefig(file, format="png", dpi=150)

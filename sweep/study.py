@@ -8,6 +8,7 @@ another trial has the run; folder and result, where it has finished.
 
 import errno
 import json
+import os
 import signal
 import sqlite3
 import threading
@@ -24,7 +25,7 @@ import data
 from lib.errors import UserError
 from lib.settings import resolve, to_argument
 from runs import recipes
-from runs.folder import IN_USE, read_finished, run_name
+from runs.folder import IN_USE, read_result, run_name
 from sweep.worker import POLL_SECONDS, run_distill
 
 RETRIES = 2  # of a run whose process was killed
@@ -76,13 +77,20 @@ def open_study(storage, name, about):
         way["sampler"] = optuna.samplers.TPESampler(constant_liar=True, n_startup_trials=5)
         way["pruner"] = optuna.pruners.MedianPruner(n_warmup_steps=25)
     study = optuna.create_study(storage=storage, study_name=name, **way)
-    then = study.user_attrs.get("about")
-    if then is None:
+    if "about" not in study.user_attrs:
         study.set_user_attr("about", about)
-    elif keys := [key for key in sorted({*then, *about}) if then.get(key) != about.get(key)]:
+    then = study.user_attrs["about"]
+    if keys := [key for key in sorted({*then, *about}) if then.get(key) != about.get(key)]:
         differ = "; ".join(f"{key} {then.get(key)} then, {about.get(key)} now" for key in keys)
         raise UserError(f"the study {name} was made with other settings: {differ}. Try another --study=NAME")
     return study
+
+
+def load_studies(storage):
+    """{name: study} of the searches in the database, where there may be other studies, too."""
+    names = optuna.get_all_study_names(storage)
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+    return {study.study_name: study for study in studies if "about" in study.user_attrs}
 
 
 def status(trial):
@@ -130,12 +138,25 @@ def resolve_run(given):
 def carry_out(trial, plan, device, heartbeat, stop):
     """The validation metric of the run of a claimed trial: the objective of study.optimize."""
     run, trials = trial.user_attrs.get("run"), trial.study.get_trials(deepcopy=False)[: trial.number]
-    same = [status(earlier) for earlier in trials if earlier.user_attrs.get("run") == run]
-    if run is None or {"running", "pruned", "complete"} & {*same}:  # None: Optuna made it, as nothing waited
+    same = {status(earlier) for earlier in trials if earlier.user_attrs.get("run") == run}
+    if run is None or same & {"running", "pruned", "complete"}:  # None: Optuna made it, as nothing waited
         trial.set_user_attr("surplus", True)
         raise GivenUp
     values = {key: trial.suggest_categorical(key, values) for key, values in plan.space.items()}
-    settings, folder, _ = resolve_run({**plan.fixed, **values})
+    try:
+        settings, folder, _ = resolve_run({**plan.fixed, **values})
+        run_to_end(trial, settings, folder, device, heartbeat, stop)
+        result = read_result(folder)
+    except UserError as error:
+        trial.set_user_attr("error", str(error))
+        raise
+    trial.set_user_attr("folder", str(folder))
+    trial.set_user_attr("result", result)
+    return result["val"][settings["best_by"]]
+
+
+def run_to_end(trial, settings, folder, device, heartbeat, stop):
+    """Runs distill.py until it has finished; UserError if it fails, OSError if a disk is full."""
     # All settings are given, so that an edit of hyper_params.py during the search changes nothing.
     arguments = [to_argument(*pair) for pair in {**settings, "resume": True}.items()]
     reported, killed, pruned = set(), 0, False
@@ -150,27 +171,22 @@ def carry_out(trial, plan, device, heartbeat, stop):
                     pruned = trial.should_prune()
         return pruned or stop.is_set()
 
-    while killed <= RETRIES:
+    while True:
         code, message = run_distill(arguments, device, folder.parent / ".jax_cache", is_unwanted)
         number = -code if code < 0 else code - 128  # of the signal, if one ended the process
         if code == 0:
-            _, result = read_finished(folder)
-            trial.set_user_attr("folder", str(folder))
-            trial.set_user_attr("result", result)
-            return result["val"][settings["best_by"]]
+            return
         if is_unwanted():
             raise optuna.TrialPruned if pruned else GivenUp
-        if f"[Errno {errno.ENOSPC}]" in message:
+        if os.strerror(errno.ENOSPC) in message:
             raise OSError(f"{message}; the same command goes on when it has space")
         if IN_USE in message:  # by somebody else, or by a search that was taken for dead: it will end
             stop.wait(heartbeat)
-            continue
-        if code > 0 and number not in (signal.SIGINT, signal.SIGTERM):
-            break
-        killed += 1
-        message = f"killed {killed} times, now by {signal.Signals(number).name}, maybe for want of memory"
-    trial.set_user_attr("error", message)
-    raise GivenUp
+        elif code > 0 and number not in (signal.SIGINT, signal.SIGTERM):
+            raise UserError(message)
+        elif (killed := killed + 1) > RETRIES:
+            name = signal.Signals(number).name
+            raise UserError(f"killed {killed} times, now by {name}, maybe for want of memory")
 
 
 def serve(searches, device, heartbeat, stop, show):
@@ -183,20 +199,19 @@ def serve(searches, device, heartbeat, stop, show):
                 outage = 0
                 while not stop.is_set() and study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                     objective = lambda trial: carry_out(trial, plan, device, heartbeat, stop)
-                    study.optimize(objective, n_trials=1, catch=(GivenUp,), callbacks=[show])
+                    study.optimize(objective, n_trials=1, catch=(GivenUp, UserError), callbacks=[show])
             if all(status(trial) in OVER for study, _ in searches for trial in latest(study).values()):
                 return
-        except (*STORAGE_ERRORS, UnboundLocalError) as error:
-            # Where tell meets an outage, Optuna 5.0 hides it behind an UnboundLocalError.
+        except Exception as error:
+            if "Cannot tell" in str(error):  # another search took this one for dead, and has the run
+                continue
+            # Where the end of a trial meets an outage, Optuna 5.0 hides the outage behind an error of its own.
             if not isinstance(error, STORAGE_ERRORS) and not isinstance(error.__context__, STORAGE_ERRORS):
                 raise
             outage += 2 * heartbeat
             if outage > UNREACHABLE_SECONDS:
                 raise UserError(f"no database for {outage} s: {str(error)[:200]}") from None
-            stop.wait(2 * heartbeat)  # after an outage, the hearts of other searches beat first
-        except ValueError as error:
-            if "Cannot tell" not in str(error):  # another search took this one for dead, and has the run
-                raise
+            stop.wait(2 * heartbeat)  # until the hearts of other searches have beaten, too
 
 
 def work(searches, devices, heartbeat, show):

@@ -6,9 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import namedtuple
 from contextlib import suppress
 from itertools import takewhile
+from typing import NamedTuple
 
 from lib.errors import UserError
 from lib.files import ROOT
@@ -16,11 +16,14 @@ from lib.files import ROOT
 DISTILL = ROOT / "distill.py"
 POLL_SECONDS = 0.3
 STOP_SECONDS = 20  # for which a run may write its last checkpoint
-# The run gets SIGTERM when standard input, a pipe from the search, closes without a line: the search was killed.
+# The run gets SIGTERM when the pipe from the search closes before a line has come: the search was killed.
 WATCHED = 'exec 3<&0 </dev/null; (read line <&3 || kill $$) & exec "$@" 3<&-'
 
-# A GPU's entry in CUDA_VISIBLE_DEVICES, None for the CPU; the cores of a run, none for all; runs on the GPU
-Device = namedtuple("Device", "gpu cores workers")
+
+class Device(NamedTuple):
+    gpu: str | None  # its entry in CUDA_VISIBLE_DEVICES; None: the CPU
+    cores: tuple = ()  # that a run keeps to; empty: all
+    workers: int = 1  # runs that share the GPU
 
 
 def choose_devices(gpu_ids, workers, installed, visible, cores):
@@ -40,8 +43,8 @@ def choose_devices(gpu_ids, workers, installed, visible, cores):
         shown = f"nvidia-smi and CUDA_VISIBLE_DEVICES show {len(gpus)} GPUs, numbered from 0"
         raise UserError(f"gpu_ids is {gpu_ids}, but {shown}. --gpu_ids=[] is the CPU")
     chosen = [gpus[position] for position in positions]
-    on_cpu = [Device(None, tuple(cores[i::workers] or cores), 1) for i in range(workers)]
-    return [Device(gpu, (), workers * chosen.count(gpu)) for gpu in chosen * workers] or on_cpu
+    on_cpu = [Device(None, tuple(cores[i::workers] or cores)) for i in range(workers)]
+    return [Device(gpu, workers=workers * chosen.count(gpu)) for gpu in chosen * workers] or on_cpu
 
 
 def find_devices(gpu_ids, workers):
