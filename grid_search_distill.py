@@ -31,18 +31,8 @@ from lib.errors import Parser, UserError, run_script
 from lib.files import lock
 from lib.settings import check, holds_list, parse, resolve, split, to_argument
 from runs.folder import NOT_SHAPING, read_finished, shaping
+from sweep import study as queue
 from sweep.report import describe, report, show_values, summarise
-from sweep.study import (
-    OVER,
-    enqueue,
-    latest,
-    load_studies,
-    open_storage,
-    open_study,
-    resolve_run,
-    status,
-    work,
-)
 from sweep.worker import find_devices
 
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------
@@ -130,7 +120,7 @@ def make_plan(block, trials=None, most=MOST_RUNS):
     runs, measures = {}, set()
     for combination in itertools.islice(itertools.product(*space.values()), 1000 if trials else None):
         values = dict(zip(space, combination))
-        settings, folder, fingerprint = resolve_run({**fixed, **values})
+        settings, folder, fingerprint = queue.resolve_run({**fixed, **values})
         runs.setdefault(folder.name, values)
         measures.add(settings["best_by"])
     if len(measures) > 1:
@@ -170,7 +160,7 @@ def dry_run(name, plan, trials, results, workers):
     """Lists the runs, by the plan and the study's latest trials, and says how long the new ones may take."""
     folders = [path.parent for path in results.glob(f"distill-{plan.fixed['dataset']}-*/result.json")]
     done = {folder.name for folder in folders}
-    done |= {run for run, trial in trials.items() if status(trial) in ("pruned", "complete")}
+    done |= {run for run, trial in trials.items() if queue.status(trial) in ("pruned", "complete")}
     for run, values in plan.runs.items():
         print("done " if run in done else "new  ", show_values(values) if values else run)
     new = [values for run, values in plan.runs.items() if run not in done]
@@ -178,7 +168,9 @@ def dry_run(name, plan, trials, results, workers):
     if new and folders:
         finished = [read_finished(folder) for folder in folders]
         first = {key: values[0] for key, values in plan.space.items()}
-        seconds = [estimate(resolve_run({**plan.fixed, **first, **values})[0], finished) for values in new]
+        seconds = [
+            estimate(queue.resolve_run({**plan.fixed, **first, **values})[0], finished) for values in new
+        ]
         minutes = max(sum(seconds) / workers, *seconds) / 60
         time = f"about {minutes:.1f} min with {workers} at a time, by {len(finished)} finished runs"
     print(f"{name}: {len(plan.runs)} runs, {len(new)} of them to do; {time}")
@@ -188,20 +180,20 @@ def search(studies, plans, devices, heartbeat):
     """Does the runs that are to do, and shows how it gets on."""
 
     def show(study, trial):
-        if status(trial) in OVER:
+        if queue.status(trial) in queue.OVER:
             tqdm.write(describe(study, trial), file=sys.stdout)
             sys.stdout.flush()
-        counts = Counter(status(trial) for study in studies for trial in latest(study).values())
-        bar.n = sum(counts[word] for word in OVER)
+        counts = Counter(queue.status(trial) for study in studies for trial in queue.latest(study).values())
+        bar.n = sum(counts[word] for word in queue.OVER)
         bar.set_postfix_str(f"running {counts['running']}, failed {counts['failed']}")
 
     for study, plan in zip(studies, plans):
-        enqueue(study, plan.runs)
-        left = sum(status(trial) not in OVER for trial in latest(study).values())
+        queue.enqueue(study, plan.runs)
+        left = sum(queue.status(trial) not in queue.OVER for trial in queue.latest(study).values())
         print(f"{study.study_name}: {len(plan.runs)} runs, {left} of them to do", flush=True)
     total = sum(len(plan.runs) for plan in plans)
     with tqdm(total=total, unit="run", disable=None, dynamic_ncols=True) as bar:
-        work(list(zip(studies, plans)), devices, heartbeat, show)
+        queue.work(list(zip(studies, plans)), devices, heartbeat, show)
 
 
 def show_report(known, names, results):
@@ -220,25 +212,24 @@ def main(arguments):
     options, given = parse_options(arguments)
     plans = {} if options.report and given.keys() <= NOT_SHAPING else make_plans(options, given)
     shared = [plan.fixed for plan in plans.values()] or [{**common_hyper_params, **given}]
-    places = [to_argument(*pair) for pair in shared[0].items() if pair[0] in NOT_SHAPING]
-    results = Path(resolve(places)[0]["results_dir"])
+    results = Path(shared[0].get("results_dir") or resolve([])[0]["results_dir"])
     path = results / "search" / "studies.db"
     known = {}
     if (options.report or options.dry_run) and (options.storage or path.exists()):
-        storage = open_storage(options.storage, path)
-        known = load_studies(storage)
+        storage = queue.open_storage(options.storage, path)
+        known = queue.load_studies(storage)
     if options.report:
         return show_report(known, list(plans) or [options.study] * bool(options.study), results)
     devices, where = find_devices(options.gpu_ids, options.workers_per_device)
     if options.dry_run:
         for name, plan in plans.items():
-            trials = latest(open_study(storage, name, plan.about)) if name in known else {}
+            trials = queue.latest(queue.open_study(storage, name, plan.about)) if name in known else {}
             dry_run(name, plan, trials, results, len(devices))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path.parent / ".studies.lock"):  # several searches may begin at the same moment
-        storage = open_storage(options.storage, path, options.heartbeat)
-        studies = [open_study(storage, name, plan.about) for name, plan in plans.items()]
+        storage = queue.open_storage(options.storage, path, options.heartbeat)
+        studies = [queue.open_study(storage, name, plan.about) for name, plan in plans.items()]
     print(where)
     try:
         search(studies, plans.values(), devices, options.heartbeat)
@@ -247,8 +238,8 @@ def main(arguments):
         raise
     for study in studies:
         report(study, results)
-    trials = [trial for study in studies for trial in latest(study).values()]
-    if failed := [show_values(trial.params) for trial in trials if status(trial) == "failed"]:
+    trials = [trial for study in studies for trial in queue.latest(study).values()]
+    if failed := [show_values(trial.params) for trial in trials if queue.status(trial) == "failed"]:
         named = "; ".join(failed[:5]) + "; ..." * (len(failed) > 5)
         raise UserError(
             f"{len(failed)} of {len(trials)} runs failed: {named}. The same command tries them again"

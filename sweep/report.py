@@ -20,7 +20,7 @@ def show_values(values):
 
 
 def describe(study, trial):
-    """A line on a run that is over, by its standing trial."""
+    """A line on a run that is over, by its latest trial."""
     end = f"failed: {trial.user_attrs['error']}" if status(trial) == "failed" else status(trial)
     if result := trial.user_attrs.get("result"):
         end = f"validation {study.user_attrs['about']['best_by']} {trial.value:.2f}, "
@@ -33,8 +33,9 @@ def summarise(study):
     """A line on a study: its name, its data set, how its runs stand, its best value."""
     trials, about = latest(study).values(), study.user_attrs["about"]
     counts = ", ".join(f"{count} {word}" for word, count in sorted(Counter(map(status, trials)).items()))
-    best = max((trial.value for trial in trials if status(trial) == "complete"), default=float("nan"))
-    return f"{study.study_name}  {about['dataset']}: {counts}; best validation {about['best_by']} {best:.2f}"
+    values = [trial.value for trial in trials if status(trial) == "complete"]
+    best = f"; best validation {about['best_by']} {max(values):.2f}" if values else ""
+    return f"{study.study_name}  {about['dataset']}: {counts}{best}"
 
 
 def report(study, results):
@@ -58,7 +59,8 @@ def report(study, results):
     print(f"\n{study.study_name}: {len(table)} finished runs, by {by}")
     print(table[[*columns]].head(LISTED).to_string(index=False, float_format="%.4g"))
     varied = [key for key in finished[0].params if table[key].nunique() > 1]
-    with lock(f"{stem}.lock"):  # several searches may end at the same moment
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with lock(stem.with_name(f".{stem.name}.lock")):  # several searches may end at the same moment
         with atomic(f"{stem}.csv") as file:
             table.to_csv(file, index=False)
         if varied:
@@ -75,8 +77,9 @@ def draw(table, varied, by, path):
             ordered = table.sort_values(key, key=lambda column: column.map(lambda x: (isinstance(x, str), x)))
             axes.plot(ordered[key].map(str), ordered[by], "o", alpha=0.6)
             axes.plot(str(table[key][0]), table[by][0], "*", markersize=14, label="best")
-            axes.set(xlabel=key)
+            axes.tick_params(axis="x", rotation=90 if table[key].nunique() > 5 else 0)
+            axes.set(xlabel=key, xmargin=0.2)
         figure.axes[0].set(ylabel=f"{by}, %")
-        figure.axes[-1].legend()
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right")
         with atomic(path) as file:
             figure.savefig(file, format="png", dpi=150)

@@ -205,7 +205,7 @@ def serve(searches, device, heartbeat, stop, show):
         except Exception as error:
             if "Cannot tell" in str(error):  # another search took this one for dead, and has the run
                 continue
-            # Where the end of a trial meets an outage, Optuna 5.0 hides the outage behind an error of its own.
+            # Where a trial ends in an outage, Optuna 5.0 hides the outage behind an error of its own.
             if not isinstance(error, STORAGE_ERRORS) and not isinstance(error.__context__, STORAGE_ERRORS):
                 raise
             outage += 2 * heartbeat

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lib.errors import UserError, run_script
 from lib.settings import resolve
-from runs.folder import METRICS, Stop, describe, open_run
+from runs.folder import METRICS, Stop, open_run
 
 
 def main(arguments):
@@ -29,7 +29,9 @@ def main(arguments):
         if (run.folder / "pid").exists():
             run.say("going on")
         run.save("pid", str(os.getpid()).encode())
-        run.save_json("config.json", describe(settings, {}, fingerprint, {}, "no device"))
+        about = dict.fromkeys(("script", "command", "python", "devices", "started", "git_revision"), "fake")
+        about |= {"settings": settings, "data_fingerprint": fingerprint, "versions": {}}
+        run.save_json("config.json", about)
         history = []
         for step in range(settings["train_steps"] + 1):
             validation = {**dict.fromkeys(METRICS, 1.0), "HR@100": 50 - quality, "NDCG@10": quality}

@@ -221,7 +221,7 @@ def test_each_data_set_has_its_own_place(arguments, tiny_data, tmp_path, monkeyp
     monkeypatch.setattr(grid, "data_set_hyper_params", places)
     monkeypatch.setattr(grid, "common_hyper_params", {"results_dir": str(tmp_path / "results")})
     plans = []
-    monkeypatch.setattr(grid, "work", lambda searches, *_: plans.extend(plan for _, plan in searches))
+    monkeypatch.setattr(queue, "work", lambda searches, *_: plans.extend(plan for _, plan in searches))
     grid.main(["--gpu_ids=[]", "--user_support=5"])
     assert [plan.fixed["dataset"] for plan in plans] == ["tiny", "second"]
     assert [plan.fixed["data_dir"] for plan in plans] == [str(tiny_data), str(tmp_path / "other")]
