@@ -207,7 +207,8 @@ def show_report(known, names, results):
 
 
 def main(arguments):
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # as Ctrl-C, also in the background
+        signal.signal(number, signal.default_int_handler)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's heartbeat
     options, given = parse_options(arguments)
     plans = {} if options.report and given.keys() <= NOT_SHAPING else make_plans(options, given)

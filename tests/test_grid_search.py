@@ -81,6 +81,10 @@ def until(condition, seconds=60):
     return found
 
 
+def no_options(words):
+    return [word for word in words if not word.startswith(("--gpu_ids", "--heartbeat"))]
+
+
 def study_in(folder, url=None):
     storage = queue.open_storage(url, folder / "search" / "studies.db")
     [name] = optuna.get_all_study_names(storage)
@@ -473,11 +477,12 @@ def test_a_full_disk_stops_the_search_and_fails_no_run(arguments, tmp_path, monk
 def test_a_folder_in_use_is_waited_for(launch, arguments, tmp_path, monkeypatch):
     """Somebody runs distill.py by hand with the settings of a run."""
     monkeypatch.setenv("FAKE_SECONDS", "1")
-    settings, folder, _ = queue.resolve_run(dict(grid.split(no_options(arguments("--seed=3")))))
+    more = "--seed=3", "--train_steps=12"
+    settings, folder, _ = queue.resolve_run(dict(grid.split(no_options(arguments(*more)))))
     words = [grid.to_argument(*pair) for pair in settings.items()]
     by_hand = subprocess.Popen([sys.executable, FAKE, *words], stderr=subprocess.PIPE, text=True)
     until((folder / "pid").exists)
-    out, err = launch("--seed=[3]").communicate(timeout=60)
+    out, err = launch(*more).communicate(timeout=60)
     assert by_hand.wait() == 0, by_hand.stderr.read()
     by_hand.stderr.close()
     assert "1 finished runs" in out, out + err
@@ -498,7 +503,7 @@ def test_a_run_keeps_to_its_cores(arguments, tmp_path, monkeypatch):
 # ---- The queue ---------------------------------------------------------------------------------------------
 
 
-def claim(study, found=None):
+def claim(study):
     """What the claim of the next trial makes of it: "run", or "surplus" where another has its run."""
     plan, seen = grid.Plan({}, {}, {}, {}), []
 
@@ -602,10 +607,6 @@ def test_what_a_dying_search_gave_up_is_queued_again(tmp_path):
     assert runs_waiting(study) == ["lost"]
     queue.enqueue(study, {run: {} for run in ("lost", "failed", "done", "new")})
     assert runs_waiting(study) == ["lost", "failed", "new"]
-
-
-def no_options(words):
-    return [word for word in words if not word.startswith(("--gpu_ids", "--heartbeat"))]
 
 
 def test_a_run_is_stopped_by_what_its_validations_gave(arguments, tmp_path, monkeypatch):
