@@ -19,6 +19,7 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 import data
@@ -203,8 +204,8 @@ def serve(searches, device, heartbeat, stop, show):
             if all(status(trial) in OVER for study, _ in searches for trial in latest(study).values()):
                 return
         except Exception as error:
-            if "Cannot tell" in str(error):  # another search took this one for dead, and has the run
-                continue
+            if isinstance(error, UpdateFinishedTrialError) or "Cannot tell" in str(error):
+                continue  # another search took this one for dead, and has the run
             # Where a trial ends in an outage, Optuna 5.0 hides the outage behind an error of its own.
             if not isinstance(error, STORAGE_ERRORS) and not isinstance(error.__context__, STORAGE_ERRORS):
                 raise

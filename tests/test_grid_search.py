@@ -474,6 +474,18 @@ def test_a_full_disk_stops_the_search_and_fails_no_run(arguments, tmp_path, monk
     assert {queue.status(trial) for trial in queue.latest(study).values()} == {"waiting"}
 
 
+def test_a_search_that_was_taken_for_dead_gives_its_run_away(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "0.5")
+    launcher = launch("--seed=[1]", "--train_steps=8")
+    path = until(lambda: next(tmp_path.glob("distill-tiny-*/pid"), None))
+    study_in(tmp_path).tell(0, state=TrialState.FAIL)
+    out, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0 and "1 finished runs" in out, out + err
+    assert states(study_in(tmp_path)) == ["FAIL", "COMPLETE"]
+    log = (path.parent / "log.txt").read_text()
+    assert log.index("SIGTERM: stopped") < log.index("going on"), "the process was stopped first"
+
+
 def test_a_folder_in_use_is_waited_for(launch, arguments, tmp_path, monkeypatch):
     """Somebody runs distill.py by hand with the settings of a run."""
     monkeypatch.setenv("FAKE_SECONDS", "1")
@@ -489,6 +501,7 @@ def test_a_folder_in_use_is_waited_for(launch, arguments, tmp_path, monkeypatch)
     assert (tmp_path / "finished").read_text().split() == [folder.name]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
 def test_a_run_keeps_to_its_cores(arguments, tmp_path, monkeypatch):
     script = "import os; open(f'cores{os.getpid()}', 'w').write(str(os.sched_getaffinity(0)))"
     (tmp_path / "bound.py").write_text(script)
