@@ -69,13 +69,9 @@ def fit_closed_form(settings, evaluation, loop, rows):
 
 def make_learner(name, rows, setting):
     """The rivals.learners.Learner of this name for a matrix (m, I), with its own part of the setting."""
-    make = (
-        partial(learners.mvae, rows.shape[1])
-        if name == "mvae"
-        else partial(getattr(learners, name), *rows.shape)
-    )
     shared = ("learning_rate", "batch_size")
-    return make(**{key: value for key, value in setting.items() if key not in shared})
+    own = {key: value for key, value in setting.items() if key not in shared}
+    return learners.LEARNERS[name](*rows.shape, **own)
 
 
 def make_scores(learner, params, histories, mesh):
@@ -141,7 +137,7 @@ def train(settings, evaluation, loop, learner, histories):
 
 def check_grid(name, grid):
     """Raises UserError for a setting that the model does not have."""
-    make = CLOSED_FORMS[name][0] if name in CLOSED_FORMS else getattr(learners, name)
+    make = CLOSED_FORMS[name][0] if name in CLOSED_FORMS else learners.LEARNERS[name]
     trained = [] if name in CLOSED_FORMS else ["learning_rate", "batch_size"]
     parameters = inspect.signature(make).parameters
     known = [key for key in parameters if key not in ("rows", "users", "items")] + trained
@@ -189,6 +185,7 @@ def train_and_test(settings, run, evaluation, dataset, mesh):
 
 
 def main(arguments):
+    arguments = samplers.arguments_of_run(arguments, __doc__, "baselines")
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "baselines")
     grid = settings["grid"] or grids[settings["model"]]
     settings = samplers.resolve_users({**settings, "grid": grid}, dataset)

@@ -13,6 +13,7 @@ runs of a data set must be on the same interactions and the same split.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,48 +171,52 @@ def uncommitted(matched):
 
 # ---- The figures ---------------------------------------------------------------------------------------
 
+KINDS = ("pdf", "png", "svg")
+NOISE_AXIS, STREAM_AXIS = "random interactions, % of train", "parts of the users that have arrived"
+
 
 def labels(matched, part, systems):
-    """{system's name: its label in a figure, which tells how many of its runs are missing}."""
-    found = {}
+    """{system's name: its label in a figure, which tells how many of its planned runs are missing}."""
+    by_name = {}
     for system in systems:
         runs = [run for planned, run in matched.items() if planned[:2] == (part, system.name)]
         made = sum(run is not None for run in runs)
         unit = "seeds" if len(runs) == len(system.seeds) else "runs"
-        found[system.name] = system.name + (f" ({made} of {len(runs)} {unit})" if made < len(runs) else "")
-    return found
+        missing = f" ({made} of {len(runs)} {unit})" if made < len(runs) else ""
+        by_name[system.name] = system.name + missing
+    return by_name
 
 
 def line(matched, part, system, dataset, places, metrics):
-    """A DataFrame for lib/plots.py, a row a place with runs: x, and of each metric the mean and the deviation.
+    """A system's line as a DataFrame: x, and each metric's mean and deviation over the runs there.
 
     Args:
-        places: {at of the runs: x in the picture}.
+        system: its name.
+        places: {`at` of the planned runs: x in the figure}.
     """
-    found = {x: select(matched, part, system, dataset, at) for at, x in places.items()}
-    return with_deviations({x: runs for x, runs in found.items() if runs}, metrics)
+    runs_at = {x: select(matched, part, system, dataset, at) for at, x in places.items()}
+    return with_deviations({x: runs for x, runs in runs_at.items() if runs}, metrics)
 
 
 def strategies(matched):
-    """What plots.strategies draws: {data set: {label: `line`}}, x the share of all users in percent."""
-    drawn, names = {}, labels(matched, "strategies", (*STRATEGIES, EVERYONE))
+    """[plots.Panel], one a data set with runs; x is the share of all users in percent."""
+    panels, names = [], labels(matched, "strategies", (*STRATEGIES, EVERYONE))
     for dataset, title in DATASETS.items():
-        sizes = [
-            run.statistics.users
-            for run in matched.values()
-            if run and run.dataset == dataset and run.statistics
-        ]
-        places = {budget: 100 * budget / sizes[0] for budget in BUDGETS} if sizes else {}
-        of = lambda system, places: line(matched, "strategies", system.name, dataset, places, plots.TWO)
-        lines = {names[system.name]: of(system, places) for system in STRATEGIES}
-        lines[names[ALL]] = of(EVERYONE, {None: 100})
+        runs = [run for run in matched.values() if run and run.dataset == dataset]
+        users = next((run.statistics.users for run in runs if run.statistics), None)
+        places = {budget: 100 * budget / users for budget in BUDGETS} if users else {}
+        line_at = lambda system, places: line(
+            matched, "strategies", system.name, dataset, places, plots.STRATEGY_METRICS
+        )
+        lines = {names[system.name]: line_at(system, places) for system in STRATEGIES}
+        lines[f"∞-AE, {names[ALL]}"] = line_at(EVERYONE, {None: 100})
         if any(map(len, lines.values())):
-            drawn[title] = lines
-    return drawn
+            panels.append(plots.Panel(title, users, lines))
+    return panels
 
 
 def noise(matched):
-    """{label: `line`}, x the share of noise in percent."""
+    """{label: `line`}, x the random interactions in percent of train."""
     names, places = labels(matched, "noise", NOISY), {share: 100 * share for share in NOISE}
     return {
         names[system.name]: line(matched, "noise", system.name, NOISE_DATASET, places, ("NDCG@10",))
@@ -220,47 +225,41 @@ def noise(matched):
 
 
 def stream(matched):
-    """{label: `line`}, x the part."""
-    drawn, names = {}, labels(matched, "stream", STREAM)
+    """{label: DataFrame as of `line`}, x the number of parts that have arrived."""
+    lines, names = {}, labels(matched, "stream", STREAM)
     for system in STREAM:
         runs = select(matched, "stream", system.name, STREAM_DATASET)
         values = [[part["test"]["NDCG@10"] for part in run.result["parts"]] for run in runs]
         parts = pd.DataFrame(values, dtype=float)
-        drawn[names[system.name]] = pd.DataFrame(
+        lines[names[system.name]] = pd.DataFrame(
             {"x": parts.columns + 1, "NDCG@10": parts.mean(), "NDCG@10 deviation": parts.std().fillna(0)},
             dtype=float,
         )
-    return drawn
+    return lines
 
 
 def figures(matched):
     """({file's name: bytes}, [a line on each figure that lacks runs])."""
-    by_share, by_noise, by_part = strategies(matched), noise(matched), stream(matched)
-    of_all = {label: line for lines in by_share.values() for label, line in lines.items()}
-    title_of_noise, title_of_stream = DATASETS[NOISE_DATASET], DATASETS[STREAM_DATASET]
-    draw = {
-        "results": (of_all, lambda kind: plots.strategies(by_share, kind)),
-        "noise": (
-            by_noise,
-            lambda kind: plots.lines(
-                by_noise, "NDCG@10", "random interactions, % of train", title_of_noise, kind
-            ),
+    panels, by_noise, by_part = strategies(matched), noise(matched), stream(matched)
+    drawings = (
+        ("results", [panel.lines for panel in panels], partial(plots.strategies, panels)),
+        ("noise", [by_noise], partial(plots.lines, by_noise, "NDCG@10", NOISE_AXIS, DATASETS[NOISE_DATASET])),
+        (
+            "stream",
+            [by_part],
+            partial(plots.lines, by_part, "NDCG@10", STREAM_AXIS, DATASETS[STREAM_DATASET]),
         ),
-        "stream": (
-            by_part,
-            lambda kind: plots.lines(
-                by_part, "NDCG@10", "parts of the users that have come", title_of_stream, kind
-            ),
-        ),
-    }
+    )
     files, notes = {}, []
-    for name, (lines, to_bytes) in draw.items():
+    for name, of_panels, draw in drawings:
+        names = [f"{name}.{kind}" for kind in KINDS]
+        lines = {label: line for panel in of_panels for label, line in panel.items()}
         if not any(map(len, lines.values())):
-            notes.append(f"{name}.png, {name}.svg: not drawn, since none of their runs has been made")
+            notes.append(f"{', '.join(names)}: not drawn, since none of its runs is finished")
             continue
-        files |= {f"{name}.{kind}": to_bytes(kind) for kind in ("png", "svg")}
+        files |= {f"{name}.{kind}": draw(kind=kind) for kind in KINDS}
         if short := [label for label in lines if label.endswith((" runs)", " seeds)"))]:
-            notes.append(f"{name}.png, {name}.svg: drawn, and runs are missing: {', '.join(short)}")
+            notes.append(f"{', '.join(names)}: drawn, but runs are missing: {', '.join(short)}")
     return files, notes
 
 

@@ -35,10 +35,17 @@ from runs.synthetic_users import open_distilled
 GIB = 2**30
 
 
+class Params(NamedTuple):
+    """What Distill-CF learns: logits L (S, I), and the logarithm of lamda (unless lamda is searched)."""
+
+    logits: jax.Array
+    log_lamda: jax.Array
+
+
 class State(NamedTuple):
     """What a step changes, on the devices."""
 
-    params: model.Params
+    params: Params
     adam: optax.OptState
 
 
@@ -203,7 +210,7 @@ def initial_logits(settings, dataset):
 def initial_state(settings, logits, optimizer):
     """The State before the first step."""
     log_lamda = jnp.log(jnp.asarray(settings["lamda"], logits.dtype))
-    params = model.Params(jnp.asarray(logits), log_lamda)
+    params = Params(jnp.asarray(logits), log_lamda)
     return State(params, optimizer.init(params))
 
 
@@ -262,12 +269,12 @@ def check_fits(settings, dataset, mesh):
 # ---- From the command line, and from Python ------------------------------------------------------------
 
 
-def main(arguments, kernel=None, error=None, started=None):
-    """Does the run of these command line words; its folder. See `distill` for kernel and error."""
+def main(arguments, own_kernel=None, own_error=None, started=None):
+    """Does the run of these command line words, with functions as for `distill`; the folder."""
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "distill")
     check_fits(settings, dataset, mesh)
-    kernel = kernel or make_kernel(settings, dataset)
-    error = error or model.LOSSES[settings["loss"]]
+    kernel = own_kernel or make_kernel(settings, dataset)
+    error = own_error or model.LOSSES[settings["loss"]]
 
     def work(run, evaluation):
         # The solves of a step are small. On a CPU they run beside XLA's large products, where more than one
@@ -276,7 +283,9 @@ def main(arguments, kernel=None, error=None, started=None):
             loop = optimise(settings, run, evaluation, dataset, kernel, error, mesh)
             return test(settings, run, evaluation, dataset, kernel, loop)
 
-    return execute(work, settings, reasons, dataset, mesh, "distill", "distilled.npz", "distill", started)
+    names = [function.__name__ for function in (own_kernel, own_error) if function]
+    kind, system = "-".join(["distill", *names]), None if names else "distill"
+    return execute(work, settings, reasons, dataset, mesh, kind, "distilled.npz", system, started)
 
 
 def distill(interactions, kernel=None, loss=None, **settings):
@@ -296,7 +305,7 @@ def distill(interactions, kernel=None, loss=None, **settings):
     if error is None and loss is not None:
         settings["loss"] = loss
     if kernel or error:
-        settings["resume"] = False  # a folder's name knows nothing of functions
+        settings["resume"] = False  # the folder's name has those of the functions, not what they do
     data_dir = settings.setdefault("data_dir", defaults("distill")["data_dir"])
     settings["dataset"] = save(interactions, data_dir)
     arguments = [to_argument(key, value) for key, value in settings.items()]

@@ -1,16 +1,16 @@
-"""Hands a run's synthetic users to other libraries, as interactions with the items' own ids.
+"""Writes a run's synthetic users as interactions that other libraries read, with the items' own ids.
 
-    python export.py --run=results/<run> --format=recbole                a RecBole data set, and a config that loads it
-    python export.py --run=results/<run> --format=lenskit                a Parquet file of user, item, weight
-    python export.py --run=results/<run> --format=implicit               a CSR matrix for scipy.sparse.load_npz, and its items
+    python export.py --run=results/<run> --format=recbole      a RecBole data set, and a config that loads it
+    python export.py --run=results/<run> --format=lenskit      a Parquet file of user, item, weight
+    python export.py --run=results/<run> --format=implicit     a CSR matrix for scipy.sparse, and its items
     python export.py --run=results/<run> --format=csv --values=hard --seed=1 --out=folder
 
-Soft values are the synthetic users as they are: every weight x_si above 0, without loss. Where the temperature tau is high that
-is nearly every item. Hard values are interactions of weight 1: n items drawn from softmax(L_s / T), with replacement, L the logits and
-n the run's num_per_user; those drawn more than once count once. T is such that a synthetic user gets as many different items as a
-real one has train interactions, in the mean (distilled.draw_temperature).
+Soft values are the weights of the synthetic users: every weight above 0, without loss. At a high gumbel_tau
+nearly every item has one. Hard values are interactions of weight 1: the different items among n draws from
+softmax(L_s / T), L being the logits and n the run's num_per_user. T is the temperature at which a synthetic
+user gets as many items as a real user has train interactions, a mean (synthetic_users.draw_temperature).
 
-Synthetic users are numbered from 0, like the rows of distilled.npz.
+Synthetic users are numbered from 0, as the rows of distilled.npz.
 """
 
 import io
@@ -40,27 +40,30 @@ load_col:
 
 
 def to_frame(matrix, item_ids):
-    """An entry a row: user, item, weight."""
+    """A DataFrame with the columns user, item and weight, a row an entry of the CSR matrix (S, I)."""
     entries = matrix.tocoo()
     return pd.DataFrame({"user": entries.row, "item": item_ids[entries.col], "weight": entries.data})
 
 
 def check_tokens(item_ids):
-    """RecBole reads its files with pandas, to which an id such as NA is a missing value."""
+    """Raises UserError for item ids, such as NA, that pandas, with which RecBole reads, takes for missing."""
     text = pd.DataFrame({"item": item_ids.astype(str)}).to_csv(index=False)
     lost = pd.read_csv(io.StringIO(text), dtype=str)["item"].isna().to_numpy()
     if lost.any():
         raise UserError(
-            f"RecBole would take the item ids {', '.join(item_ids[lost][:5])} for missing values; --format=csv does not mind them"
+            f"RecBole would take the item ids {', '.join(item_ids[lost][:5])} for missing values. "
+            "Try --format=csv, which keeps them"
         )
 
 
 def write(matrix, item_ids, kind, out, name):
-    """Writes the files of one format to the folder out, which is made if need be; their paths.
+    """Writes the files of one format; their paths.
 
     Args:
         matrix: CSR (S, I).
+        item_ids: (I,).
         kind: one of FORMATS.
+        out: Path of a folder, which is made if it does not exist.
         name: of the data set, for RecBole.
     """
     frame = to_frame(matrix, item_ids)
@@ -68,14 +71,12 @@ def write(matrix, item_ids, kind, out, name):
         check_tokens(item_ids)
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
+        frame.columns = ["user_id:token", "item_id:token", "rating:float"]
         with atomic(folder / f"{name}.inter") as file:
-            frame.set_axis(["user_id:token", "item_id:token", "rating:float"], axis=1).to_csv(
-                file, sep="\t", index=False
-            )
+            frame.to_csv(file, sep="\t", index=False)
+        config = RECBOLE_CONFIG.format(name=json.dumps(name), folder=json.dumps(str(out.resolve())))
         with atomic(out / f"{name}.yaml") as file:
-            file.write(
-                RECBOLE_CONFIG.format(name=json.dumps(name), folder=json.dumps(str(out.resolve()))).encode()
-            )
+            file.write(config.encode())
         return [folder / f"{name}.inter", out / f"{name}.yaml"]
     out.mkdir(parents=True, exist_ok=True)
     if kind == "implicit":
@@ -95,36 +96,29 @@ def parse(arguments):
     add = parser.add_argument
     add("--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir")
     add("--format", required=True, choices=FORMATS)
-    add(
-        "--values",
-        choices=("soft", "hard"),
-        default="soft",
-        help="the weights as they are (default), or interactions drawn from the logits",
-    )
+    values_help = "the weights (soft, the default), or interactions drawn from the logits (hard)"
+    add("--values", choices=("soft", "hard"), default="soft", help=values_help)
     add("--seed", type=int, default=0, help="of the hard draws (default 0)")
-    add(
-        "--out",
-        help="the folder to write to; default: export-FORMAT-soft or export-FORMAT-hard-seedSEED in the run's",
-    )
-    given = parser.parse_args(arguments)
-    if given.seed < 0:
-        parser.error(f"--seed must be at least 0, not {given.seed}")
-    if given.out is not None and not given.out.strip():
+    add("--out", help="a folder; default: export-FORMAT-soft or export-FORMAT-hard-seedSEED in the run's own")
+    options = parser.parse_args(arguments)
+    if options.seed < 0:
+        parser.error(f"--seed must be at least 0, not {options.seed}")
+    if options.out is not None and not options.out.strip():
         parser.error("--out must name a folder, and is empty")
-    return given
+    return options
 
 
 def main(arguments):
-    given = parse(arguments)
-    distilled = open_distilled(folder_of(given.run))
-    warn_if_not_learnt(distilled)
-    matrix = to_matrix(distilled, given.values, given.seed)
-    values = given.values if given.values == "soft" else f"hard-seed{given.seed}"
-    out = Path(given.out or distilled.folder / f"export-{given.format}-{values}")
-    paths = write(matrix, distilled.item_ids, given.format, out, f"{distilled.settings['dataset']}-distilled")
-    print(
-        f"{matrix.shape[0]:,} synthetic users, {matrix.shape[1]:,} items, {matrix.nnz:,} interactions ({given.values}): {', '.join(map(str, paths))}"
-    )
+    options = parse(arguments)
+    run = open_distilled(folder_of(options.run))
+    warn_if_not_learnt(run)
+    matrix = to_matrix(run, options.values, options.seed)
+    values = options.values if options.values == "soft" else f"hard-seed{options.seed}"
+    out = Path(options.out or run.folder / f"export-{options.format}-{values}")
+    paths = write(matrix, run.item_ids, options.format, out, f"{run.settings['dataset']}-distilled")
+    users, items = matrix.shape
+    size = f"{users:,} synthetic users, {items:,} items, {matrix.nnz:,} interactions ({options.values})"
+    print(f"{size}: {', '.join(map(str, paths))}")
 
 
 if __name__ == "__main__":

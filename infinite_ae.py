@@ -35,7 +35,7 @@ GIB = 2**30
 
 
 def build_gram(kernel, train, rows, mesh):
-    """K(X, X), (m, m), on every device. For rows of 0 and 1, each device calculates its share of the rows.
+    """K(X, X), (m, m), on every device. For rows of 0 and 1, each device calculates its shard of the rows.
 
     Args:
         train: X, CSR (m, I).
@@ -48,19 +48,19 @@ def build_gram(kernel, train, rows, mesh):
     if mesh.size == 1:
         # Not kernel(rows), which needs room for every layer: rows of 0 and 1 are far enough apart.
         return jax.jit(kernel)(rows, rows)
-    shares = data.shares(train.shape[0], jax.process_count())
-    first, last = shares[jax.process_index() :][:2]
-    own = devices.spread(mesh, train[first:last].toarray().astype(rows.dtype), np.diff(shares).max())
-    capacity = own.shape[0] // jax.process_count()
-    # Behind each process's rows stand the empty ones that make the shares even.
-    blocks = [process * capacity + np.arange(count) for process, count in enumerate(np.diff(shares))]
-    kept = np.concatenate(blocks)
+    offsets = data.shard_offsets(train.shape[0], jax.process_count())
+    first, last = offsets[jax.process_index() :][:2]
+    local = devices.spread(mesh, train[first:last].toarray().astype(rows.dtype), np.diff(offsets).max())
+    capacity = local.shape[0] // jax.process_count()
+    # Behind each process's rows stand the empty ones that make the shards even.
+    shards = [process * capacity + np.arange(count) for process, count in enumerate(np.diff(offsets))]
+    kept = np.concatenate(shards)
 
     @partial(jax.jit, out_shardings=devices.replicated(mesh))
-    def gram(own, rows):
-        return kernel(own, rows)[kept]
+    def gram(local, rows):
+        return kernel(local, rows)[kept]
 
-    return gram(own, rows)
+    return gram(local, rows)
 
 
 def make_solver(mesh, items):
@@ -179,11 +179,13 @@ def title_of(settings, dataset):
         "distilled": "{} synthetic users",
         "distilled_hard": "{} synthetic users, their interactions drawn",
     }
-    users = words[settings["sampler"]].format(f"{settings['user_support']:,}")
+    words_for_sampler = words.get(settings["sampler"], "{} users")
+    users = words_for_sampler.format(f"{settings['user_support']:,}")
     return f"{users}, of {dataset.users:,}"
 
 
 def main(arguments):
+    arguments = samplers.arguments_of_run(arguments, __doc__, "infinite_ae")
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "infinite_ae", samplers.kernel_of_run)
     settings = samplers.resolve_users(settings, dataset)
     check_fits(settings, dataset, mesh)

@@ -6,11 +6,11 @@ NeurIPS 2022, https://arxiv.org/abs/2206.02626. Letters in the docstrings:
     U users, I items, S synthetic users, B users of a batch, n Gumbel draws of a synthetic user,
     X the rows the model is trained on (m of them), T the rows to predict for, lamda the ridge strength.
 
-Everything here can be jitted and differentiated. What goes beyond the paper stands under "Extensions".
+Distill-CF's objective (equation 4) is put together from these in distill.make_loss. All can be jitted and
+differentiated. What goes beyond the paper stands under "Extensions".
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,6 @@ from lib.neural_tangents_import import stax
 # A GPU's default (TF32) rounds products to 10 bits, after which a kernel is no longer positive definite.
 PRECISION = "highest"
 BIAS = 0.1  # b_std
-
-
-class Params(NamedTuple):
-    """What Distill-CF learns: logits L (S, I), and the logarithm of lamda (unless lamda is searched)."""
-
-    logits: jax.Array
-    log_lamda: jax.Array
 
 
 def make_kernel(depth, normalize, item_weights=None):

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Downloads and preprocesses a data set: ./prep.sh [ml-1m | ml-100k ...], or takes your own table. The work is in prep/; --help tells all.
-here=$(dirname "$0")
-python=$here/.venv/bin/python
+# Downloads and prepares a data set, or your own table: ./prep.sh ml-1m, ./prep.sh --help. The work is in prep/.
+root=$(dirname "$0")
+python=$root/.venv/bin/python
 [ -x "$python" ] || python=python3
 if ! "$python" -c 'import h5py, pandas, pooch, pyarrow' 2>/dev/null; then
-    echo "prep.sh: the requirements are not installed: run make setup first" >&2
+    echo "prep.sh: the requirements are not installed. Run make setup." >&2
     exit 1
 fi
-PYTHONPATH="$here" exec "$python" -m prep.preprocess "$@"
+PYTHONPATH="$root" exec "$python" -m prep.preprocess "$@"

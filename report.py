@@ -1,11 +1,11 @@
-"""One page on a run of distill.py: results/<run>/report.html, a file that needs neither a server nor a network.
+"""A page on one run of distill.py: results/<run>/report.html, a file that needs no server and no network.
 
     python report.py --run=results/<run>
-    python report.py --run=/of/somebody/else/<run> --out=FOLDER    for a run that one may only read
+    python report.py --run=results/<run> --out=FOLDER    writes it elsewhere, for a run that is read-only
 
-It shows the settings, the learning curve, the metrics beside those of the other finished runs on the same data in the same
-results folder (baselines among them), how the synthetic users differ from real ones, whether a history is copied (page/leak.py;
-the figures are in leak.json beside the page), and every synthetic user with their top titles.
+The page shows the settings, the learning curve, the test metrics beside those of other runs on the same data
+in the same results folder, how synthetic users differ from real ones, whether a user's history is copied
+(page/leak.py, whose figures are in leak.json beside the page), and the top titles of every synthetic user.
 """
 
 import json
@@ -21,20 +21,22 @@ from scipy.stats import spearmanr
 
 import hyper_params
 from eval import METRICS
+from lib import plots
 from lib.errors import Parser, UserError, run_script
 from lib.files import ROOT, atomic
-from page import leak
-from page.charts import chart
+from page import figures, leak
 from runs import recipes
 from runs.folder import read_finished
 from runs.synthetic_users import folder_of, load_dataset, open_distilled
 
-MOST_RUNS = 20  # in the table of metrics
-MOST_DOTS = 2000  # items in the picture of their popularity
-TITLES_OF_ALL = 60_000  # that the page holds; of each synthetic user from 5 to 30
+MAX_RUNS = 20  # in the table of metrics
+MAX_DOTS = 1000  # items in the picture of their popularity
+MAX_TITLES = 60_000  # of all synthetic users together; of one synthetic user 5 to 30
+# Settings that do not tell one run from another in the table of metrics, or stand there in words.
 NOT_COMPARED = {
     "dataset",
     "model",
+    "user_support",
     "grid",
     "data_dir",
     "results_dir",
@@ -48,194 +50,167 @@ NOT_COMPARED = {
 
 
 def command_of(config):
-    """The command that made a run, as words without its machine's folders: python, the script, its arguments."""
+    """The command that made a run, as words without folders: python, the script, its arguments."""
     try:
         _, script, *arguments = shlex.split(config["command"])
         return ["python", Path(script).name, *arguments]
-    except ValueError:  # a config.json that is not of runs/lifecycle.py's making
+    except ValueError:  # config.json was edited by hand
         return ["?", "?"]
 
 
 def runs_on_same_data(distilled, statistics):
-    """The runs to compare: this one first, then the others of its folder on the same data, best first by validation.
+    """The rows of the table of metrics: this run first, then others, the best by validation first.
+
+    Args:
+        statistics: recipes.Statistics of the data set.
 
     Returns:
-        (a list of dicts of name, kind, note, metrics and own; how many more there are).
+        (a list of at most MAX_RUNS dicts of name, kind, note, metrics and own; how many are left out).
     """
-    found = []
-    for path in sorted(distilled.folder.resolve().parent.glob("*/result.json")):
+    runs, this_folder = [], distilled.folder.resolve()
+    for path in sorted(this_folder.parent.glob("*/result.json")):
         try:
             config, result = read_finished(path.parent)
         except UserError:
-            continue  # some other script's, or damaged: it is not this one's to report
+            continue  # another program's folder, or a damaged one
         if config["data_fingerprint"] != distilled.config["data_fingerprint"]:
             continue
-        kind, own = Path(command_of(config)[1]).stem, path.parent == distilled.folder.resolve()
-        expected = recipes.usual(
-            config["settings"], statistics, kind if kind in hyper_params.takes else "distill"
-        )
-        other = {
-            key: value
-            for key, value in config["settings"].items()
-            if key not in NOT_COMPARED and expected.get(key) != value
+        settings, kind, own = config["settings"], Path(command_of(config)[1]).stem, path.parent == this_folder
+        script = kind if kind in hyper_params.takes else "distill"
+        usual = recipes.usual(settings, statistics, script)
+        users, choice = settings.get("user_support"), result.get("choice", {})
+        size = [] if users is None else ["all users" if users == -1 else f"S = {users:,}"]
+        differs = lambda key, value: users != -1 if key == "sampler" else usual.get(key) != value
+        unusual = {
+            key: value for key, value in settings.items() if key not in NOT_COMPARED and differs(key, value)
         }
-        note = ", ".join(f"{key}={value}" for key, value in {**other, **result.get("choice", {})}.items())
-        found.append(
-            {
-                "name": path.parent.name,
-                "kind": config["settings"].get("model", kind),
-                "note": note,
-                "metrics": result["test"],
-                "own": own,
-                "order": (not own, kind == "distill", -(result["val"]["HR@100"] or 0)),
-            }
-        )
-    found.sort(key=lambda run: run["order"])
-    return found[:MOST_RUNS], len(found[MOST_RUNS:])
+        row = {
+            "name": path.parent.name,
+            "kind": settings.get("model", kind),
+            "note": ", ".join(size + [f"{key}={value}" for key, value in (unusual | choice).items()]),
+            "metrics": result["test"],
+            "own": own,
+        }
+        runs.append(((not own, kind == "distill", -(result["val"]["HR@100"] or 0)), row))
+    rows = [row for _, row in sorted(runs, key=lambda run: run[0])]
+    return rows[:MAX_RUNS], len(rows[MAX_RUNS:])
 
 
 def curve(folder, result):
-    """The learning curve as a chart; None, and a note on stderr, if metrics.jsonl does not hold one."""
+    """The learning curve as a <figure>; None, and a note on stderr, if metrics.jsonl does not hold one."""
+    path = folder / "metrics.jsonl"
     try:
-        history = [
-            json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        steps = [line["step"] for line in history]
-        series = [
-            (metric, steps, [line["validation"][metric] for line in history])
-            for metric in ("HR@100", "NDCG@10")
-        ]
-        if not history or not all(
-            math.isfinite(number) for _, *numbers in series for each in numbers for number in each
-        ):
-            raise ValueError("it is empty" if not history else "not all of it are numbers")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(
-            f"report: {folder}/metrics.jsonl cannot be read, so the page has no learning curve ({error})",
-            file=sys.stderr,
-        )
+        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not history:
+            raise ValueError("it is empty")
+        for line in history:
+            values = [line["step"], line["lamda"], *map(line["validation"].get, plots.CURVE_METRICS)]
+            values += [] if line["loss"] is None else [line["loss"]]
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"not all numbers of step {line['step']} are finite")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        print(f"report: the page has no learning curve: {path} cannot be read ({error})", file=sys.stderr)
         return None
-    best = result["best_step"]
-    return chart(
-        "Learning curve",
-        "step",
-        "validation, %",
-        series,
-        mark=None if best is None else (best, f"best: step {best}"),
-    )
+    draw = lambda kind: plots.curve(history, result["best_step"], "", kind)
+    return figures.inline("Learning curve", draw)
 
 
 def effective_items(rows):
-    """exp of the entropy of each row's weights, (S,): over how many items a user spreads; the length, of a 0/1 history."""
-    shares = rows.astype(np.float64) / np.maximum(rows.sum(axis=1, keepdims=True, dtype=np.float64), 1e-30)
+    """Over how many items each row spreads, (S,): exp of its weights' entropy; of a 0/1 row, its length.
+
+    Args:
+        rows: (S, I), not negative.
+    """
+    totals = rows.sum(axis=1, keepdims=True, dtype=np.float64)
+    shares = rows.astype(np.float64) / np.maximum(totals, 1e-30)
     return np.exp(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1))
 
 
-def _shares(values, edges):
-    """A histogram as steps that end at 0."""
-    return np.append(np.histogram(values, edges)[0] / len(values) * 100, 0)
-
-
 def differences(distilled, dataset):
-    """How synthetic users differ from real ones: (table rows of what, synthetic, real; charts)."""
+    """How synthetic users differ from real ones.
+
+    Returns:
+        (table rows, each (quantity, synthetic, real) as text; [<figure>]).
+    """
     rows, lengths = distilled.rows, np.diff(dataset.train.indptr)
     totals, spread = rows.sum(axis=1), effective_items(rows)
     weight, frequency = rows.mean(axis=0), dataset.frequency / dataset.users
-    both = lambda values: f"{np.median(values):,.4g} ({values.min():,.4g} to {values.max():,.4g})"
+    summary = lambda values: f"{np.median(values):,.4g} ({values.min():,.4g} to {values.max():,.4g})"
     constant = weight.min() == weight.max() or frequency.min() == frequency.max()
+    rank_correlation = "–" if constant else f"{spearmanr(weight, frequency).statistic:.3f}"
+    density = dataset.train.nnz / dataset.users / dataset.items
     table = [
         ("users", f"{len(rows):,}", f"{dataset.users:,}"),
+        ("entries above 0", f"{(rows > 0).mean():.2%}", f"{density:.2%}"),
+        ("length, the sum of the weights: median (minimum to maximum)", summary(totals), summary(lengths)),
         (
-            "entries above 0",
-            f"{(rows > 0).mean():.2%}",
-            f"{dataset.train.nnz / dataset.users / dataset.items:.2%}",
+            "items it spreads over, exp(entropy): median (minimum to maximum)",
+            summary(spread),
+            summary(lengths),
         ),
-        ("length, the sum of the weights: median (least to most)", both(totals), both(lengths)),
-        ("items it spreads over, exp(entropy): median (least to most)", both(spread), both(lengths)),
-        ("a weight above 0: median (least to most)", both(rows[rows > 0]), "1"),
-        (
-            "popularity of items, synthetic against real: Spearman's ρ",
-            "–" if constant else f"{spearmanr(weight, frequency).statistic:.3f}",
-            "1",
+        ("weights above 0: median (minimum to maximum)", summary(rows[rows > 0]), "1"),
+        ("items' popularity, synthetic against real: Spearman's ρ", rank_correlation, "1"),
+    ]
+    order = np.argsort(-frequency, kind="stable")
+    dots = order[np.unique(np.linspace(0, dataset.items - 1, min(MAX_DOTS, dataset.items)).astype(int))]
+    shown = (
+        "" if len(dots) == dataset.items else f", {len(dots):,} of {dataset.items:,}, evenly by popularity"
+    )
+    return table, [
+        figures.inline("Lengths of histories", lambda kind: figures.lengths(lengths, totals, spread, kind)),
+        figures.inline(
+            f"Popularity of items{shown}",
+            lambda kind: figures.popularity(frequency[dots] * 100, weight[dots], kind),
         ),
     ]
-    edges = np.geomspace(1, max(lengths.max(), spread.max(), totals.max(), 2) * 1.05, 40)
-    histogram = chart(
-        "How long histories are",
-        "items (logarithmic)",
-        "% of users",
-        [
-            ("real: length", edges, _shares(lengths, edges)),
-            ("synthetic: sum of weights", edges, _shares(totals, edges)),
-            ("synthetic: exp(entropy)", edges, _shares(spread, edges)),
-        ],
-        "steps",
-        log_x=True,
-    )
-    order = np.argsort(-frequency, kind="stable")
-    order = order[np.unique(np.linspace(0, len(order) - 1, min(MOST_DOTS, len(order))).astype(int))]
-    dots = chart(
-        "Popularity of items",
-        "share of real users that have it (logarithmic)",
-        "mean synthetic weight",
-        [
-            (
-                "an item"
-                if len(order) == dataset.items
-                else f"an item ({len(order):,} of {dataset.items:,}, evenly by popularity)",
-                frequency[order],
-                weight[order],
-            )
-        ],
-        "dots",
-        log_x=True,
-    )
-    return table, [histogram, dots]
 
 
 def browser(distilled, dataset, leaks):
-    """What the page's list of synthetic users holds, for JSON: titles, and of each user the figures and (title, weight) pairs."""
-    many = int(np.clip(TITLES_OF_ALL // len(distilled.rows), 5, 30))
-    top = np.argsort(-distilled.rows, axis=1, kind="stable")[:, :many]
-    used, places = np.unique(top, return_inverse=True)
-    places = places.reshape(top.shape)
-    titles = ["" for _ in used] if dataset.titles is None else [str(title) for title in dataset.titles[used]]
-    names = [
-        title if title.strip() else f"item {item}" for title, item in zip(titles, dataset.item_ids[used])
-    ]
-    nearest = lambda line: [
-        value
-        for measure in leak.MEASURES
-        for value in (line[measure]["user"], round(line[measure]["value"], 3))
-    ]
-    return {
-        "titles": names,
-        "users": [
-            [
-                number,
-                round(float(spread), 1),
-                round(float(total), 2),
-                line["start"],
-                *nearest(line),
-                [
-                    [int(place), round(float(row[item]), 4)]
-                    for place, item in zip(places[number], top[number])
-                ],
-            ]
-            for number, (row, line, spread, total) in enumerate(
-                zip(
-                    distilled.rows,
-                    leaks["synthetic_users"],
-                    effective_items(distilled.rows),
-                    distilled.rows.sum(axis=1),
-                )
-            )
-        ],
-    }
+    """The data of the page's list of synthetic users, for JSON.
+
+    Args:
+        leaks: as leak.check.
+
+    Returns:
+        {"titles": [str], "users": [[number, items it spreads over, sum of its weights, the real user it
+        started from, (nearest real user, similarity) by each of leak.MEASURES,
+        [[place in titles, weight], ...]]]}.
+    """
+    rows = distilled.rows
+    count = int(np.clip(MAX_TITLES // len(rows), 5, 30))
+    top = np.argsort(-rows, axis=1, kind="stable")[:, :count]
+    items, places = np.unique(top, return_inverse=True)
+    titles = (
+        ["" for _ in items] if dataset.titles is None else [str(title) for title in dataset.titles[items]]
+    )
+    names = [title if title.strip() else f"item {id}" for title, id in zip(titles, dataset.item_ids[items])]
+    weights = np.take_along_axis(rows, top, axis=1)
+    users = []
+    for number, (line, spread, total, own_places, own_weights) in enumerate(
+        zip(
+            leaks["synthetic_users"],
+            effective_items(rows),
+            rows.sum(axis=1),
+            places.reshape(top.shape),
+            weights,
+            strict=True,
+        )
+    ):
+        nearest = []
+        for measure in leak.MEASURES:
+            nearest += [line[measure]["user"], round(line[measure]["value"], 3)]
+        pairs = [[int(place), round(float(weight), 4)] for place, weight in zip(own_places, own_weights)]
+        spread, total = round(float(spread), 1), round(float(total), 2)
+        users.append([number, spread, total, line["start"], *nearest, pairs])
+    return {"titles": names, "users": users}
 
 
 def render(distilled, dataset, leaks):
-    """The page as text."""
+    """The page as text.
+
+    Args:
+        leaks: as leak.check.
+    """
     environment = Environment(
         loader=FileSystemLoader(ROOT / "page"),
         autoescape=True,
@@ -243,14 +218,16 @@ def render(distilled, dataset, leaks):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {
-        "separators": (",", ":")
-    }  # and beyond ASCII as \u, so that no text ends the script
+    # JSON stays ASCII (\u...), so that no title ends the script.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     statistics = recipes.statistics_of(dataset)
-    runs, more = runs_on_same_data(distilled, statistics)
-    table, charts = differences(distilled, dataset)
-    curves = [each for each in (curve(distilled.folder, distilled.result),) if each]
-    expected = recipes.usual(distilled.settings, statistics, "distill")
+    runs, left_out = runs_on_same_data(distilled, statistics)
+    table, differing = differences(distilled, dataset)
+    usual = recipes.usual(distilled.settings, statistics, "distill")
+    settings = [
+        (key, value, key in usual and usual[key] != value) for key, value in distilled.settings.items()
+    ]
+    highest = lambda metric: max((run["metrics"].get(metric) or 0 for run in runs), default=0)
     return environment.get_template("page.html.jinja").render(
         run=distilled.folder.resolve().name,
         dataset=dataset,
@@ -259,31 +236,27 @@ def render(distilled, dataset, leaks):
         result=distilled.result,
         config=distilled.config,
         command=shlex.join(command_of(distilled.config)),
-        settings=[
-            (key, value, key in expected and expected[key] != value)
-            for key, value in distilled.settings.items()
-        ],
+        settings=settings,
         metrics=METRICS,
         runs=runs,
-        more=more,
-        curves=curves,
+        left_out=left_out,
+        curve=curve(distilled.folder, distilled.result),
         table=table,
-        charts=charts,
+        differing=differing,
         leaks=leaks,
-        best={
-            metric: max((run["metrics"].get(metric) or 0 for run in runs), default=0) for metric in METRICS
-        },
+        best={metric: highest(metric) for metric in METRICS},
         interactions=[int(part) for part in dataset.lengths.sum(axis=1)],
         browser=browser(distilled, dataset, leaks),
-        nonce=distilled.digest[:24],
-    )  # of the Content-Security-Policy: no script runs but the page's own
+        variables=figures.VARIABLES,
+        nonce=distilled.digest[:24],  # of the Content-Security-Policy: no script runs but the page's own
+    )
 
 
 def prepare(folder):
     """The folder, made if needed.
 
     Raises:
-        UserError: nothing can be written in it.
+        UserError: it cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -300,26 +273,22 @@ def main(arguments):
     parser.add_argument(
         "--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir"
     )
-    parser.add_argument(
-        "--data_dir", "--data-dir", help="where the data set lies now, if not where the run found it"
-    )
-    parser.add_argument("--out", help="the folder for the page and for leak.json, if not the run's own")
-    given = parser.parse_args(arguments)
-    distilled = open_distilled(folder_of(given.run))
-    folder = prepare(Path(given.out or distilled.folder))
-    dataset = load_dataset(distilled, given.data_dir)
+    parser.add_argument("--data_dir", "--data-dir", help="where the data set lies, if it moved since the run")
+    parser.add_argument("--out", help="the folder for report.html and leak.json; without it, the run's own")
+    options = parser.parse_args(arguments)
+    distilled = open_distilled(folder_of(options.run))
+    folder = prepare(Path(options.out or distilled.folder))
+    dataset = load_dataset(distilled, options.data_dir)
     leaks = leak.check(distilled, dataset)
     page = render(distilled, dataset, leaks).encode()
-    for name, content in (
-        ("leak.json", json.dumps(leaks, indent=1, ensure_ascii=False).encode() + b"\n"),
-        ("report.html", page),
-    ):
+    leaks_as_json = json.dumps(leaks, indent=1, ensure_ascii=False).encode() + b"\n"
+    for name, content in (("leak.json", leaks_as_json), ("report.html", page)):
         with atomic(folder / name) as file:
             file.write(content)
-    seen, held_out = (leaks["references"][name]["jaccard"] for name in ("train", "held_out"))
+    train, held_out = (leaks["references"][name]["jaccard"] for name in ("train", "held_out"))
     print(
-        f"{seen['start']:,} of {len(distilled.rows):,} synthetic users have the history they began with as the nearest by their top items, "
-        f"{held_out['start']:,} by what was held out of it"
+        f"{train['start']:,} of {len(distilled.rows):,} synthetic users are nearest, by their top items, to "
+        f"the training history they started from; to that user's held-out interactions: {held_out['start']:,}"
     )
     print(f"written: {folder / 'report.html'} ({len(page) / 1e6:.1f} MB), {folder / 'leak.json'}")
 

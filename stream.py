@@ -59,12 +59,12 @@ def improve(settings, params, part_data, part, kernel, mesh):
     """The parameters of the synthetic users after train_steps on the users of one part, and sampled rows.
 
     Args:
-        params: model.Params before this part.
+        params: distill.Params before this part.
         part_data: the Dataset of the part's users.
         part: its place, from 0.
 
     Returns:
-        (model.Params, rows (S, I)).
+        (distill.Params, rows (S, I)).
     """
     part_seed = int(generator(settings["seed"], Stream.PART_SEED, part).integers(2**31))
     settings = {**settings, "learning_rate": settings["learning_rate"] / (part + 1)}

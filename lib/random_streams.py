@@ -1,8 +1,8 @@
-"""The random streams of a run, by name: whatever NumPy draws for one begins here.
+"""A run's random streams, by name: every number that NumPy draws for a run comes from one of them.
 
-A stream is a function of the seed, of its name and of a position within it, such as a step. Names and positions
-are kept apart from the seed, so that no two of them begin alike: `default_rng([seed, 4])` and
-`default_rng([seed, 4, 0, 0])` would be one stream.
+A stream depends on the seed, its name, and a position in it, such as a step. SeedSequence keeps names and
+positions apart from the seed. Without it streams could coincide: `default_rng([seed, 4])` and
+`default_rng([seed, 4, 0, 0])` draw the same numbers.
 """
 
 from enum import IntEnum
@@ -11,27 +11,28 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What is drawn, and by which position. A number stays as it is: with another one every result changes."""
+    """What is drawn; the position is in parentheses. Renumbering a stream changes every result."""
 
-    START = 0  # the users that synthetic users begin as, and those of a random sample
-    BATCH_USERS = 1  # step, part of it
-    BATCH_FED = 2  # step, part of it
-    VALIDATION = 3  # its users, and the negatives of the AUC
-    TEST = 4  # the negatives of the AUC
-    NOISE_PLACES = 5
-    NOISE_ITEMS = 6
-    SAMPLED_INTERACTIONS = 7
-    LEAK = 8
-    ARRIVALS = 9  # the order in which users of stream.py come
-    PART_SEED = 10  # the part: the seed of its batches
+    START = 0  # users: those that synthetic users begin as, and those of a random sample
+    BATCH_USERS = 1  # the users of a batch (step, part of the step)
+    BATCH_FED = 2  # which of their interactions are fed (step, part of the step)
+    VALIDATION = 3  # validation's users, and their negatives for the AUC
+    TEST = 4  # the test's negatives for the AUC
+    NOISE_PLACES = 5  # which interactions data.add_noise replaces
+    NOISE_ITEMS = 6  # the items it replaces them with
+    SAMPLED_INTERACTIONS = 7  # the sampler `interactions`
+    LEAK = 8  # page/leak.py: users to compare the synthetic users with
+    ARRIVALS = 9  # the order in which users reach stream.py
+    PART_SEED = 10  # stream.py: the seed of a part's batches (part)
     MEMORY = 11  # which real users stream.py remembers
 
 
 def generator(seed, stream, *position):
-    """The numpy Generator of a stream at a position.
+    """The numpy Generator at a stream's position.
 
     Args:
-        seed, position: whole numbers from 0, below 2^32.
-        stream: one of Stream.
+        seed: a whole number of at least 0.
+        stream: a Stream.
+        position: whole numbers from 0 to 2^32 - 1.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, *position)))

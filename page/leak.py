@@ -1,23 +1,25 @@
-"""Is anybody's history copied? How near synthetic users come to real ones, beside what real users are to each other.
+"""Is a user's history copied? Similarities of synthetic users to real ones, beside those among real users.
 
-Three measures of a row x, synthetic or real, against a real user's row r of n interactions; all are 1 for a copy:
+Each measure compares a row x, synthetic or real, with a real user's row r of n interactions. A copy has 1.
 
-    cosine        x . r / (|x| |r|). At a high temperature every weight stands on a floor, which makes the
-                  longest history the nearest for nearly everybody; so also
-    correlation   the same after each row's mean over the items has been taken off
-    jaccard       of the n items that weigh most in x (of a real x: n of theirs at random, or all) and those of r
+    cosine        x . r / (|x| |r|). At a high temperature every weight has a floor, which makes the longest
+                  history the nearest to nearly everybody; hence also
+    correlation   the cosine after each row's mean over the items is subtracted
+    jaccard       of the n heaviest items of x and those of r; where more than n items of x weigh the same, as
+                  in a real row, n of them at random
 
-Every real user's training interactions shape the synthetic users, so no user is held out whole. What is held out of every
-user is their validation and test interactions, and those are the yardstick:
+Training interactions of every real user shape the synthetic users, so no user is held out whole. Validation
+and test interactions of every user are held out, and are the yardstick. There are three sets of references:
 
     train      all training interactions of each user
-    seen       as many of them, at random, as of held_out
-    held_out   as many of the user's validation and test interactions
+    seen       a random sample of them, of the size of held_out
+    held_out   validation and test interactions, at most as many as training interactions
 
-Synthetic users that come nearer to seen than to held_out have learnt single histories; rows of the same users and
-lengths, the two differ in nothing but that training saw one of them. `near` counts the synthetic users that are nearer to some
-row than 95 of 100 real users are to the nearest row of another user, and `start` those to whom no row is nearer than that of the
-very user whose history their logits began with.
+seen and held_out have the same users and the same lengths, and differ only in that training saw one of them.
+Synthetic users that are nearer to seen than to held_out have learnt single histories. `near` counts the
+synthetic users whose nearest reference is nearer than that of 95 % of real users among the others'
+references. `start` counts the synthetic users to whom no reference is nearer than that of the real user they
+started from.
 """
 
 import numpy as np
@@ -27,16 +29,17 @@ from tqdm import tqdm
 from lib.random_streams import Stream, generator
 
 MEASURES = ("cosine", "correlation", "jaccard")
-REAL_USERS = 1000  # asked for their nearest others, drawn at random
-NUMBERS_AT_ONCE = 16_000_000  # what a block of references holds in memory
+REAL_USERS = 1000  # drawn at random, and compared with all others
+NUMBERS_AT_ONCE = 16_000_000  # entries of the largest array that a block of references needs
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
 
 
 def ranks(rows, rng):
-    """The place of each item in its row's order by weight, from 0, (Q, I) int32; equal weights in random order, weights of 0 at I.
+    """The place of each item in its row's order by weight, from 0, (Q, I) int32; an item of weight 0 has I.
 
     Args:
         rows: (Q, I), not negative.
+        rng: orders equal weights.
     """
     places = np.empty(rows.shape, np.int32)
     for place, row in zip(places, rows):
@@ -46,24 +49,21 @@ def ranks(rows, rng):
 
 
 def similarities(rows, places, block):
-    """Of every row to every reference: {measure: (Q, b) float64}; 0 where a row has nothing to compare.
+    """Similarity of every row to every reference: {measure: (Q, b) float64}; 0 where it is not defined.
 
     Args:
         rows: (Q, I) float.
-        places: their `ranks`.
-        block: CSR (b, I) of 0 and 1, no row empty.
+        places: (Q, I), their `ranks`.
+        block: the references, CSR (b, I) of 0 and 1, no row empty.
     """
     items, n = rows.shape[1], np.diff(block.indptr)
     dot = (block.astype(np.float32) @ rows.T).T.astype(np.float64)
-    total, square = (
-        rows.sum(axis=1, dtype=np.float64)[:, None],
-        (rows**2).sum(axis=1, dtype=np.float64)[:, None],
-    )
+    total = rows.sum(axis=1, dtype=np.float64)[:, None]
+    square = (rows**2).sum(axis=1, dtype=np.float64)[:, None]
     spread = np.sqrt(np.maximum(square - total**2 / items, 0) * (n - n**2 / items))
     ratio = lambda above, below: np.divide(above, below, out=np.zeros(above.shape), where=below > 1e-9)
-    hits = np.add.reduceat(
-        places.T[block.indices] < np.repeat(n, n)[:, None], block.indptr[:-1], axis=0, dtype=np.int32
-    ).T
+    hit = places.T[block.indices] < np.repeat(n, n)[:, None]
+    hits = np.add.reduceat(hit, block.indptr[:-1], axis=0, dtype=np.int32).T
     taken = np.minimum((rows > 0).sum(axis=1)[:, None], n)
     return {
         "cosine": ratio(dot, np.sqrt(square * n)),
@@ -73,44 +73,52 @@ def similarities(rows, places, block):
 
 
 def nearest(rows, references, rng, own, excluded, label=None):
-    """The most similar reference of every row, a block of references at a time.
+    """The most similar reference of every row, computed a block of references at a time.
 
     Args:
         rows: (Q, I) float32.
-        references: CSR (U, I) of 0 and 1; empty rows are nobody's nearest.
-        rng: breaks ties in the rows' weights.
-        own: (Q,), for every row a reference that is its own in some way.
-        excluded: whether that one is left out.
+        references: CSR (U, I) of 0 and 1; an empty one is never the nearest.
+        rng: orders equal weights of a row.
+        own: (Q,), a user for every row: itself, or the one it started from.
+        excluded: whether a row is not compared with its own user.
         label: of the progress bar.
 
     Returns:
-        {measure: (users (Q,), values (Q,), whether the own one is as near as any (Q,))}, users being the first of equal ones,
-        -1 where there is nobody.
+        {measure: (users (Q,), similarities (Q,), whether its own user is as near as any (Q,))}. The first of
+        equally near users; -1 if there is none.
     """
     places = ranks(rows, rng)
     best = {measure: (np.full(len(rows), -1), *np.full((2, len(rows)), -np.inf)) for measure in MEASURES}
-    users = np.flatnonzero(np.diff(references.indptr))
+    lengths = np.diff(references.indptr)
+    users = np.flatnonzero(lengths)
     budget = max(NUMBERS_AT_ONCE // len(rows), 1)
-    cuts = np.searchsorted(
-        np.cumsum(np.diff(references.indptr)[users]), np.arange(budget, references.nnz, budget)
-    )
-    for part in tqdm(np.split(users, np.unique(cuts)), desc=label, leave=False, disable=None):
-        if not len(part):
+    cuts = np.searchsorted(np.cumsum(lengths[users]), np.arange(budget, references.nnz, budget))
+    for block in tqdm(np.split(users, np.unique(cuts)), desc=label, leave=False, disable=None):
+        if not len(block):
             continue
-        mine = own[:, None] == part
-        for measure, values in similarities(rows, places, references[part]).items():
-            best[measure][2][mine.any(axis=1)] = values[mine]
+        is_own = own[:, None] == block
+        for measure, values in similarities(rows, places, references[block]).items():
+            best_users, best_values, own_values = best[measure]
+            own_values[is_own.any(axis=1)] = values[is_own]
             if excluded:
-                values[mine] = -np.inf
+                values[is_own] = -np.inf
             place = values.argmax(axis=1)
-            found = values[np.arange(len(rows)), place]
-            better = found > best[measure][1]
-            best[measure][0][better], best[measure][1][better] = part[place[better]], found[better]
-    return {measure: (users, values, of_own >= values) for measure, (users, values, of_own) in best.items()}
+            highest = values[np.arange(len(rows)), place]
+            better = highest > best_values
+            best_users[better], best_values[better] = block[place[better]], highest[better]
+    return {
+        measure: (users, values, own_values >= values)
+        for measure, (users, values, own_values) in best.items()
+    }
 
 
-def some_of_each(matrix, count, rng):
-    """`count` (U,) of each row's entries at random, CSR."""
+def sample_of_each(matrix, count, rng):
+    """A random sample of each row's entries, CSR (U, I).
+
+    Args:
+        matrix: CSR (U, I).
+        count: (U,), the entries to take, at most the row's.
+    """
     user = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((rng.random(matrix.nnz), user))
     kept = order[np.arange(matrix.nnz) - matrix.indptr[user] < count[user]]
@@ -118,55 +126,57 @@ def some_of_each(matrix, count, rng):
 
 
 def references_of(dataset, rng):
-    """{"train", "seen", "held_out"}: CSR (U, I); the last two have as many entries in each row."""
+    """{"train", "seen", "held_out"}: CSR (U, I); rows of the last two have equal lengths."""
     held_out = dataset.validation + dataset.test
-    held_out = sp.csr_matrix(
-        held_out - held_out.multiply(dataset.train)
-    )  # some data have a pair in two parts
+    # In some data sets an interaction is repeated in another part.
+    held_out = sp.csr_matrix(held_out - held_out.multiply(dataset.train))
     held_out.eliminate_zeros()
     held_out.data[:] = 1
     count = np.minimum(np.diff(dataset.train.indptr), np.diff(held_out.indptr))
     return {
         "train": dataset.train,
-        "seen": some_of_each(dataset.train, count, rng),
-        "held_out": some_of_each(held_out, count, rng),
+        "seen": sample_of_each(dataset.train, count, rng),
+        "held_out": sample_of_each(held_out, count, rng),
     }
 
 
 def check(distilled, dataset):
-    """All of the above for one run.
+    """The content of leak.json: similarities of a run's synthetic users to their nearest real users.
+
+    Args:
+        distilled: runs.synthetic_users.Distilled.
+        dataset: data.Dataset of the run.
 
     Returns:
-        What leak.json holds: {"real_users", "references": {name: {measure: {"real", "synthetic": quantiles of the similarity to
-        the nearest, "near", "start": counts}}}, "synthetic_users": [{"user", "start", measure: {"user", "value"}}]}. The
-        synthetic users' nearest are those in train; users are named by the data set's ids.
+        {"real_users": how many are compared,
+         "references": {kind of references: {measure: {
+            "real", "synthetic": {quantile: similarity to the nearest}, "near", "start": synthetic users}}},
+         "synthetic_users": [{"user": its number, "start": a real user, measure: {"user", "value"}}]}.
+        The last are the nearest in train. Real users have the data set's ids.
     """
     rng = generator(distilled.settings["seed"], Stream.LEAK)
     start = dataset.sample_users(distilled.settings["user_support"], distilled.settings["seed"])
-    asked = np.sort(rng.choice(dataset.users, min(REAL_USERS, dataset.users), replace=False))
-    real = dataset.train[asked].toarray().astype(np.float32)
-    name = lambda user: dataset.user_ids[user].item() if user >= 0 else None
-    summary, synthetic_users = (
-        {},
-        [{"user": number, "start": name(user)} for number, user in enumerate(start)],
-    )
+    sample = np.sort(rng.choice(dataset.users, min(REAL_USERS, dataset.users), replace=False))
+    real = dataset.train[sample].toarray().astype(np.float32)
+    id_of = lambda user: dataset.user_ids[user].item() if user >= 0 else None
+    synthetic_users = [{"user": number, "start": id_of(user)} for number, user in enumerate(start)]
+    summary = {}
     for kind, references in references_of(dataset, rng).items():
-        others = nearest(real, references, rng, asked, True, f"real users, {kind}")
-        found = nearest(distilled.rows, references, rng, start, False, f"synthetic users, {kind}")
+        of_real = nearest(real, references, rng, sample, True, f"real users, {kind}")
+        of_synthetic = nearest(distilled.rows, references, rng, start, False, f"synthetic users, {kind}")
         summary[kind] = {}
-        for measure, (users, values, of_start) in found.items():
-            usual = others[measure][1]
-            limit = np.quantile(usual, 0.95)
+        for measure, (users, values, start_is_nearest) in of_synthetic.items():
+            _, real_values, _ = of_real[measure]
             summary[kind][measure] = {
-                "real": _quantiles(usual),
+                "real": _quantiles(real_values),
                 "synthetic": _quantiles(values),
-                "near": int((values > limit).sum()),
-                "start": int((of_start & (users >= 0)).sum()),
+                "near": int((values > np.quantile(real_values, 0.95)).sum()),
+                "start": int((start_is_nearest & (users >= 0)).sum()),
             }
             if kind == "train":
                 for line, user, value in zip(synthetic_users, users, values):
-                    line[measure] = {"user": name(user), "value": round(float(value), 6)}
-    return {"real_users": len(asked), "references": summary, "synthetic_users": synthetic_users}
+                    line[measure] = {"user": id_of(user), "value": round(float(value), 6)}
+    return {"real_users": len(sample), "references": summary, "synthetic_users": synthetic_users}
 
 
 def _quantiles(values):

@@ -13,6 +13,7 @@ from lib.errors import UserError
 from prep.sources import SOURCES
 
 CONNECT_SECONDS, READ_SECONDS, RETRIES = 10, 60, 2
+PIP_DOWNLOAD = "-m pip download --no-deps --only-binary=:all: --quiet --disable-pip-version-check".split()
 
 
 class Unreachable(UserError):
@@ -20,18 +21,19 @@ class Unreachable(UserError):
 
 
 def fetch(name, downloads, url, file, sha256, unreachable):
-    """What a source's file is, from the first of its origins that answers.
+    """The file of a known data set: a local one, a mirror's, or that of the first origin that answers.
 
     Args:
-        name: of SOURCES.
-        downloads: folder where downloads are kept.
-        url, file: where else to have it from, or None; sha256: what that must have, None for the known one.
-        unreachable: URL prefixes that are known not to answer and are not tried.
+        name: a key of SOURCES.
+        downloads: the folder that keeps downloads.
+        url, file: a mirror, or a local file, to take instead of the origins; None for neither.
+        sha256: the checksum that the file must have; None for the origin's own.
+        unreachable: URL prefixes that are known not to answer, and are not tried.
 
     Returns:
-        (path, what to call it in the manifest, its reader).
+        (path, where it is from for the manifest, the function that reads it).
     """
-    first = SOURCES[name][0]
+    first, last = SOURCES[name][0], SOURCES[name][-1]
     sha256 = sha256 or first.sha256
     if file is not None:
         if sha256 is not None and not Path(file).is_dir():
@@ -40,22 +42,20 @@ def fetch(name, downloads, url, file, sha256, unreachable):
     if url is not None:
         return _download(url, downloads, sha256), url, first.read
     if not first.location.startswith("http"):
-        raise UserError(f"{name} has no public download; --file=PATH takes {first.location}")
+        raise UserError(f"{name} has no public download. Give --file=PATH: {first.location}.")
     for origin in SOURCES[name]:
         if origin.location.startswith("pip:"):
             return _download_wheel(origin, downloads), origin.location, origin.read
-        if not origin.location.startswith(tuple(unreachable)):
-            try:
-                return (
-                    _download(origin.location, downloads, origin.sha256 or sha256),
-                    origin.location,
-                    origin.read,
-                )
-            except Unreachable as error:
-                if origin is SOURCES[name][-1]:
-                    raise
-                print(f"{error}; taking the copy in {SOURCES[name][-1].location}", file=sys.stderr)
-    raise Unreachable(f"{SOURCES[name][0].location} cannot be reached")
+        if origin.location.startswith(tuple(unreachable)):
+            continue
+        try:
+            path = _download(origin.location, downloads, origin.sha256 or sha256)
+            return path, origin.location, origin.read
+        except Unreachable as error:
+            if origin is last:
+                raise
+            print(f"{error}: taking the copy in {last.location}", file=sys.stderr)
+    raise Unreachable(f"{first.location} cannot be reached")
 
 
 def _download(url, downloads, sha256):
@@ -72,13 +72,11 @@ def _download(url, downloads, sha256):
     except ValueError as error:
         if "hash" not in str(error):
             raise UserError(f"{url} cannot be downloaded: {error}") from error
-        raise UserError(
-            f"{url} gives a file with the wrong checksum: it is damaged, or another version than sha256 {sha256}"
-        ) from error
+        raise _wrong_checksum(url, sha256) from error
 
 
 def _reason(error):
-    """A few words for what a requests exception wraps five deep."""
+    """A few words for a requests exception, whose own text names five nested exceptions."""
     if isinstance(error, requests.HTTPError):
         return f"the server answers {error.response.status_code}"
     if isinstance(error, requests.Timeout):
@@ -91,34 +89,18 @@ def _reason(error):
 
 
 def _download_wheel(origin, downloads):
-    """A wheel of the package registry, as pip is set up on this machine; it is not installed."""
+    """The path of a wheel, from the package registry that pip uses on this machine; it is not installed."""
     requirement = origin.location.removeprefix("pip:")
     kept = downloads / f"{requirement.replace('==', '-')}.whl"
     if not kept.exists():
         downloads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=downloads) as temporary:
-            pip = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "--no-deps",
-                    "--only-binary=:all:",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                    "--dest",
-                    temporary,
-                    requirement,
-                ],
-                capture_output=True,
-                text=True,
-            )
+            command = [sys.executable, *PIP_DOWNLOAD, "--dest", temporary, requirement]
+            pip = subprocess.run(command, capture_output=True, text=True)
             wheels = list(Path(temporary).glob("*.whl"))
             if pip.returncode or not wheels:
-                raise Unreachable(
-                    f"pip cannot download {requirement}: {(pip.stderr.strip().splitlines() or ['no wheel'])[-1]}"
-                )
+                reason = (pip.stderr.strip().splitlines() or ["no wheel"])[-1]
+                raise Unreachable(f"pip cannot download {requirement}: {reason}")
             _check_hash(wheels[0], origin.sha256)
             wheels[0].rename(kept)
     _check_hash(kept, origin.sha256)
@@ -127,6 +109,11 @@ def _download_wheel(origin, downloads):
 
 def _check_hash(path, sha256):
     if pooch.file_hash(path) != sha256:
-        raise UserError(
-            f"{path} has the wrong checksum: it is damaged, or another version than sha256 {sha256}"
-        )
+        raise _wrong_checksum(path, sha256)
+
+
+def _wrong_checksum(location, sha256):
+    return UserError(
+        f"{location} has the wrong checksum: it is damaged, or another version than sha256 {sha256}. "
+        "Download it again, or give the sha256 of your version with --sha256."
+    )

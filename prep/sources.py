@@ -1,7 +1,9 @@
 """Foreign formats → Interactions: the only code that knows what other people's files look like.
 
-SOURCES has the named data sets, each with the places it can be had from and how to read what is there;
-`read_own` reads anybody's table. Rows become columns in prep/tables.py.
+SOURCES has the known data sets: where each can be downloaded, and how its files are read. `read_table`
+reads a table of the user's own. prep/tables.py parses the rows.
+
+To add a data set, write its reader (path -> Interactions, titles) and an entry in SOURCES.
 """
 
 import io
@@ -19,7 +21,7 @@ import pandas as pd
 from lib.errors import UserError
 from prep.tables import check_is_text, join, read_header, read_parquet, read_text, shown
 
-LARGEST_MEMBER = 8 * 2**30  # bytes; a zip member that claims more is not one of ours
+LARGEST_MEMBER = 8 * 2**30  # bytes of a zip member; no known data set has a larger one
 USUAL_NAMES = {
     "user": ("user", "user_id", "userid", "uid", "reviewerid", "reviewer_id"),
     "item": (
@@ -41,52 +43,53 @@ USUAL_NAMES = {
 
 
 class Origin(NamedTuple):
-    """One place a data set can be had from."""
+    """One place where a data set can be downloaded."""
 
-    location: str  # an http(s) URL, "pip:<requirement>" for a wheel in the package registry, or, where
-    # there is no download, words for what --file should be
-    sha256: str | None  # None: not known; what was downloaded has its own in the manifest
-    read: Callable  # path -> (Interactions, DataFrame of item and title, or None)
+    # An http(s) URL; "pip:<requirement>" for a wheel of the package registry; without a download, the
+    # words that say what --file must be.
+    location: str
+    sha256: str | None  # None: unknown; the manifest keeps that of the file that was read
+    read: Callable  # path -> (Interactions, DataFrame with the columns item and title, or None)
 
 
-# ---- Named data sets -----------------------------------------------------------------------------------
+# ---- Known data sets -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def _open_zip(path):
-    """The archive; damage that only shows while it is read ends in a UserError, too."""
+    """Opens a zip file; damage that shows up while it is read is a UserError, too."""
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
-                    raise UserError(
-                        f"{path} is not to be trusted: its member {shown(name)} would leave its folder"
-                    )
+                    raise UserError(f"{path} is not safe: its member {shown(name)} would leave its folder")
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(f"{path} is not a sound zip file: {error}") from error
 
 
 def _member(archive, name):
-    """(stream, name, size) of a member, which is read as it is: nothing is ever unpacked to a path of an archive's choosing."""
+    """(stream, name, size) of a member, read in place: no archive chooses a path to be unpacked to."""
     try:
         info = archive.getinfo(name)
     except KeyError as error:
-        raise UserError(f"{archive.filename} has no member {name}: another archive than expected") from error
+        raise UserError(f"{archive.filename} has no member {name}: it is another archive") from error
     if info.file_size > LARGEST_MEMBER:
-        raise UserError(f"{archive.filename}: {name} claims {info.file_size:,} bytes, more than is sensible")
+        raise UserError(
+            f"{archive.filename}: {name} claims {info.file_size:,} bytes, more than {LARGEST_MEMBER:,}"
+        )
     if info.flag_bits & 1:
-        raise UserError(f"{archive.filename}: {name} is encrypted; unpack it first")
+        raise UserError(f"{archive.filename}: {name} is encrypted. Make a zip file without a password.")
     return archive.open(info), name, info.file_size
 
 
-def _opened(path):
-    """(stream, name, size) of a file."""
+def _open_file(path):
+    """(stream, name, size) of a file, as `_member` gives."""
     return open(path, "rb"), path.name, path.stat().st_size
 
 
 def _read_titles(stream, name, **options):
-    """A table with the columns item and title; UserError if it is something else."""
+    """A DataFrame with the columns item and title."""
     try:
         return pd.read_csv(stream, **options).drop(columns="genres", errors="ignore")
     except (ValueError, KeyError) as error:
@@ -94,16 +97,24 @@ def _read_titles(stream, name, **options):
 
 
 def _read_archive(path, ratings, titles, titles_options, header=None, **options):
-    """A zip of one file of ratings, whose header, if it has one, begins as is given, and one of titles."""
+    """(Interactions, titles) from a zip with a file of ratings and a file of titles.
+
+    Args:
+        ratings, titles: names of the members.
+        titles_options: for pandas.read_csv.
+        header: what the header of the ratings must begin with; None: they have no header.
+        options: for tables.read_text.
+    """
     with _open_zip(path) as archive:
         stream, name, size = _member(archive, ratings)
         if header is not None:
-            found = read_header(stream, name, options["separator"], quoted=False)
-            if found[: len(header)] != header:
+            names = read_header(stream, name, options["separator"], quoted=False)
+            if names[: len(header)] != header:
                 raise UserError(
-                    f"{path}: {name} begins with {shown(', '.join(found))}, not with {', '.join(header)}: another file than expected"
+                    f"{path}: {name} begins with {shown(', '.join(names))}, not with {', '.join(header)}: "
+                    "it is another file"
                 )
-            options |= {"width": len(found), "header": True, "time": _time_place(found, options["places"])}
+            options |= {"width": len(names), "header": True, "time": _time_place(names, options["places"])}
         file = read_text(stream, name, size, **options)
         return join([file]), _read_titles(_member(archive, titles)[0], titles, **titles_options)
 
@@ -113,7 +124,7 @@ UNQUOTED = {"quoting": 3, "header": None}
 
 
 def read_movielens_dat(folder, encoding):
-    """ratings.dat and movies.dat, fields separated by '::'."""
+    """The reader of ratings.dat and movies.dat, fields separated by '::'."""
 
     def read(path):
         with _open_zip(path) as archive:
@@ -137,7 +148,7 @@ def read_movielens_dat(folder, encoding):
 
 
 def read_movielens_csv(folder):
-    """ratings.csv and movies.csv, with headers; titles are quoted."""
+    """The reader of ratings.csv and movies.csv, with headers; titles are quoted."""
     return lambda path: _read_archive(
         path,
         f"{folder}/ratings.csv",
@@ -168,7 +179,7 @@ def read_ml_100k(path):
 
 
 def read_recbole_ml_100k(path):
-    """The example data of RecBole: tables with a header of name:type, titles apart from years."""
+    """RecBole's example data: tables with a header of name:type; years have a column of their own."""
     folder = "recbole/dataset_example/ml-100k/ml-100k"
     interactions, items = _read_archive(
         path,
@@ -195,46 +206,50 @@ def read_douban(path):
 
 
 def _read_plain(path, separator, **options):
-    stream, name, size = _opened(Path(path))
+    stream, name, size = _open_file(Path(path))
     with stream:
         return join([read_text(stream, name, size, separator, **options)]), None
 
 
 def read_netflix(path):
-    """The Prize's combined_data_*.txt, a line 'movie:' before its lines user,rating,date; one file, a folder or a zip.
+    """The Netflix Prize's combined_data_*.txt: one of them, their folder, or a zip of them.
 
-    Titles come from movie_titles.csv or .txt beside them (id,year,title, with commas in titles; Latin-1).
+    A line 'movie:' stands before the movie's lines user,rating,date. Titles come from movie_titles.csv or
+    .txt beside them (id,year,title; titles may hold commas; Latin-1).
     """
     path = Path(path)
     if path.is_dir():
         return _read_prize(
-            path, {each.name: partial(_opened, each) for each in path.iterdir() if each.is_file()}
+            path, {file.name: partial(_open_file, file) for file in path.iterdir() if file.is_file()}
         )
     if zipfile.is_zipfile(path):
         with _open_zip(path) as archive:
             return _read_prize(
                 path, {Path(name).name: partial(_member, archive, name) for name in archive.namelist()}
             )
-    return _read_prize(path, {path.name: partial(_opened, path)}, [path.name])
+    return _read_prize(path, {path.name: partial(_open_file, path)}, [path.name])
 
 
-def _read_prize(path, found, ratings=None):
-    """As `read_netflix`; found: name -> what opens it, as `_opened` does; ratings: names of those with ratings, if they are not the usual ones."""
+def _read_prize(path, openers, ratings=None):
+    """As `read_netflix`.
+
+    Args:
+        openers: {name of a file: function that opens it, as `_open_file` does}.
+        ratings: the names of the files with ratings; None: all combined_data_*.txt.
+    """
     files = []
-    for name in ratings or sorted(name for name in found if re.fullmatch(r"combined_data_.*\.txt", name)):
-        stream, _, size = found[name]()
+    for name in ratings or sorted(name for name in openers if re.fullmatch(r"combined_data_.*\.txt", name)):
+        stream, _, size = openers[name]()
         with stream:
             files.append(read_text(stream, name, size, ",", (0, None, 1), 3, marks=re.compile(r"\d+:")))
     if not files:
         raise UserError(f"{path} holds no combined_data_*.txt")
     titles = None
-    for name in sorted({"movie_titles.csv", "movie_titles.txt"} & found.keys()):
-        with io.TextIOWrapper(found[name]()[0], "latin-1") as lines:
-            parts = [line.rstrip("\r\n").split(",", 2) for line in lines]
-        titles = pd.DataFrame(
-            [(int(part[0]), part[2]) for part in parts if len(part) == 3 and part[0].isdigit()],
-            columns=["item", "title"],
-        )
+    for name in sorted({"movie_titles.csv", "movie_titles.txt"} & openers.keys()):
+        with io.TextIOWrapper(openers[name]()[0], "latin-1") as lines:
+            rows = [line.rstrip("\r\n").split(",", 2) for line in lines]
+        rows = [(int(row[0]), row[2]) for row in rows if len(row) == 3 and row[0].isdigit()]
+        titles = pd.DataFrame(rows, columns=["item", "title"])
     return join(files), titles
 
 
@@ -270,29 +285,23 @@ SOURCES = {
         )
     ],
     "douban": [
-        Origin(
-            "its ratings as a text file: user, item, rating and timestamp, separated by tabs",
-            None,
-            read_douban,
-        )
+        Origin("a text file of user, item, rating and timestamp, separated by tabs", None, read_douban)
     ],
     "netflix": [
-        Origin(
-            "the Prize's combined_data_*.txt: their folder, a zip of them, or one of them", None, read_netflix
-        )
+        Origin("the Prize's combined_data_*.txt: their folder, a zip, or one of them", None, read_netflix)
     ],
 }
 
 
-# ---- Anybody's -----------------------------------------------------------------------------------------
+# ---- A table of the user's own -------------------------------------------------------------------------
 
 
-def read_own(path, user=None, item=None, rating=None):
-    """A table of interactions: .csv, .tsv, RecBole's .inter, or .parquet.
+def read_table(path, user=None, item=None, rating=None):
+    """The Interactions in a .csv, .tsv, .parquet, or RecBole's .inter.
 
     Args:
-        user, item, rating: all names of columns; or all whole numbers, their places counted from 0: then no line of text is a header.
-            None: guessed from USUAL_NAMES if there is a header, and without a rating every row counts as 1.
+        user, item, rating: columns, either all by name or all by place, such as "0"; by place, no line of
+            text is a header. None: one of USUAL_NAMES; without a rating column, every rating is 1.
 
     Raises:
         UserError: the file is not what its ending says, or has no such columns.
@@ -300,28 +309,24 @@ def read_own(path, user=None, item=None, rating=None):
     path = Path(path)
     ending = path.suffix.lower()
     if ending not in (".csv", ".tsv", ".inter", ".parquet"):
-        raise UserError(f"{path}: its ending must be .csv, .tsv, .inter or .parquet, to say what it is")
-    given = [column for column in (user, item, rating) if column is not None]
+        raise UserError(f"{path}: its ending must be .csv, .tsv, .inter or .parquet, to say its format")
+    columns = user, item, rating
+    given = [column for column in columns if column is not None]
     by_place = [column for column in given if re.fullmatch("[0-9]+", column)]
     if by_place and len(by_place) < len(given):
         name = next(column for column in given if column not in by_place)
         raise UserError(
-            f"'{name}' is the name of a column and {by_place[0]} is a place: give names, or for a file without a header places"
+            f"'{name}' is a column's name and {by_place[0]} a column's number. "
+            "Give names only or, for a file without a header, numbers only."
         )
     with open(path, "rb") as stream:
         start = stream.read(4096)
         if start.startswith(b"PAR1") != (ending == ".parquet"):
-            raise UserError(
-                f"{path} is not what its ending says: it is {'no' if ending == '.parquet' else 'a'} Parquet file"
-            )
+            article = "no" if ending == ".parquet" else "a"
+            raise UserError(f"{path} is not what its ending says: it is {article} Parquet file")
         if ending == ".parquet":
-            return join(
-                [
-                    read_parquet(
-                        path, partial(_choose_columns, path, by_place=by_place, asked=(user, item, rating))
-                    )
-                ]
-            )
+            choose = partial(_choose_columns, path, by_place=by_place, columns=columns)
+            return join([read_parquet(path, choose)])
         check_is_text(start, f"{path} is not what its ending says: it")
         separator, word = (",", "comma") if ending == ".csv" else ("\t", "tab")
         stream.seek(0)
@@ -330,75 +335,70 @@ def read_own(path, user=None, item=None, rating=None):
             raise UserError(
                 f"{path} is not what its ending says: its first line has no {word}: {shown(first[0])}"
             )
-        *places, time = _choose_columns(path, first, by_place=by_place, asked=(user, item, rating))
+        *places, time = _choose_columns(path, first, by_place=by_place, columns=columns)
         if by_place:
             _check_no_header(path, first, places)
             stream.seek(0)
+        quote = None if ending == ".inter" else '"'
+        size, width = path.stat().st_size, len(first)
         return join(
             [
                 read_text(
-                    stream,
-                    path.name,
-                    path.stat().st_size,
-                    separator,
-                    places,
-                    len(first),
-                    time,
-                    header=not by_place,
-                    quote=None if ending == ".inter" else '"',
+                    stream, path.name, size, separator, places, width, time, header=not by_place, quote=quote
                 )
             ]
         )
 
 
-def _choose_columns(path, names, by_place, asked):
-    """The places of the columns among the names, (user, item, rating or None, time or None).
+def _choose_columns(path, names, by_place, columns):
+    """The places of the columns among the names: (user, item, rating or None, time or None).
 
-    Names do not count where columns are chosen by place.
+    Args:
+        by_place: true if columns are chosen by place; then the names do not count.
+        columns: of users, items and ratings, as `read_table` takes them.
     """
     names = list(map(str, range(len(names)))) if by_place else names
     chosen = []
-    for what, column in zip(("user", "item", "rating"), asked):
+    for role, column in zip(("user", "item", "rating"), columns):
         if column is None:
-            found = [
+            matches = [
                 place
-                for usual in USUAL_NAMES[what]
+                for usual_name in USUAL_NAMES[role]
                 for place, name in enumerate(names)
-                if _plain(name) == usual
+                if _plain(name) == usual_name
             ]
         else:
-            found = [place for place, name in enumerate(names) if column in (name, name.partition(":")[0])]
-        if not found and (what != "rating" or column is not None):
+            matches = [place for place, name in enumerate(names) if column in (name, name.partition(":")[0])]
+        if not matches and (role != "rating" or column is not None):
             raise UserError(
-                f"{path} has no column '{column or what}'; it has {shown(', '.join(names), 500)}; --{what}-col=NAME says which it is, "
-                "or its number from 0 if the file has no header"
+                f"{path} has no column '{column or role}', only {shown(', '.join(names), 500)}. Name it with "
+                f"--{role}-col=NAME or, if the file has no header, --{role}-col=NUMBER, counted from 0."
             )
-        if [names[place] for place in found].count(names[found[0]] if found else "") > 1:
+        if [names[place] for place in matches].count(names[matches[0]] if matches else "") > 1:
             raise UserError(f"{path} has two columns of the same name: {shown(', '.join(names), 500)}")
-        chosen.append(found[0] if found else None)
+        chosen.append(matches[0] if matches else None)
     if len(set(chosen)) < 3:
-        raise UserError(
-            f"{path}: one column cannot be two of user, item and rating "
-            f"({', '.join('none' if place is None else names[place] for place in chosen)})"
-        )
+        chosen_names = ", ".join("none" if place is None else names[place] for place in chosen)
+        raise UserError(f"{path}: one column cannot be two of user, item and rating ({chosen_names})")
     return *chosen, _time_place(names, chosen)
 
 
 def _time_place(names, chosen):
-    """The place of the column of times among the names; None without one, or if it is chosen for something else."""
-    found = [place for place, name in enumerate(names) if _plain(name) in USUAL_NAMES["time"]]
-    return found[0] if len(found) == 1 and found[0] not in chosen else None
+    """The place of the column of times among the names; None without one, or if it is chosen already."""
+    matches = [place for place, name in enumerate(names) if _plain(name) in USUAL_NAMES["time"]]
+    return matches[0] if len(matches) == 1 and matches[0] not in chosen else None
 
 
 def _plain(name):
-    """A column's name as in USUAL_NAMES; RecBole's have a type, as user_id:token."""
+    """A column's name, spelled as in USUAL_NAMES and without RecBole's type, as in user_id:token."""
     return name.partition(":")[0].strip().lower().replace(" ", "_")
 
 
 def _check_no_header(path, first, places):
-    """UserError if the first row is a header nevertheless: taken for an interaction, it would be lost without a word."""
+    """UserError if the first row is a header, which would be read as an interaction."""
     user, item = (first[place] for place in places[:2])
     if _plain(user) in USUAL_NAMES["user"] and _plain(item) in USUAL_NAMES["item"]:
         raise UserError(
-            f"{path} begins with a header, and columns chosen by place are for files without one: --user-col={user} --item-col={item}"
+            f"{path} begins with a header, and columns by number are for files without one. "
+            f"Name them: --user-col={user} --item-col={item}."
         )

@@ -1,7 +1,8 @@
-"""Rows of text or Parquet → Interactions, in columns and a block at a time, by pyarrow: of a hundred million rows three numbers each are held.
+"""Rows of text or Parquet → Interactions, by pyarrow, a block at a time: in memory are a few numbers a row.
 
-prep/sources.py says which file holds what. Rows that cannot be used are left out and told apart by the line they begin on. In text with quotes a
-value may hold line breaks; a stray quote makes a value of many rows, and such a row counts as all the lines it has swallowed.
+prep/sources.py says which column is what. Rows that cannot be used are left out and named by their first
+line. In quoted text a value may hold line breaks. A stray quote makes one value of many lines; its row is
+called torn, and counts as all the lines it has swallowed.
 """
 
 import csv as python_csv
@@ -32,35 +33,35 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Interactions(NamedTuple):
-    """What was read: N interactions in the order of the file, their bad rows left out."""
+    """N interactions in the order of the file, without its bad rows."""
 
     user: np.ndarray  # (N,) int32, places in user_ids
     user_ids: np.ndarray  # distinct and sorted: int64 if all are whole numbers, else text
     item: np.ndarray  # (N,) int32, places in item_ids
     item_ids: np.ndarray
     rating: np.ndarray  # (N,) float32, finite
-    rows: int  # that were read, bad ones and what they swallowed included
+    rows: int  # how many were read, with the bad ones and all lines that these swallowed
     bad: list  # (file, line, text) of each bad row
     swallowed: int = 0  # lines of bad rows beyond their first
     time: np.ndarray | None = None  # (N,) float64, -inf where a row has none; None if no row has one
 
 
 class _File(NamedTuple):
-    """The rows of one file, and how to say where one of them stands."""
+    """The rows of one file, and the line that each begins on."""
 
     name: str
     blocks: list  # of (user, item, rating, time): two arrow dictionaries, float32 and float64 or None
-    line: Callable  # number of a row of the blocks, from 0 -> its line, from 1
-    empty: np.ndarray = np.empty(0, int)  # numbers of rows with nothing in them, such as empty lines
-    bad: list = []  # (line, text) of rows that are not in the blocks, since they did not have as many fields as the others
-    torn: dict = {}  # number of a row that swallowed others, and has no ids -> its text
-    swallowed: int = 0  # lines beyond their first of rows in bad or torn
+    line: Callable  # row of the blocks, from 0 -> its line in the file, from 1
+    empty: np.ndarray = np.empty(0, int)  # rows of the blocks without any value, such as empty lines
+    bad: list = []  # (line, text) of rows that are not in the blocks: they have too few or too many fields
+    torn: dict = {}  # row of the blocks that swallowed others; its ids are empty -> its text
+    swallowed: int = 0  # lines of the rows in bad or torn beyond their first
 
 
 class _Stream:
-    """A binary file for pyarrow that shows how much of it was read, and reads '::' as a tab if it is to."""
+    """A binary file for pyarrow with a progress bar; with colons, '::' is read as a tab."""
 
-    closed = False  # pyarrow asks
+    closed = False  # read by pyarrow
 
     def __init__(self, file, size, name, colons):
         self._file, self._colons, self.quotes = file, colons, False
@@ -95,12 +96,12 @@ def _encode(column):
 def _to_float(column):
     try:
         return column.cast(pa.float32()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid:  # some are not numbers: they become NaN
+    except pa.ArrowInvalid:  # not all are numbers: the others become NaN
         return pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float32)
 
 
 def _to_time(column):
-    """Whatever rises with time, such as seconds, (n,) float64; -inf where there is no number."""
+    """(n,) float64 that rises with time, such as seconds; -inf for what is not a number."""
     try:
         values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not numbers, or dates
@@ -119,7 +120,7 @@ def _block(batch, places, time):
 
 
 def _join_ids(chunks):
-    """(codes (N,) int32, ids sorted, whether each of the ids is none at all) of dictionary arrays."""
+    """(codes (N,) int32, distinct ids sorted, whether an id is missing) of dictionary arrays."""
     if not chunks:
         return np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, bool)
     joined = pa.chunked_array(chunks).unify_dictionaries()
@@ -131,7 +132,7 @@ def _join_ids(chunks):
         if whole
         else np.array(text)
     )
-    # What is no id sorts behind all ids, and apart from an id that looks the same.
+    # Missing ids sort behind all others, even behind an id that looks the same.
     order = np.lexsort((ids, none))
     first = np.append(True, (ids[order][1:] != ids[order][:-1]) | (none[order][1:] != none[order][:-1]))
     place = np.empty(len(ids), np.int32)
@@ -141,7 +142,7 @@ def _join_ids(chunks):
 
 
 def join(files):
-    """Interactions of all rows of some files, as from `read_text` or `read_parquet`."""
+    """The Interactions of all rows of files, as from `read_text` or `read_parquet`."""
     blocks = [block for file in files for block in file.blocks]
     user, user_ids, no_user = _join_ids([block[0] for block in blocks])
     item, item_ids, no_item = _join_ids([block[1] for block in blocks])
@@ -151,7 +152,7 @@ def join(files):
         time = np.concatenate(
             [np.full(len(block[2]), -np.inf) if block[3] is None else block[3] for block in blocks]
         )
-    bad = [(file.name, *each) for file in files for each in file.bad]
+    bad = [(file.name, line, fault) for file in files for line, fault in file.bad]
     starts = np.cumsum([0, *(sum(len(block[2]) for block in file.blocks) for file in files)])
     left_out = no_user[user] | no_item[item] | ~np.isfinite(rating)
     swallowed, empty = sum(file.swallowed for file in files), np.zeros(len(rating), bool)
@@ -161,14 +162,9 @@ def join(files):
     for place in np.flatnonzero(left_out & ~empty):
         file = np.searchsorted(starts, place, side="right") - 1
         row = int(place - starts[file])
-        what = files[file].torn.get(row) or (
-            "no user id"
-            if no_user[user[place]]
-            else "no item id"
-            if no_item[item[place]]
-            else "no number as rating"
-        )
-        bad.append((files[file].name, files[file].line(row), what))
+        missing_id = "no user id" if no_user[user[place]] else "no item id" if no_item[item[place]] else None
+        fault = files[file].torn.get(row) or missing_id or "the rating is not a number"
+        bad.append((files[file].name, files[file].line(row), fault))
     if left_out.any():
         user, item, rating = (column[~left_out] for column in (user, item, rating))
         time = None if time is None else time[~left_out]
@@ -181,11 +177,11 @@ def join(files):
 
 
 def read_header(stream, name, separator, quoted=True):
-    """The fields of the first line of a binary stream, which then stands behind it."""
+    """The fields of the first line of a binary stream; the next read begins at the second line."""
     first = stream.readline(LONGEST_HEADER).decode("utf-8-sig", "replace").rstrip("\r\n")
     if "\r" in first:
         raise UserError(
-            f"{name} ends its lines with carriage returns: convert it first, as with tr '\\r' '\\n'"
+            f"{name} ends its lines with carriage returns alone. Convert it with tr '\\r' '\\n' <FILE >NEW."
         )
     try:
         fields = next(
@@ -201,7 +197,7 @@ def read_header(stream, name, separator, quoted=True):
         raise UserError(f"{name} is empty, or begins with an empty line")
     if fields[-1].endswith("\n"):
         raise UserError(
-            f"{name}, line 1: a quote opens there that does not end in this line, as the names of columns must"
+            f"{name}, line 1: a quote opens, and does not close in the same line, as a column's name must"
         )
     return [field.strip() for field in fields]
 
@@ -219,23 +215,25 @@ def read_text(
     colons=False,
     marks=None,
 ):
-    """The rows of a delimited file, which behind its header is all rows.
+    """The rows of a delimited file, for `join`.
 
     Args:
-        stream: binary; size: its bytes, as far as they are known.
-        places: of the user, item and rating column, from 0; None for an item that marks name, and a rating that every row is to have as 1.
-        width: how many columns there are.
-        time: the place of the column of times, if there is one.
-        header: whether the first line has been read already.
-        quote: of fields that hold separators or line breaks.
-        colons: fields are separated by '::'.
-        marks: pattern of rows that are no interactions, but name the item of the rows behind them.
+        stream: binary, behind the header if there is one.
+        size: its bytes, for the progress bar.
+        places: the user, item and rating columns, from 0. No item column: `marks` name the items. No rating
+            column: every rating is 1.
+        width: the number of columns.
+        time: the column of times, or None.
+        header: whether there was a header.
+        quote: the character around fields with separators or line breaks.
+        colons: whether fields are separated by '::'.
+        marks: the pattern of lines that name the item of all rows up to the next such line.
 
     Returns:
-        _File, for `join`.
+        _File.
 
     Raises:
-        UserError: it is no text, not UTF-8, or has a quote that swallows more than BLOCK.
+        UserError: it is not text, not UTF-8, or has a quote that swallows more than BLOCK bytes.
     """
     check_is_text(stream.peek(4096)[:4096], name)
     skipped, blocks, empty, torn = [], [], [], {}
@@ -269,10 +267,10 @@ def read_text(
                 if file.quotes and quote:
                     rows, breaks = _line_breaks(batch)
                     broken.append((start + rows, breaks))
-                    found = _torn(batch, rows, breaks, places, separator)
-                    torn.update({int(start + row): text for row, (_, text) in found.items()})
-                    swallowed += sum(lines for lines, _ in found.values())
-                    batch = _without_ids(batch, found, places)
+                    torn_rows = _torn(batch, rows, breaks, places, separator)
+                    torn.update({int(start + row): text for row, (_, text) in torn_rows.items()})
+                    swallowed += sum(lines for lines, _ in torn_rows.values())
+                    batch = _without_ids(batch, torn_rows, places)
                 blocks.append(_block(batch, places, time))
                 start += batch.num_rows
     except pa.ArrowInvalid as error:
@@ -280,18 +278,21 @@ def read_text(
             if not header:
                 raise UserError(f"{name} is empty") from error
         elif no_utf8 or "UTF" in str(error):
-            raise UserError(f"{name} is not UTF-8 text: convert it first, as with iconv -t UTF-8") from error
-        elif quote and "straddling" in str(error):
             raise UserError(
-                f"{name}, line {_longest_row(stream, separator)}: a quote opens there and does not end within {BLOCK:,} bytes; "
-                "remove it, or double it if it is part of the text"
+                f"{name} is not UTF-8 text. Convert it, for example with iconv -f LATIN1 -t UTF-8 FILE >NEW."
+            ) from error
+        elif quote and "straddling" in str(error):
+            line = _longest_row(stream, separator)
+            raise UserError(
+                f"{name}, line {line}: a quote opens, and does not close within {BLOCK:,} bytes. "
+                "Remove it, or double it if it is part of the text."
             ) from error
         else:
             raise UserError(f"{name} cannot be read: {shown(str(error).splitlines()[0], 200)}") from error
     finally:
         file.close()
         stream.close()
-    # Rows that were skipped count as lines, and so does a header: where each of them stood among the others.
+    # A row's line counts the header, skipped rows and line breaks in values before it.
     before = np.array([number for number, _ in skipped], np.int64) - 1 - np.arange(len(skipped))
     beyond = [text.count("\n") for _, text in skipped]
     heights = np.cumsum([0, *(1 + count for count in beyond)])
@@ -304,51 +305,54 @@ def read_text(
 
     marked = [marks is not None and marks.fullmatch(text.strip()) is not None for _, text in skipped]
     bad = [
-        (line(before[each], each), _told(text, beyond[each]))
-        for each, (_, text) in enumerate(skipped)
-        if text.strip() and not marked[each]
+        (line(before[i], i), _excerpt(text, beyond[i]))
+        for i, (_, text) in enumerate(skipped)
+        if text.strip() and not marked[i]
     ]
     if marks:
-        blocks = _with_marked_items(
-            blocks,
-            [(before[each], text.strip()[:-1]) for each, (_, text) in enumerate(skipped) if marked[each]],
-        )
+        items = [(before[i], text.strip()[:-1]) for i, (_, text) in enumerate(skipped) if marked[i]]
+        blocks = _with_marked_items(blocks, items)
     return _File(
         name, blocks, line, np.concatenate([np.empty(0, int), *empty]), bad, torn, swallowed + sum(beyond)
     )
 
 
 def check_is_text(start, name):
-    """Raises UserError if a file that begins so is no text, or is in an encoding that has other bytes for a comma."""
+    """Raises UserError if the first bytes of a file show that it is not text, or UTF-16."""
     if start.startswith(UTF_16):
         raise UserError(
-            f"{name} is not UTF-8 text but UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8"
+            f"{name} is not UTF-8 text but UTF-16. Convert it with iconv -f UTF-16 -t UTF-8 FILE >NEW."
         )
     if b"\0" in start or start.startswith(NO_TEXT):
         raise UserError(f"{name} is not text")
 
 
 def shown(text, length=SHOWN):
-    """The start of a text, in one line."""
+    """The start of a text as one printable line."""
     escaped = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:length])
     return escaped + ("..." if len(text) > length else "")
 
 
 @contextmanager
 def _undecodable():
-    """A list that fills with what cannot be decoded of rows for the handler of invalid ones, which pyarrow would print."""
-    found, usual = [], sys.unraisablehook
-    sys.unraisablehook = lambda raised: (
-        found.append(raised.exc_value) if isinstance(raised.exc_value, UnicodeDecodeError) else usual(raised)
-    )
+    """A list that collects the decoding errors which pyarrow, in its handler of invalid rows, would print."""
+    errors, usual_hook = [], sys.unraisablehook
+
+    def collect(raised):
+        if isinstance(raised.exc_value, UnicodeDecodeError):
+            errors.append(raised.exc_value)
+        else:
+            usual_hook(raised)
+
+    sys.unraisablehook = collect
     try:
-        yield found
+        yield errors
     finally:
-        sys.unraisablehook = usual
+        sys.unraisablehook = usual_hook
 
 
 def _rows_with_nothing(batch, places):
-    """Numbers of the rows of which all fields are empty: an empty line, too, is one."""
+    """The rows whose fields are all empty, as those of an empty line are."""
     first = [batch.column(place) for place in places if place is not None]
     rows = np.flatnonzero(
         reduce(pc.and_, [pc.equal(column, "") for column in first]).to_numpy(zero_copy_only=False)
@@ -362,7 +366,7 @@ def _rows_with_nothing(batch, places):
 
 
 def _line_breaks(batch):
-    """(rows with line breaks in their values, how many each has)."""
+    """(Rows with line breaks in their values, how many each of them has)."""
     breaks = reduce(
         np.add, [pc.count_substring(column, "\n").to_numpy(zero_copy_only=False) for column in batch.columns]
     )
@@ -371,10 +375,10 @@ def _line_breaks(batch):
 
 
 def _torn(batch, rows, breaks, places, separator):
-    """Of the rows with line breaks those that swallowed others: row -> (line breaks, what to show).
+    """The rows with line breaks that swallowed other rows: row -> (line breaks, excerpt).
 
-    A line break in an id or a rating is not meant. One in another column, as in a review's text, is, unless most of
-    its lines have as many fields as a row.
+    A line break in an id or a rating is a fault. In another column, such as a review's text, it is one if
+    most of the value's lines read like rows.
     """
     torn, width = {}, batch.num_columns
     for place, column in enumerate(batch.columns):
@@ -386,18 +390,19 @@ def _torn(batch, rows, breaks, places, separator):
                 pc.multiply(pc.count_substring(values, "\n"), width - 1),
             )
             suspect = pc.and_(suspect, many)
-        for each in np.flatnonzero(suspect.to_numpy(zero_copy_only=False)):
-            value = values[each].as_py()
+        for i in np.flatnonzero(suspect.to_numpy(zero_copy_only=False)):
+            value = values[i].as_py()
             value = value if isinstance(value, str) else value.decode("utf-8", "replace")
             if place in places or _reads_like_rows(value, place, places[2], width, separator):
-                torn.setdefault(int(rows[each]), (int(breaks[each]), _told(value, int(breaks[each]))))
+                torn.setdefault(int(rows[i]), (int(breaks[i]), _excerpt(value, int(breaks[i]))))
     return torn
 
 
 def _reads_like_rows(value, place, rating, width, separator):
-    """Whether most lines of what stands in column `place` read like rows, the first and the last with what is around them.
+    """Whether most lines of a value in column `place` read like rows.
 
-    They have a row's number of fields, and a number as rating; in a file without ratings, no space behind a separator, as prose has it.
+    The first and the last line count with the fields before and behind the value. A row has `width` fields
+    and a number, or nothing, as rating; in a file without ratings, it has no space behind a separator.
     """
 
     def is_row(line):
@@ -421,12 +426,12 @@ def _is_number(text):
         return False
 
 
-def _told(text, line_breaks):
+def _excerpt(text, line_breaks):
     return shown(text) + (f" ({line_breaks + 1:,} lines within quotes)" if line_breaks else "")
 
 
 def _without_ids(batch, torn, places):
-    """The batch with empty ids in the torn rows, lest what they swallowed counts as an id."""
+    """The batch with empty ids in its torn rows, lest the swallowed text counts as an id."""
     if not torn:
         return batch
     mask = np.isin(np.arange(batch.num_rows), list(torn))
@@ -436,52 +441,52 @@ def _without_ids(batch, torn, places):
 
 
 def _longest_row(stream, separator):
-    """The line on which the row begins that has the most lines, or is the first that is longer than a csv reader takes."""
+    """The first line of the row with the most lines, or of the first row too long for Python's csv reader."""
     stream.seek(0)
-    reader, begins, longest, found = (
-        python_csv.reader((line.decode("utf-8", "replace") for line in stream), delimiter=separator),
-        1,
-        0,
-        1,
-    )
+    lines = (line.decode("utf-8", "replace") for line in stream)
+    reader = python_csv.reader(lines, delimiter=separator)
+    first, most_lines, first_of_longest = 1, 0, 1
     try:
         for _ in reader:
-            if reader.line_num + 1 - begins > longest:
-                longest, found = reader.line_num + 1 - begins, begins
-            begins = reader.line_num + 1
+            if reader.line_num + 1 - first > most_lines:
+                most_lines, first_of_longest = reader.line_num + 1 - first, first
+            first = reader.line_num + 1
     except python_csv.Error:
-        return begins
-    return found
+        return first
+    return first_of_longest
 
 
 def _with_marked_items(blocks, marks):
-    """Gives every row the item of the last mark before it; marks are (rows before it, item)."""
+    """The blocks with the item of the last mark before each row; marks are (rows before it, item)."""
     count = sum(len(block[2]) for block in blocks)
     places = [0, *(place for place, _ in marks), count]
     codes = np.repeat(np.arange(len(marks) + 1, dtype=np.int32), np.diff(places))
-    items, start, whole = pa.array(["", *(item for _, item in marks)], pa.string()), 0, []
+    items, start, with_items = pa.array(["", *(item for _, item in marks)], pa.string()), 0, []
     for user, _, rating, time in blocks:
-        whole.append(
-            (user, pa.DictionaryArray.from_arrays(codes[start : start + len(rating)], items), rating, time)
-        )
+        item = pa.DictionaryArray.from_arrays(codes[start : start + len(rating)], items)
+        with_items.append((user, item, rating, time))
         start += len(rating)
-    return whole
+    return with_items
 
 
 # ---- Parquet -------------------------------------------------------------------------------------------
 
 
 def read_parquet(path, choose):
-    """The rows of a Parquet file; choose: names of its columns -> places of users, items, ratings and times."""
+    """The rows of a Parquet file, for `join`.
+
+    Args:
+        choose: names of the columns -> the places of users, items, ratings or None, and times or None.
+    """
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
         chosen = choose(names)
-        wanted = [names[place] for place in chosen if place is not None]
+        columns = [names[place] for place in chosen if place is not None]
         blocks = []
-        for batch in file.iter_batches(batch_size=2**20, columns=wanted):
-            found = batch.schema.names
-            *places, time = (None if place is None else found.index(names[place]) for place in chosen)
+        for batch in file.iter_batches(batch_size=2**20, columns=columns):
+            read = batch.schema.names
+            *places, time = (None if place is None else read.index(names[place]) for place in chosen)
             blocks.append(_block(batch, places, time))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise UserError(f"{path} cannot be read: {shown(str(error).splitlines()[0], 200)}") from error

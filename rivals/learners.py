@@ -1,12 +1,13 @@
-"""The models of the comparison that are trained by gradient descent, and the one loop that trains them.
+"""The baselines that are trained by gradient descent, and the one loop that trains them.
 
-    MF        matrix factorisation, BPR loss (Rendle et al., UAI 2009)
-    NeuMF     generalised matrix factorisation beside a perceptron (He et al., WWW 2017)
-    MVAE      variational autoencoder with multinomial likelihood, annealed KL (Liang et al., WWW 2018)
-    LightGCN  embeddings averaged over the powers of the user-item graph, BPR loss (He et al., SIGIR 2020)
+    mf        matrix factorisation, BPR loss (Rendle et al., UAI 2009)
+    neumf     generalised matrix factorisation beside a perceptron (He et al., WWW 2017)
+    mvae      variational autoencoder with multinomial likelihood, annealed KL (Liang et al., WWW 2018)
+    lightgcn  embeddings averaged over the powers of the user-item graph, BPR loss (He et al., SIGIR 2020)
 
-Each is a function from its hyper-parameters to a `Learner`, four pure functions. An epoch is one compiled scan over
-batches that are drawn on the device. U users, I items, B examples in a batch, d dimensions, n negatives.
+Each is a function from its hyper-parameters to a `Learner`, a handful of pure functions. LEARNERS, at the end
+of this file, lists them and says how to add one. An epoch is one compiled scan over batches that are drawn on
+the device. U users, I items, N interactions, B examples in a batch, d dimensions, n negatives.
 """
 
 from collections.abc import Callable
@@ -18,96 +19,98 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-FEWEST_STEPS = 10  # of an epoch: batches are smaller on small data
-USERS_AT_ONCE = 16  # that NeuMF scores: each needs I hidden layers
+FEWEST_STEPS = 10  # in an epoch: on small data the batches shrink until there are this many
+USERS_AT_ONCE = 16  # NeuMF scores this many users together: each needs I hidden layers
 
 
 class Histories(NamedTuple):
-    """A matrix of users, CSR (U, I), on the device, with what drawing from it needs."""
+    """A matrix of users, CSR (U, I), on the device, in the form from which batches are drawn."""
 
-    starts: jax.Array  # (U + 1,) int32
+    starts: jax.Array  # (U + 1,) int32: user u owns the entries starts[u] to starts[u + 1]
     user: jax.Array  # (N,) int32, of each entry
     item: jax.Array  # (N,) int32, ascending for each user
     value: jax.Array  # (N,) float32
-    before: jax.Array  # (N,) int32: items that the user does not have, of smaller number than this one
+    absent_before: jax.Array  # (N,) int32: how many items below this one the user does not have
 
 
 class Batch(NamedTuple):
-    """B interactions for a pairwise learner."""
+    """B interactions, each with n items that its user does not have."""
 
     user: jax.Array  # (B,)
     item: jax.Array  # (B,)
-    negatives: jax.Array  # (B, n), none of them in the user's history; -1 for a user who has every item
+    negatives: jax.Array  # (B, n); -1 for a user who has every item
 
 
 class Learner(NamedTuple):
-    """A model. Params is any tree of arrays."""
+    """A model as pure functions. Params and tables are trees of arrays, of any form."""
 
     initialise: Callable  # key -> params
-    draw: Callable  # (histories, examples (B,), key) -> batch; examples count entries, or users
+    draw: Callable  # (histories, examples (B,), key) -> batch, of any form; examples are numbers from 0
     loss: Callable  # (params, batch, histories, key, steps done) -> scalar
-    tables: Callable  # (params, histories) -> what `scores` needs, calculated once
+    tables: Callable  # (params, histories) -> tables, which `scores` uses for all users
     scores: Callable  # (tables, users (B,), context (B, I)) -> (B, I)
-    by_user: bool  # an example is a user, not an interaction
+    by_user: bool  # whether examples number the users; else they number the interactions
 
 
 def histories_of(matrix):
-    """Puts a CSR matrix (U, I) on the device."""
+    """The Histories of a CSR matrix (U, I)."""
     matrix = matrix.sorted_indices()
-    count = np.diff(matrix.indptr)
-    place = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], count)
-    columns = matrix.indptr, np.repeat(np.arange(matrix.shape[0]), count), matrix.indices
-    starts, user, item = (jnp.asarray(column, jnp.int32) for column in columns)
-    return Histories(
-        starts,
-        user,
-        item,
-        jnp.asarray(matrix.data, jnp.float32),
-        jnp.asarray(matrix.indices - place, jnp.int32),
-    )
+    lengths = np.diff(matrix.indptr)
+    user = np.repeat(np.arange(matrix.shape[0]), lengths)
+    rank = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], lengths)  # within the user's history
+    columns = matrix.indptr, user, matrix.indices, matrix.indices - rank
+    starts, user, item, absent_before = (jnp.asarray(column, jnp.int32) for column in columns)
+    return Histories(starts, user, item, jnp.asarray(matrix.data, jnp.float32), absent_before)
 
 
 def draw_negatives(key, histories, user, items, count):
-    """Items drawn evenly, with replacement, from those a user does not have.
+    """Items that a user does not have, drawn evenly and with replacement.
 
     Args:
-        user: (B,).
+        key: of jax.random.
+        histories: Histories of (U, I).
+        user: (B,) int32.
         items: I.
-        count: n.
+        count: n, for each user.
 
     Returns:
-        (B, n) int32; -1 for users who have every item.
+        (B, n) int32; -1 for a user who has every item.
     """
     first, last = histories.starts[user, None], histories.starts[user + 1, None]
     free = items - (last - first)
     drawn = jnp.minimum((jax.random.uniform(key, (len(user), count)) * free).astype(jnp.int32), free - 1)
-    # The r-th item that is not the user's lies behind all of his with at most r free items before them: a binary search.
+    # The r-th absent item comes after every entry with at most r absent items before it. Binary search finds
+    # the first entry with more.
     low, high = jnp.broadcast_to(first, drawn.shape), jnp.broadcast_to(last, drawn.shape)
 
     def halve(_, bounds):
         low, high = bounds
-        middle = (low + high) // 2
-        behind = (low < high) & (histories.before[middle] <= drawn)
-        return jnp.where(behind, middle + 1, low), jnp.where(
-            behind, high, jnp.where(low < high, middle, high)
-        )
+        middle, searching = (low + high) // 2, low < high
+        after = searching & (histories.absent_before[middle] <= drawn)
+        return jnp.where(after, middle + 1, low), jnp.where(searching & ~after, middle, high)
 
     low, _ = jax.lax.fori_loop(0, items.bit_length(), halve, (low, high))
     return drawn + low - first
 
 
 def dense_rows(histories, users, items):
-    """The rows of some users, (B, I) float32. No product of U and I is ever held."""
-    first, count = histories.starts[users], histories.starts[users + 1] - histories.starts[users]
-    # Entry e of the batch belongs to the user in whose stretch of the running count it falls.
-    place = jnp.arange(items)
-    entry = first[:, None] + place
-    there = place < count[:, None]
-    entry = jnp.where(there, entry, 0)
-    value = jnp.where(there, histories.value[entry], 0)
-    return (
-        jnp.zeros((len(users), items)).at[jnp.arange(len(users))[:, None], histories.item[entry]].add(value)
-    )
+    """The users' rows of the matrix, without the matrix (U, I) itself.
+
+    Args:
+        histories: Histories of (U, I).
+        users: (B,) int32.
+        items: I.
+
+    Returns:
+        (B, I) float32.
+    """
+    first, length = histories.starts[users, None], jnp.diff(histories.starts)[users, None]
+    rank = jnp.arange(items)  # a history has I entries at most; what lies beyond its end adds 0 to some item
+    within = rank < length
+    entry = jnp.where(within, first + rank, 0)
+    value = jnp.where(within, histories.value[entry], 0)
+    row = jnp.arange(len(users))[:, None]
+    return jnp.zeros((len(users), items)).at[row, histories.item[entry]].add(value)
 
 
 def _draw_pairs(items, negatives):
@@ -123,12 +126,12 @@ def _params(params, histories):
 
 
 def _rows_of(table, items):
-    """The table's rows of these items; 0, without a derivative, of -1: a plain index takes the last row."""
+    """The items' rows of a table; for -1, zeros without a derivative (a plain -1 would be the last row)."""
     return table.at[items].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
 def _bpr(positive, negative, items):
-    """- mean log sigmoid(positive - negative), of (B,) against (B, n); 0 where the item (B, n) is -1."""
+    """-log sigmoid(positive (B,) - negative (B, n)), its mean; 0 where the negative item is -1."""
     return jnp.where(items >= 0, jax.nn.softplus(negative - positive[:, None]), 0).mean()
 
 
@@ -141,18 +144,22 @@ def _embeddings(key, users, items, dimensions, scale):
 
 
 def _norm(*rows):
-    """Mean over the batch of the squared norms, summed."""
-    return sum((each**2).sum() / len(each) for each in rows)
+    """The squared norms of arrays (B, ...), summed, a mean over the batch."""
+    return sum((array**2).sum() / len(array) for array in rows)
 
 
 def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
     """Matrix factorisation: <p_u, q_i> + b_i.
 
     Args:
+        users, items: U, I.
         dimensions: d.
-        l2: weight of the squared norms of what a batch touches, each as often as it does.
+        l2: weight of the squared norms of p and q, counted as often as the batch has them.
         dropout: share of the dimensions of p_u that a step leaves out.
         negatives: n, items that each interaction is compared with.
+
+    Returns:
+        Learner.
     """
 
     def initialise(key):
@@ -171,28 +178,34 @@ def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
 
 
 def neumf(users, items, dimensions=32, l2=1e-5, dropout=0.0, negatives=4):
-    """Neural matrix factorisation: a linear layer over p_u * q_i and a perceptron of [p'_u, q'_i], binary cross entropy.
+    """Neural matrix factorisation: a linear layer over [p_u * q_i, perceptron(p'_u, q'_i)].
+
+    The loss is binary cross entropy.
 
     Args:
+        users, items, l2: as in `mf`.
         dimensions: d of both embeddings; the perceptron has layers of 2d, d and d/2.
-        l2, dropout: as in `mf`; dropout after each layer of the perceptron.
-        negatives: n, for each interaction.
+        dropout: share of each layer of the perceptron that a step leaves out.
+        negatives: n, items with label 0 for each interaction.
+
+    Returns:
+        Learner.
     """
     widths = 2 * dimensions, dimensions, dimensions // 2
 
     def initialise(key):
-        product, perceptron, *layers, out = jax.random.split(key, 3 + len(widths))
-        inputs = 2 * dimensions, *widths[:-1]
+        product, perceptron, *layer_keys, out = jax.random.split(key, 3 + len(widths))
+        layers = zip(layer_keys, (2 * dimensions, *widths[:-1]), widths)
         glorot = jax.nn.initializers.glorot_uniform()
         return {
             "product": _embeddings(product, users, items, dimensions, 0.1),
             "perceptron": _embeddings(perceptron, users, items, dimensions, 0.1),
-            "layers": [(glorot(each, (i, o)), jnp.zeros(o)) for each, i, o in zip(layers, inputs, widths)],
+            "layers": [(glorot(layer_key, (i, o)), jnp.zeros(o)) for layer_key, i, o in layers],
             "out": (glorot(out, (dimensions + widths[-1], 1))[:, 0], jnp.zeros(())),
         }
 
     def forward(params, product, first, keys):
-        """Logits from p_u * q_i (..., d) and the first layer before its bias (..., 2d)."""
+        """Logits (...) from p_u * q_i (..., d) and the first layer before its bias (..., 2d)."""
         hidden = first
         for depth, (weights, bias) in enumerate(params["layers"]):
             hidden = jax.nn.relu((hidden if depth == 0 else hidden @ weights) + bias)
@@ -202,30 +215,31 @@ def neumf(users, items, dimensions=32, l2=1e-5, dropout=0.0, negatives=4):
         return jnp.concatenate([product, hidden], -1) @ weights + bias
 
     def halves(params):
-        """The first layer's weights, of user and item: of the pair it is the sum of both."""
+        """The first layer's weights of the user and of the item: the layer of a pair is the sum of two."""
         weights = params["layers"][0][0]
         return weights[:dimensions], weights[dimensions:]
 
     def loss(params, batch, histories, key, steps):
         item = jnp.concatenate([batch.item[:, None], batch.negatives], 1)
-        of_user, of_item = halves(params)
+        user_weights, item_weights = halves(params)
         gmf, mlp = params["product"], params["perceptron"]
         p, q = gmf["user"][batch.user][:, None], _rows_of(gmf["item"], item)
         r, s = mlp["user"][batch.user][:, None], _rows_of(mlp["item"], item)
-        logits = forward(
-            params, p * q, r @ of_user + s @ of_item, jax.random.split(key, len(widths)) if dropout else None
-        )
+        keys = jax.random.split(key, len(widths)) if dropout else None
+        logits = forward(params, p * q, r @ user_weights + s @ item_weights, keys)
         labels = jnp.arange(item.shape[1]) == 0
         error = jnp.where(item >= 0, optax.sigmoid_binary_cross_entropy(logits, labels), 0)
         return error.mean() + l2 * _norm(p, q, r, s)
 
     def scores(params, users, context):
-        of_user, of_item = halves(params)
-        first = params["perceptron"]["item"] @ of_item  # (I, 2d)
+        user_weights, item_weights = halves(params)
+        gmf, mlp = params["product"], params["perceptron"]
+        first = mlp["item"] @ item_weights  # (I, 2d)
 
         def score(user):
-            product = params["product"]["user"][user] * params["product"]["item"]
-            return forward(params, product, params["perceptron"]["user"][user] @ of_user + first, None)
+            return forward(
+                params, gmf["user"][user] * gmf["item"], mlp["user"][user] @ user_weights + first, None
+            )
 
         return jax.lax.map(score, users, batch_size=USERS_AT_ONCE)
 
@@ -233,15 +247,17 @@ def neumf(users, items, dimensions=32, l2=1e-5, dropout=0.0, negatives=4):
 
 
 def propagate(histories, embeddings, layers):
-    """LightGCN's: the mean of E, A E, ..., A^layers E, where A links user and item by 1 / sqrt(their two degrees).
+    """The mean of E, A E, ..., A^layers E, A being the user-item graph with weights 1 / sqrt(both degrees).
 
     The graph is a dense (U, I) matrix: on a CPU its products are several times faster than sums over edges.
 
     Args:
-        embeddings: {"user": (U, d), "item": (I, d)}.
+        histories: Histories of (U, I).
+        embeddings: E, {"user": (U, d), "item": (I, d)}.
+        layers: the highest power.
 
     Returns:
-        The same tree.
+        {"user": (U, d), "item": (I, d)}.
     """
     shapes = {name: len(table) for name, table in embeddings.items()}
     degree = {
@@ -254,26 +270,29 @@ def propagate(histories, embeddings, layers):
     for _ in range(layers):
         current = {"user": link @ current["item"], "item": link.T @ current["user"]}
         total = jax.tree.map(jnp.add, total, current)
-    return jax.tree.map(lambda each: each / (layers + 1), total)
+    return jax.tree.map(lambda table: table / (layers + 1), total)
 
 
 def lightgcn(users, items, dimensions=64, l2=1e-4, layers=3, negatives=1):
-    """LightGCN: the product of two embeddings after `propagate`; the squared norms are those before it.
+    """LightGCN: the product of two embeddings after `propagate`.
 
     Args:
-        dimensions, l2, negatives: as in `mf`.
-        layers: powers of the graph that are averaged, besides 0.
+        users, items, dimensions, negatives: as in `mf`.
+        l2: weight of the squared norms of the embeddings before `propagate`.
+        layers: the highest power of the graph in the average.
+
+    Returns:
+        Learner.
     """
 
+    def rows(tables, batch):
+        item, negatives = tables["item"][batch.item], _rows_of(tables["item"], batch.negatives)
+        return tables["user"][batch.user], item, negatives
+
     def loss(params, batch, histories, key, steps):
-        tables = propagate(histories, params, layers)
-        rows = lambda tree: (
-            tree["user"][batch.user],
-            tree["item"][batch.item],
-            _rows_of(tree["item"], batch.negatives),
-        )
-        (user, item, others), norm = rows(tables), _norm(*rows(params))
-        return _bpr((user * item).sum(1), jnp.einsum("bd,bnd->bn", user, others), batch.negatives) + l2 * norm
+        user, item, others = rows(propagate(histories, params, layers), batch)
+        negative = jnp.einsum("bd,bnd->bn", user, others)
+        return _bpr((user * item).sum(1), negative, batch.negatives) + l2 * _norm(*rows(params, batch))
 
     return Learner(
         lambda key: _embeddings(key, users, items, dimensions, 0.1),
@@ -285,15 +304,20 @@ def lightgcn(users, items, dimensions=64, l2=1e-4, layers=3, negatives=1):
     )
 
 
-def mvae(items, hidden=600, dimensions=200, dropout=0.5, kl_weight=0.2, anneal_steps=1000):
+def mvae(users, items, hidden=600, dimensions=200, dropout=0.5, kl_weight=0.2, anneal_steps=1000):
     """Multi-VAE: I - hidden - d - hidden - I, tanh, multinomial likelihood.
 
-    Users may have weights between 0 and 1, as synthetic ones do. A weight is taken for the chance that the interaction is
-    there, and what a step is fed is drawn from it: real users, who are asked about later, have interactions, no weights.
+    Synthetic users have weights between 0 and 1, and the real users that are scored later have none. Training
+    therefore takes a weight as the probability of an interaction, and draws each step's input from it.
 
     Args:
+        users, items: U, which it does not use, and I.
+        hidden, dimensions: widths; d is that of the latent code.
         dropout: share of the (normalised) input that a step leaves out.
-        kl_weight: of the KL divergence, reached by a straight line over anneal_steps steps.
+        kl_weight: weight of the KL divergence; it grows linearly to this over anneal_steps steps.
+
+    Returns:
+        Learner.
     """
     widths = (items, hidden, 2 * dimensions), (dimensions, hidden, items)
 
@@ -309,7 +333,7 @@ def mvae(items, hidden=600, dimensions=200, dropout=0.5, kl_weight=0.2, anneal_s
         return jnp.tanh(rows @ first + bias) @ second + second_bias
 
     def scale(rows):
-        """1 / the root of the number of interactions: of zeros and ones that normalises; (B, 1)."""
+        """1 / sqrt(number of interactions), (B, 1): normalises rows of 0 and 1."""
         count = rows.sum(1, keepdims=True)
         return 1 / jnp.sqrt(jnp.where(count > 0, count, 1))
 
@@ -319,9 +343,8 @@ def mvae(items, hidden=600, dimensions=200, dropout=0.5, kl_weight=0.2, anneal_s
         mean, log_variance = jnp.split(through(params[0], scale(rows) * fed), 2, axis=1)
         latent = mean + jnp.exp(log_variance / 2) * jax.random.normal(noise_key, mean.shape)
         likelihood = (jax.nn.log_softmax(through(params[1], latent)) * rows).sum(1)
-        return (
-            kl_weight * jnp.minimum(steps / anneal_steps, 1) * gaussian_kl(mean, log_variance) - likelihood
-        ).mean()
+        annealed = kl_weight * jnp.minimum(steps / anneal_steps, 1)
+        return (annealed * gaussian_kl(mean, log_variance) - likelihood).mean()
 
     def scores(params, users, context):
         context = context.astype(jnp.float32)
@@ -344,13 +367,18 @@ def gaussian_kl(mean, log_variance):
 
 
 def make_epoch(learner, histories, optimizer, batch_size):
-    """An epoch: every example once, in random batches. What does not fill a batch is left out, other examples each time.
+    """The compiled training of one epoch: every example once, in random batches.
+
+    The examples that do not fill a last batch are left out, different ones in each epoch.
 
     Args:
-        batch_size: B, or a tenth of the examples if that is less.
+        learner: Learner.
+        histories: Histories of (U, I).
+        optimizer: of optax.
+        batch_size: B; a tenth of the examples, if that is fewer.
 
     Returns:
-        (epoch(params, optimizer's state, key, steps done) -> (params, state, mean loss); its number of steps).
+        (epoch(params, optimizer's state, key, steps done) -> (params, state, mean loss); steps in an epoch).
     """
     examples = len(histories.starts) - 1 if learner.by_user else len(histories.user)
     batch_size = min(batch_size, -(-examples // FEWEST_STEPS))
@@ -361,19 +389,25 @@ def make_epoch(learner, histories, optimizer, batch_size):
         order_key, scan_key = jax.random.split(key)
         order = jax.random.permutation(order_key, examples)[: count * batch_size].reshape(count, batch_size)
 
-        def step(carry, each):
+        def step(carry, inputs):
             params, state = carry
-            chosen, key, number = each
+            chosen, key, steps_done = inputs
             draw_key, loss_key = jax.random.split(key)
+            batch = learner.draw(histories, chosen, draw_key)
             value, gradients = jax.value_and_grad(learner.loss)(
-                params, learner.draw(histories, chosen, draw_key), histories, loss_key, number
+                params, batch, histories, loss_key, steps_done
             )
             changes, state = optimizer.update(gradients, state, params)
             return (optax.apply_updates(params, changes), state), value
 
-        (params, state), losses = jax.lax.scan(
-            step, (params, state), (order, jax.random.split(scan_key, count), steps + jnp.arange(count))
-        )
+        inputs = order, jax.random.split(scan_key, count), steps + jnp.arange(count)
+        (params, state), losses = jax.lax.scan(step, (params, state), inputs)
         return params, state, losses.mean()
 
-    return partial(epoch, histories), count  # as an argument: a constant would be compiled in
+    return partial(epoch, histories), count  # histories as an argument: constants would be compiled in
+
+
+# To add a baseline: write a function (users, items, **hyper-parameters) -> Learner and name it here. In
+# hyper_params.py add its name to kinds["model"] and the settings to try to `grids`. A setting holds the
+# function's own hyper-parameters, learning_rate and batch_size. docs/baselines.md has an example.
+LEARNERS = {"mf": mf, "neumf": neumf, "mvae": mvae, "lightgcn": lightgcn}

@@ -27,7 +27,7 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, batches_per_step):
 
     Returns:
         batches(step) -> a list of arrays (B', I) int8 on the devices. An entry is FED, HELD_OUT or 0. B' is B
-        and the empty rows that make the devices' shares even.
+        and the empty rows that make the devices' shards even.
     """
     size = batch_users(batch_size, dataset.users)
 
@@ -36,7 +36,7 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, batches_per_step):
         if size < dataset.users:
             rng = generator(seed, Stream.BATCH_USERS, step, part)
             chosen = np.sort(rng.choice(dataset.users, size, replace=False))
-        position, rows = dataset.own(chosen)
+        position, rows = dataset.local_rows(chosen)
         batch = dataset.train[rows]
         rng = generator(seed, Stream.BATCH_FED, step, part)
         # The numbers for the interactions of other processes' users, which come first, are passed over.
@@ -47,8 +47,8 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, batches_per_step):
     def capacity(chosen):
         """The most users of the batch that one process holds, rounded up."""
         processes = jax.process_count()
-        most = np.diff(np.searchsorted(chosen, data.shares(dataset.users, processes))).max()
-        # Rounded up, the shares of all batches have few shapes, each of which is compiled once.
+        most = np.diff(np.searchsorted(chosen, data.shard_offsets(dataset.users, processes))).max()
+        # Rounded up, the shards of all batches have few shapes, each of which is compiled once.
         return most if processes == 1 else most + -most % (size // (16 * processes) + 1)
 
     if size == dataset.users and keep_prob == 1:

@@ -156,7 +156,7 @@ class Loop:
         return loss
 
     def stop_votes(self):
-        """1 for each device of this process if it is to stop, else 0. The sum over all tells every process."""
+        """1 for each device of this process if it is to stop, else 0. Their sum tells every process."""
         vote = int(self._stop.signal is not None)
         return devices.spread(self._mesh, np.full(len(self._mesh.local_devices), vote, np.int32))
 

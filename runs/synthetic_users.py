@@ -1,4 +1,4 @@
-"""A finished run of distill.py, opened to be used: where recommend.py, export.py and report.py begin."""
+"""The synthetic users of a finished run of distill.py: opened, checked, and drawn from."""
 
 import hashlib
 import json
@@ -16,142 +16,154 @@ from lib.files import read_npz
 from lib.settings import defaults
 from runs.folder import NOT_SHAPING, START_AGAIN, read_finished
 
+MOST_NAMED = 20  # runs, in a message
 
-class Distilled(NamedTuple):
-    """What a run has left. S synthetic users, I items."""
+
+class SyntheticUsers(NamedTuple):
+    """S synthetic users of I items, and the run that has learnt them."""
 
     folder: Path
     config: dict  # config.json: settings, command, versions, ...
     settings: dict  # of the run
     result: dict  # result.json: metrics, ...
     rows: np.ndarray  # (S, I) float32 in [0, 1]: the synthetic users
-    logits: np.ndarray  # (S, I) float32: what they are drawn from
-    item_ids: np.ndarray  # (I,) the source's own, numbers or text
-    item_weights: np.ndarray  # (I,) float32: what the kernel multiplies a row by
+    logits: np.ndarray  # (S, I) float32: what the rows are drawn from
+    item_ids: np.ndarray  # (I,) the source's own ids, numbers or text
+    item_weights: np.ndarray  # (I,) float32: what the kernel multiplies every row by
     lamda: float
-    real_length: float  # train interactions of a real user, in the mean
+    real_length: float  # train interactions of a real user, a mean
     digest: str  # sha256 of distilled.npz
 
 
 def folder_of(run, results_dir=None):
-    """The folder of a run that is given as a path or by its name in results_dir, by default that of hyper_params.py."""
+    """The folder of a run.
+
+    Args:
+        run: its path, or its name in results_dir.
+        results_dir: by default that of hyper_params.py.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     results = Path(results_dir or defaults("distill")["results_dir"])
-    if Path(run).is_dir() or (results / run).is_dir():
-        return Path(run) if Path(run).is_dir() else results / run
+    for folder in (Path(run), results / run):
+        if folder.is_dir():
+            return folder
     known = sorted(path.parent.name for path in results.glob("*/distilled.npz"))
+    names = ", ".join(known[:MOST_NAMED]) or "none"
+    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
     raise UserError(
-        f"there is no run {run}, neither as a folder nor in {results}; runs of distill.py there: {', '.join(known[:20]) or 'none'}"
-        + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        f"there is no run {run}, neither as a folder nor in {results}. "
+        f"Runs of distill.py in {results}: {names}{more}"
     )
 
 
-def warn_if_not_learnt(distilled):
-    """Says on stderr, of a run whose best step is its start, that its rows are real users' histories."""
-    if distilled.result["best_step"] == 0:
+def warn_if_not_learnt(run):
+    """Says on stderr, of SyntheticUsers whose best step is the start, that they are real users' histories."""
+    if run.result["best_step"] == 0:
         print(
-            f"warning: no step of {distilled.folder} was better than its start: its {len(distilled.rows):,} synthetic users are real users' histories",
+            f"warning: no step of {run.folder} was better than its start, so its {len(run.rows):,} synthetic "
+            "users are the histories of real users",
             file=sys.stderr,
         )
 
 
 def open_distilled(folder):
-    """Reads the folder of a finished run.
+    """The SyntheticUsers in the folder of a finished run.
 
     Raises:
-        UserError: it is no run, has not finished, is not one of distill.py, is damaged, or its distilled.npz is another's.
+        UserError: the folder is no run, or one that has not finished, is not of distill.py or is damaged; or
+            its distilled.npz belongs to another run.
     """
     folder = Path(folder)
     path = folder / "distilled.npz"
     if (folder / "result.json").exists() and not path.exists():
         raise UserError(
-            f"{folder} has no distilled.npz: a run of distill.py is needed that was made here, and this one is another script's, or only its "
-            "metrics have been kept"
+            f"{folder} has no distilled.npz: it is the run of another script, or only its metrics were kept. "
+            "Give a run of distill.py"
         )
     config, result = read_finished(folder)
     arrays = read_npz(path, START_AGAIN)
+    damaged = f"{path} does not hold what distill.py writes"
     try:
-        rows, logits, item_ids = arrays["data"], arrays["logits"], arrays["item_ids"]
-        weights = arrays["item_weights"]
-        found = Distilled(
+        run = SyntheticUsers(
             folder,
             config,
             json.loads(str(arrays["settings"])),
             result,
-            rows,
-            logits,
-            item_ids,
-            weights,
+            *(arrays[name] for name in ("data", "logits", "item_ids", "item_weights")),
             float(arrays["lamda"]),
             float(arrays["real_length"]),
             hashlib.sha256(path.read_bytes()).hexdigest(),
         )
-        sound = (
-            rows.ndim == 2
-            and rows.shape == logits.shape == (len(rows), *item_ids.shape)
-            and rows.size
-            and weights.shape == item_ids.shape
-            and rows.dtype.kind == logits.dtype.kind == "f"
-        )
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} does not hold what distill.py writes ({error}); {START_AGAIN}") from error
-    if not sound or not (
-        all(np.isfinite(each).all() for each in (rows, logits, weights, found.lamda))
-        and found.real_length > 0
-    ):
-        raise UserError(
-            f"{path} does not hold what distill.py writes: shapes that do not fit, or numbers that are not finite; {START_AGAIN}"
-        )
-    if isinstance(found.settings, dict):
-        _check_is_of(found.settings, config["settings"], path)
-    else:
-        raise UserError(
-            f"{path} does not hold what distill.py writes: its settings are {json.dumps(found.settings)[:40]}; {START_AGAIN}"
-        )
-    return found
+        raise UserError(f"{damaged} ({error}); {START_AGAIN}") from error
+    if not _is_sound(run):
+        raise UserError(f"{damaged}: shapes do not fit, or numbers are not finite; {START_AGAIN}")
+    if not isinstance(run.settings, dict):
+        raise UserError(f"{damaged}: its settings are {json.dumps(run.settings)[:40]}; {START_AGAIN}")
+    _check_same_run(run.settings, config["settings"], path)
+    return run
 
 
-def _check_is_of(settings, expected, path):
-    """Whether the settings in a distilled.npz are those of the run's config.json; where data lie may have changed between two calls of one run."""
+def _is_sound(run):
+    """Whether shapes, kinds and numbers are such as distill.py writes."""
+    rows, logits, items = run.rows, run.logits, run.item_ids.shape
+    fit = rows.ndim == 2 and rows.size and rows.shape == logits.shape == (len(rows), *items)
+    if not fit or run.item_weights.shape != items:
+        return False
+    arrays = rows, logits, run.item_weights
+    finite = all(array.dtype.kind == "f" and np.isfinite(array).all() for array in arrays)
+    return finite and np.isfinite(run.lamda) and run.real_length > 0
+
+
+def _check_same_run(settings, expected, path):
+    """Raises UserError unless the settings of a distilled.npz are the expected ones, of config.json.
+
+    The keys of NOT_SHAPING may differ, since two calls of one run may find the data in two places.
+    """
+    in_words = lambda settings, key: json.dumps(settings[key]) if key in settings else "missing"
     for key in sorted(settings.keys() | expected.keys(), key=lambda key: (key != "dataset", key)):
-        there, here = (json.dumps(each[key]) if key in each else "missing" for each in (settings, expected))
-        if there != here and (key not in NOT_SHAPING or "missing" in (there, here)):
+        own, wanted = in_words(settings, key), in_words(expected, key)
+        if own != wanted and (key not in NOT_SHAPING or "missing" in (own, wanted)):
             raise UserError(
-                f"{path} is not of this run: its {key} is {there}, and in config.json it is {here}; put the run's own file back, "
-                f"or {START_AGAIN}"
+                f"{path} is not of this run: its {key} is {own}, and in config.json it is {wanted}. "
+                f"Put the run's own file back, or {START_AGAIN}"
             )
 
 
-def load_dataset(distilled, data_dir=None):
-    """The data.Dataset the synthetic users were learnt from.
+def load_dataset(run, data_dir=None):
+    """The data.Dataset that SyntheticUsers were learnt from.
 
     Args:
-        data_dir: where it lies now, if not where the run found it.
+        run: SyntheticUsers.
+        data_dir: the folder that holds the data set now; by default the one that the run read.
 
     Raises:
-        UserError: it cannot be read, or its interactions or ids have changed since.
+        UserError: the data set cannot be read, or its interactions or ids have changed.
     """
-    settings = distilled.settings
-    dataset = data.load(settings["dataset"], data_dir or settings["data_dir"], settings["repeats"])
-    if dataset.fingerprint != distilled.config["data_fingerprint"]:
+    settings = run.settings
+    data_dir = data_dir or settings["data_dir"]
+    dataset = data.load(settings["dataset"], data_dir, settings["repeats"])
+    if dataset.fingerprint != run.config["data_fingerprint"]:
         raise UserError(
-            f"the data set {Path(data_dir or settings['data_dir']) / dataset.name} has changed since {distilled.folder} was made (its "
-            f"fingerprint was {distilled.config['data_fingerprint']} and is {dataset.fingerprint}): --data_dir points to where the "
-            "old one lies, or distill.py makes a run on the new one"
+            f"the data set {Path(data_dir) / dataset.name} has changed since {run.folder} was made: its "
+            f"fingerprint was {run.config['data_fingerprint']} and is {dataset.fingerprint}. Try "
+            "--data_dir=FOLDER with the folder of the old data, or run distill.py on the new data"
         )
     return data.add_noise(dataset, settings.get("noise", 0), settings["seed"])
 
 
 def draw_temperature(logits, draws, length):
-    """The T at which n draws from softmax(L_s / T) give a synthetic user `length` different items, in the mean; at most 1.
+    """The T, at most 1, at which n draws from softmax(L_s / T) hit `length` different items, a mean over s.
 
-    Distill-CF learns L under draws that its own temperature makes soft, and through sums of all of them. L is nearly flat
-    then: draws from softmax(L) are little more than chance, while those that fall on as many items as a real user has keep
-    much of what has been learnt.
+    Distill-CF learns L through sums of n soft draws, after which L is nearly flat. Draws from softmax(L) are
+    little more than chance. Draws that hit as many items as a real user has keep much of what was learnt.
 
     Args:
         logits: L, (S, I).
         draws: n.
-        length: of a real user, 1 or more.
+        length: interactions of a real user, 1 or more.
     """
     heights = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
 
@@ -167,12 +179,15 @@ def draw_temperature(logits, draws, length):
 
 
 def draw(logits, draws, temperature, seed):
-    """How often each item comes up in `draws` draws from softmax(L_s / T), (S, I) int64; the same for the same seed and NumPy.
+    """How often each item comes up in n draws from softmax(L_s / T), (S, I) int64.
+
+    The same seed and version of NumPy give the same draws.
 
     Args:
         logits: L, (S, I).
         draws: n, with replacement.
         temperature: T.
+        seed: a whole number from 0.
     """
     rng, counts = np.random.default_rng(seed), np.empty(logits.shape, np.int64)
     for user, row in enumerate(logits.astype(np.float64)):
@@ -181,15 +196,17 @@ def draw(logits, draws, temperature, seed):
     return counts
 
 
-def to_matrix(distilled, values, seed):
-    """The synthetic users as a matrix for other models, CSR (S, I) float32.
+def to_matrix(run, values, seed):
+    """Synthetic users as a matrix for other models, CSR (S, I) float32.
 
     Args:
-        values: "soft", the weights as they are, or "hard", 0 and 1: as many draws as the run's num_per_user, at `draw_temperature`.
+        run: SyntheticUsers.
+        values: "soft", the weights in [0, 1]; or "hard", 1 for every item that comes up in the run's
+            `num_per_user` draws at `draw_temperature`.
         seed: of the draws.
     """
     if values == "soft":
-        return sp.csr_matrix(distilled.rows)
-    logits, draws = distilled.logits, distilled.settings["num_per_user"]
-    counts = draw(logits, draws, draw_temperature(logits, draws, distilled.real_length), seed)
+        return sp.csr_matrix(run.rows)
+    draws = run.settings["num_per_user"]
+    counts = draw(run.logits, draws, draw_temperature(run.logits, draws, run.real_length), seed)
     return sp.csr_matrix((counts > 0).astype(np.float32))

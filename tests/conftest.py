@@ -1,4 +1,4 @@
-"""Small generated data for all tests; none of them needs a network or a real data set, but where it says so."""
+"""Small generated data for all tests: none needs a network or a real data set unless it says so."""
 
 import importlib
 import os
@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-# Most of a small run's time goes into compiling what the run before has compiled. The folder goes when the tests have ended.
+# Small runs spend most of their time compiling: all share one cache, which is deleted at the end.
 compiled = tempfile.TemporaryDirectory(prefix="compiled-")
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": compiled.name,
@@ -26,19 +26,17 @@ from lib.errors import run_script as run_script_as_main
 
 
 def clustered_interactions(users, items, clusters, rng):
-    """(user, item) pairs with structure to learn: each user likes one cluster of items, and popular ones."""
+    """(user, item) arrays with structure to learn: a user likes one cluster of items, and popular ones."""
     popularity = 1 / np.arange(1, items + 1) ** 0.7
-    taste = (
-        np.where(rng.integers(clusters, size=users)[:, None] == np.arange(items) % clusters, 15.0, 1.0)
-        * popularity
-    )
+    liked = rng.integers(clusters, size=users)[:, None] == np.arange(items) % clusters
+    taste = np.where(liked, 15.0, 1.0) * popularity
     length = rng.integers(8, 25, size=users)
     rank = np.argsort(np.argsort(-(np.log(taste) + rng.gumbel(size=taste.shape)), axis=1), axis=1)
     return np.nonzero(rank < length[:, None])
 
 
 def write_layout(folder, user, item, part):
-    """A data set of these interactions, all rated 1."""
+    """Writes a data set of these interactions, all rated 1, into the folder."""
     from prep import preprocess
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,8 +67,9 @@ def tiny(tiny_data):
 def run_script(capfd, monkeypatch):
     """run_script("distill.py", "--key=value", ...) -> CompletedProcess, in the project's folder.
 
-    A Python script is called in this process, which saves the seconds of its imports; with options, as for subprocess.run,
-    it is a process of its own. largest_file, in blocks of 512 bytes, stands in for a disk that is full: the system refuses to write either way.
+    A Python script is called in this process, which saves the seconds of its imports; with options, as for
+    subprocess.run, it is a process of its own. largest_file, in blocks of 512 bytes, stands in for a full
+    disk: the system refuses to write more.
     """
 
     def call(script, arguments):
@@ -83,10 +82,9 @@ def run_script(capfd, monkeypatch):
         except SystemExit as end:
             code = end.code
         out, errors = capfd.readouterr()
-        said = f"{errors}{code}\n" if isinstance(code, str) else errors
-        return subprocess.CompletedProcess(
-            [script, *arguments], 1 if isinstance(code, str) else code or 0, out, said
-        )
+        if isinstance(code, str):  # sys.exit(message)
+            code, errors = 1, f"{errors}{code}\n"
+        return subprocess.CompletedProcess([script, *arguments], code or 0, out, errors)
 
     def run(script, *arguments, largest_file=None, **options):
         arguments = list(map(str, arguments))
@@ -97,9 +95,8 @@ def run_script(capfd, monkeypatch):
             command.insert(0, sys.executable)
         if largest_file is not None:
             command = ["sh", "-c", 'ulimit -f "$0"; exec "$@"', str(largest_file), *command]
-            options["env"] = {
-                key: value for key, value in os.environ.items() if key not in CACHE
-            }  # which could not be written either
+            # Without the cache, which could not be written either.
+            options["env"] = {key: value for key, value in os.environ.items() if key not in CACHE}
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
 
     return run
@@ -122,7 +119,7 @@ NASTY = (
 
 @pytest.fixture(scope="session")
 def titled_data(tmp_path_factory):
-    """A data_dir with the data set 'titled': 60 users u0 ..., 80 items whose ids are text, and titles that mean harm."""
+    """A data_dir with the data set 'titled': 60 users u0 ..., 80 items with text ids and harmful titles."""
     import pandas as pd
 
     from prep import preprocess
@@ -131,21 +128,19 @@ def titled_data(tmp_path_factory):
     user, item = clustered_interactions(60, 80, 3, rng)
     folder = tmp_path_factory.mktemp("data")
     write_layout(folder / "titled", user, item, preprocess.split_interactions(user, rng))
-    ids = np.unique(item)
-    names = [f'i,{number}"' if number % 7 == 0 else f"i{number}" for number in ids]
-    titles = [NASTY[place] if place < len(NASTY) else f"Film {number}" for place, number in enumerate(ids)]
-    pd.DataFrame({"index": ids, "id": names, "title": titles}).to_csv(
-        folder / "titled" / "items.csv", index=False
-    )
-    pd.DataFrame({"index": np.unique(user), "id": [f"u{number}" for number in np.unique(user)]}).to_csv(
-        folder / "titled" / "users.csv", index=False
-    )
+    users, items = np.unique(user), np.unique(item)
+    item_ids = [f'i,{item}"' if item % 7 == 0 else f"i{item}" for item in items]
+    titles = [*NASTY, *(f"Film {item}" for item in items[len(NASTY) :])]
+    user_table = pd.DataFrame({"index": users, "id": [f"u{user}" for user in users]})
+    item_table = pd.DataFrame({"index": items, "id": item_ids, "title": titles})
+    user_table.to_csv(folder / "titled" / "users.csv", index=False)
+    item_table.to_csv(folder / "titled" / "items.csv", index=False)
     return folder
 
 
 @pytest.fixture(scope="session")
 def distilled_run(titled_data, tmp_path_factory):
-    """The folder of a finished run of distill.py on it: 6 synthetic users."""
+    """The folder of a finished run of distill.py on 'titled': 6 synthetic users."""
     results = tmp_path_factory.mktemp("results")
     command = [
         sys.executable,

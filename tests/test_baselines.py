@@ -1,4 +1,4 @@
-"""baselines.py: closed forms in NumPy, every model against popularity on planted data, and what may go wrong."""
+"""baselines.py: closed forms in NumPy, every model against popularity on planted data; faults."""
 
 import json
 import os

@@ -296,30 +296,37 @@ def test_no_recorded_run_is_missing_when_distill_validates_at_other_steps(monkey
 
 
 def test_the_figure_has_a_line_for_each_strategy(results):
-    drawn = compare.strategies(match(results))
-    assert list(drawn) == ["MovieLens-1M"]
-    lines = drawn["MovieLens-1M"]
-    names = ["random users", "random interactions", "head users", "SVP-CF users", "Distill-CF", "all users"]
+    [panel] = compare.strategies(match(results))
+    assert (panel.title, panel.users) == ("MovieLens-1M", 100)
+    lines = panel.lines
+    names = [
+        "random users",
+        "random interactions",
+        "head users",
+        "SVP-CF users",
+        "Distill-CF",
+        "∞-AE, all users",
+    ]
     assert [name.partition(" (")[0] for name in lines] == names
     distilled = lines["Distill-CF (6 of 42 runs)"]
     assert list(distilled["x"]) == [10, 100] and distilled["HR@10"].tolist() == pytest.approx([22.1, 23.0])
     assert distilled["PSP@10 deviation"].tolist() == pytest.approx([1, 1])
-    assert lines["all users (1 of 2 runs)"]["HR@10"].tolist() == [33]
-    picture = plots.strategies(drawn, "svg").decode()
-    assert plots.strategies(drawn, "svg").decode() == picture
-    assert all(f"<!-- {name} -->" in picture for name in (*lines, "MovieLens-1M", "PSP@10, %"))
+    assert lines["∞-AE, all users (1 of 2 runs)"]["HR@10"].tolist() == [33]
+    picture = plots.strategies([panel], "svg").decode()
+    assert plots.strategies([panel], "svg").decode() == picture
+    drawn = (*lines, panel.title, "PSP@10, %", "S, number of users", "users, % of all")
+    assert all(f"<!-- {text} -->" in picture for text in drawn)
 
 
 def test_a_figure_says_which_runs_it_lacks(results):
     files, notes = compare.figures(match(results))
+    files_of = lambda name: [f"{name}.{kind}" for kind in ("pdf", "png", "svg")]
     assert [note.partition(":")[0] for note in notes] == [
-        "results.png, results.svg",
-        "noise.png, noise.svg",
-        "stream.png, stream.svg",
+        ", ".join(files_of(name)) for name in ("results", "noise", "stream")
     ]
     assert "random users (6 of 42 runs)" in notes[0] and "head users (2 of 14 runs)" in notes[0]
     assert "not drawn" in notes[2]
-    assert set(files) == {"results.png", "results.svg", "noise.png", "noise.svg"}, "with ∞-AE on no noise"
+    assert set(files) == {*files_of("results"), *files_of("noise")}, "with ∞-AE on no noise"
     for planned in planned_of("synthetic users", results, part="stream")[:2]:
         path = finished_run(results, planned, 30.0)
         result = json.loads((path / "result.json").read_text())

@@ -44,18 +44,16 @@ def test_load_against_a_loop(tmp_path_factory, entries):
         ("keep", sets.values()),
         ("drop", (sets[0], sets[1] - sets[0], sets[2] - sets[1] - sets[0])),
     ):
-        found = data.load("set", folder, repeats)
-        for matrix, pairs, lengths in zip(
-            (found.train, found.validation, found.test), expected, found.lengths
-        ):
-            assert {(found.user_ids[u], found.item_ids[i]) for u, i in zip(*matrix.nonzero())} == pairs
+        dataset = data.load("set", folder, repeats)
+        matrices = dataset.train, dataset.validation, dataset.test
+        for matrix, pairs, lengths in zip(matrices, expected, dataset.lengths):
+            assert {(dataset.user_ids[u], dataset.item_ids[i]) for u, i in zip(*matrix.nonzero())} == pairs
             assert matrix.nnz == len(pairs) and matrix.dtype == np.int8 and set(matrix.data) <= {1}
             assert (lengths == matrix.getnnz(axis=1)).all()
-        assert (found.frequency == found.train.getnnz(axis=0)).all()
-    kept = [e for e in entries if e[2] >= 0]
-    assert found.user_ids.tolist() == sorted(
-        {e[0] * 1000 for e in kept}
-    ) and found.item_ids.tolist() == sorted({e[1] for e in kept})
+        assert (dataset.frequency == dataset.train.getnnz(axis=0)).all()
+        kept = [e for e in entries if e[2] >= 0]
+        assert dataset.user_ids.tolist() == sorted({e[0] * 1000 for e in kept})
+        assert dataset.item_ids.tolist() == sorted({e[1] for e in kept})
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
@@ -85,76 +83,91 @@ def test_negatives_are_drawn_evenly():
     )
 
 
-def test_views_keep_what_is_known_apart_from_what_is_asked(tiny):
-    for view in (tiny.validation_view(np.random.default_rng(0)), tiny.test_view(np.random.default_rng(0))):
-        assert view.context.multiply(view.targets).nnz == 0
-    assert (tiny.test_view(np.random.default_rng(0)).context != tiny.train + tiny.validation).nnz == 0
+def test_views_have_the_rows_of_their_parts_and_negatives_of_neither_train_nor_targets(tiny):
+    for view, context, targets in (
+        (tiny.validation_view(np.random.default_rng(0)), tiny.train, tiny.validation),
+        (tiny.test_view(np.random.default_rng(0)), tiny.train + tiny.validation, tiny.test),
+    ):
+        assert (view.users == np.arange(150)).all() and view.negatives.shape == (150, 50)
+        assert (view.context != context).nnz == (view.targets != targets).nnz == 0
+        assert not (tiny.train + targets)[np.arange(150)[:, None], view.negatives].nnz
 
 
-def test_shares_of_several_processes_make_the_whole(tiny, tiny_data, monkeypatch):
-    """Each of 4 processes loads, in small slices, its own users only; what they see together is what one sees alone."""
+def test_shards_of_several_processes_make_the_whole(tiny, tiny_data, monkeypatch):
+    """Four processes load a shard each, in small slices; joined, all is as with one process."""
     monkeypatch.setattr(data, "INTERACTIONS_AT_ONCE", 70)
     monkeypatch.setattr(data, "USERS_AT_ONCE", 11)
-    barrier, given = threading.Barrier(4, timeout=60), {}
+    barrier, arrays = threading.Barrier(4, timeout=60), {}
 
-    def process(number):
-        def gather(own):
-            given[number] = own
+    def run(process):
+        def gather(local):
+            arrays[process] = local
             barrier.wait()
-            joined = np.concatenate([given[each] for each in range(4)])
+            joined = np.concatenate([arrays[i] for i in range(4)])
             barrier.wait()
             return joined
 
-        part = data.load("tiny", tiny_data, process=number, processes=4, gather=gather)
-        return part, part.train_rows(np.array([149, 3, 80])), data.add_noise(part, 0.2, seed=5)
+        shard = data.load("tiny", tiny_data, process=process, processes=4, gather=gather)
+        return shard, shard.train_rows(np.array([149, 3, 80])), data.add_noise(shard, 0.2, seed=5)
 
     with ThreadPoolExecutor(4) as threads:
-        parts, rows, noisy = zip(*threads.map(process, range(4)))
-    same_noise = data.add_noise(tiny, 0.2, seed=5)
-    assert (sp.vstack([each.train for each in noisy]) != same_noise.train).nnz == 0 and all(
-        (each.lengths == same_noise.lengths).all() for each in noisy
-    )
-    assert all((each != tiny.train[[149, 3, 80]]).nnz == 0 for each in rows)
-    for part in parts:
-        assert part.fingerprint == tiny.fingerprint and part.users == 150
-        assert (part.lengths == tiny.lengths).all() and (part.frequency == tiny.frequency).all()
-    assert sum(part.train.shape[0] for part in parts) == 150
-    for view in (
+        shards, rows_of_all, noisy_shards = zip(*threads.map(run, range(4)))
+    noisy = data.add_noise(tiny, 0.2, seed=5)
+    assert (sp.vstack([shard.train for shard in noisy_shards]) != noisy.train).nnz == 0
+    assert all((shard.lengths == noisy.lengths).all() for shard in noisy_shards)
+    assert all((rows != tiny.train[[149, 3, 80]]).nnz == 0 for rows in rows_of_all)
+    for shard in shards:
+        assert shard.fingerprint == tiny.fingerprint and shard.users == 150
+        assert (shard.lengths == tiny.lengths).all() and (shard.frequency == tiny.frequency).all()
+    assert [shard.train.shape[0] for shard in shards] == [37, 38, 37, 38]
+    for view_of in (
         lambda dataset: dataset.validation_view(np.random.default_rng(0), 40),
         lambda dataset: dataset.validation_view(np.random.default_rng(1)),
         lambda dataset: dataset.test_view(np.random.default_rng(2)),
     ):
-        whole, shares = view(tiny), [view(part) for part in parts]
-        assert (
-            np.concatenate([share.users + part.first_user for share, part in zip(shares, parts)])
-            == whole.users
-        ).all()
+        whole, views = view_of(tiny), [view_of(shard) for shard in shards]
+        users = [view.users + shard.first_user for view, shard in zip(views, shards)]
+        assert (np.concatenate(users) == whole.users).all()
         for name in ("context", "targets"):
-            assert (sp.vstack([getattr(share, name) for share in shares]) != getattr(whole, name)).nnz == 0
-        assert (np.concatenate([share.negatives for share in shares]) == whole.negatives).all()
+            assert (sp.vstack([getattr(view, name) for view in views]) != getattr(whole, name)).nnz == 0
+        assert (np.concatenate([view.negatives for view in views]) == whole.negatives).all()
 
 
-def test_validation_on_a_sample_asks_users_with_targets(tiny):
-    view = tiny.validation_view(np.random.default_rng(0), 40)
-    assert (
-        len(set(view.users)) == 40 and view.targets.getnnz(axis=1).all() and (np.diff(view.users) > 0).all()
-    )
-    assert len(tiny.validation_view(np.random.default_rng(0), 1000).users) == 150
+def test_a_sample_of_validation_is_drawn_from_users_with_targets(tmp_path):
+    """Of 60 users every third has no validation item; without a sample, all users are in the view."""
+    part = np.tile([0, 1, 2], (60, 1))
+    part[::3, 1] = 0
+    write_layout(tmp_path / "set", np.repeat(np.arange(60), 3), np.tile(np.arange(3), 60), part.ravel())
+    dataset = data.load("set", tmp_path)
+    view = dataset.validation_view(np.random.default_rng(0), 30)
+    assert len(view.users) == 30 and (np.diff(view.users) > 0).all() and (view.users % 3).all()
+    assert (view.targets.getnnz(axis=1) == 1).all()
+    other = dataset.validation_view(np.random.default_rng(1), 30)
+    assert (view.users != other.users).any()
+    for count in (40, 1000, -1):
+        assert len(dataset.validation_view(np.random.default_rng(0), count).users) == 60
 
 
-def test_fingerprint_changes_with_one_interaction(tiny_data, tmp_path):
+def test_fingerprint_changes_with_one_interaction_their_order_or_what_repeats_are(tiny_data, tmp_path):
     with h5py.File(tiny_data / "tiny" / "total_data.hdf5") as file:
         user, item = file["user"][:], file["item"][:]
     part = np.load(tiny_data / "tiny" / "index.npz")["data"]
-    write_layout(tmp_path / "same", user, item, part)
-    part[np.flatnonzero(part == 0)[0]] = 2
-    write_layout(tmp_path / "other", user, item, part)
-    same, other, first = (
-        data.load("same", tmp_path),
-        data.load("other", tmp_path),
-        data.load("tiny", tiny_data),
-    )
-    assert same.fingerprint == first.fingerprint != other.fingerprint
+
+    def fingerprint(user, item, part, repeats="keep"):
+        write_layout(tmp_path / "set", user, item, part)
+        return data.load("set", tmp_path, repeats).fingerprint
+
+    moved, replaced = part.copy(), item.copy()
+    moved[np.flatnonzero(part == 0)[0]] = 2
+    replaced[0] = item.max() - item[0]
+    fingerprints = [
+        fingerprint(user, item, part),
+        fingerprint(user, item, moved),
+        fingerprint(user, replaced, part),
+        fingerprint(user[::-1], item[::-1], part[::-1]),
+        fingerprint(user, item, part, "drop"),
+    ]
+    assert fingerprints[0] == data.load("tiny", tiny_data).fingerprint and len(set(fingerprints)) == 5
 
 
 def damage(path, how):
@@ -190,16 +203,16 @@ def test_no_flipped_bit_ends_in_anything_but_a_user_error(tmp_path, name):
     write_layout(tmp_path / "set", np.repeat(np.arange(50), 6), np.tile(np.arange(60), 5), [0, 1, 2] * 100)
     path, rng = tmp_path / "set" / name, np.random.default_rng(0)
     sound = path.read_bytes()
-    found = 0
-    for place in rng.integers(len(sound), size=60):
+    noticed = 0
+    for position in rng.integers(len(sound), size=60):
         content = bytearray(sound)
-        content[place] ^= 1 << rng.integers(8)
+        content[position] ^= 1 << rng.integers(8)
         path.write_bytes(content)
         try:
             data.load("set", tmp_path)
         except UserError:
-            found += 1
-    assert found > 5
+            noticed += 1
+    assert noticed > 5
 
 
 @pytest.mark.parametrize(
@@ -246,7 +259,7 @@ def test_wrong_columns_are_named(tmp_path, column, words):
         ("0,7\n1,7\n2,8\n", "has the id 7 twice"),
     ],
 )
-def test_ids_that_stand_twice_are_named(tmp_path, name, rows, words):
+def test_repeated_ids_are_named(tmp_path, name, rows, words):
     write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 0, 2])
     (tmp_path / "set" / name).write_text("index,id\n" + rows)
     with pytest.raises(UserError, match=f"{re.escape(name)} {words}") as error:
@@ -255,7 +268,7 @@ def test_ids_that_stand_twice_are_named(tmp_path, name, rows, words):
 
 
 def test_a_missing_data_set_names_the_command_that_makes_it(tmp_path):
-    with pytest.raises(UserError, match=r"\./prep\.sh ml-1m makes it"):
+    with pytest.raises(UserError, match=r"Run \./prep\.sh ml-1m, or point --data_dir"):
         data.load("ml-1m", tmp_path)
 
 
@@ -272,55 +285,62 @@ def test_pickles_are_not_loaded(tmp_path):
     [("ml-1m", (6040, 3706), 791_718, 99_692, 108_799), ("magazine", (3092, 1305), 5_934, 436, 6_145)],
 )
 def test_the_released_files_as_they_are(name, shape, train, validation, test):
-    found = data.load(name, SHARED)
-    assert found.train.shape == shape and (found.train.nnz, found.validation.nnz, found.test.nnz) == (
-        train,
-        validation,
-        test,
-    )
+    dataset = data.load(name, SHARED)
+    counts = dataset.train.nnz, dataset.validation.nnz, dataset.test.nnz
+    assert dataset.train.shape == shape and counts == (train, validation, test)
 
 
 def test_ids_and_titles_that_are_text_can_be_saved_without_pickles(tmp_path):
     write_layout(tmp_path / "set", [0, 0, 1], [0, 1, 1], [0, 0, 0])
     (tmp_path / "set" / "items.csv").write_text('index,id,title\n0,B0001,"Tea, green"\n1,B0002,NA\n')
     (tmp_path / "set" / "users.csv").write_text("index,id\n0,007\n1,x\n")
-    found = data.load("set", tmp_path)
-    assert found.item_ids.tolist() == ["B0001", "B0002"] and found.titles.tolist() == ["Tea, green", "NA"]
-    assert found.user_ids.tolist() == ["007", "x"]
+    dataset = data.load("set", tmp_path)
+    assert dataset.item_ids.tolist() == ["B0001", "B0002"]
+    assert dataset.titles.tolist() == ["Tea, green", "NA"] and dataset.user_ids.tolist() == ["007", "x"]
     (tmp_path / "set" / "users.csv").write_text("index,id\n0,007\n1,10\n")
     assert data.load("set", tmp_path).user_ids.tolist() == ["007", "10"]
-    assert not any(each.dtype.hasobject for each in (found.item_ids, found.titles, found.user_ids))
+    assert not any(array.dtype.hasobject for array in (dataset.item_ids, dataset.titles, dataset.user_ids))
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ("index,id\n0,a\n2,c\n", "items.csv has no row with the index 1"),
+        ("index,name\n0,a\n1,b\n2,c\n", "items.csv has no column 'id'"),
+        ("id\na\nb\nc\n", "items.csv cannot be read"),
+        ("index,id\nx,a\n", "items.csv cannot be read"),
+    ],
+)
+def test_tables_that_do_not_name_every_item(tmp_path, rows, words):
+    write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 0, 2])
+    (tmp_path / "set" / "items.csv").write_text(rows)
+    with pytest.raises(UserError, match=words):
+        data.load("set", tmp_path)
 
 
 def test_noise_replaces_its_share_by_items_the_user_has_in_no_part(tiny):
     noisy = data.add_noise(tiny, 0.3, seed=1)
-    added, lost = (
-        ((one - one.multiply(other)) > 0)
-        for one, other in ((noisy.train, tiny.train), (tiny.train, noisy.train))
-    )
+    added = (noisy.train - noisy.train.multiply(tiny.train)) > 0
+    lost = (tiny.train - tiny.train.multiply(noisy.train)) > 0
     assert 0.26 < lost.nnz / tiny.train.nnz < 0.34 and 0.95 * lost.nnz < added.nnz <= lost.nnz
     assert added.multiply(tiny.validation + tiny.test).nnz == 0
-    assert (
-        (noisy.lengths[data.TRAIN] == noisy.train.getnnz(axis=1)).all()
-        and noisy.validation is tiny.validation
-        and noisy.fingerprint == tiny.fingerprint
-    )
-    assert (
-        (noisy.train != data.add_noise(tiny, 0.3, seed=1).train).nnz
-        == 0
-        < (noisy.train != data.add_noise(tiny, 0.3, seed=2).train).nnz
-    )
+    assert (noisy.lengths[data.TRAIN] == noisy.train.getnnz(axis=1)).all()
+    assert noisy.validation is tiny.validation and noisy.fingerprint == tiny.fingerprint
+    assert (noisy.train != data.add_noise(tiny, 0.3, seed=1).train).nnz == 0
+    assert (noisy.train != data.add_noise(tiny, 0.3, seed=2).train).nnz > 0
     assert data.add_noise(tiny, 0, seed=1) is tiny
 
 
-def test_the_free_items_of_a_row_in_their_order():
-    matrix = sp.csr_matrix(np.tile(np.array([0, 1, 0, 0, 1] + [0] * 7, np.int8), (20000, 1)))
-    rank = np.random.default_rng(0).integers(10, size=20000)
-    items = data._free_items(matrix, np.arange(20000), rank)
-    assert (items == np.array([0, 2, 3, 5, 6, 7, 8, 9, 10, 11])[rank]).all()
+def test_absent_items_of_many_rows_against_a_loop():
+    rng = np.random.default_rng(0)
+    present = rng.random((500, 12)) < rng.random((500, 1))
+    present[:, 7] = False  # at least one item is absent
+    rank = rng.integers((~present).sum(axis=1))
+    items = data._nth_absent(sp.csr_matrix(present.astype(np.int8)), np.arange(500), rank)
+    assert items.tolist() == [np.flatnonzero(~row)[k] for row, k in zip(present, rank)]
 
 
-def test_item_weights_are_those_of_train_as_it_is(tiny):
+def test_item_weights_count_train_with_its_noise(tiny):
     noisy = data.add_noise(tiny, 0.3, seed=1)
     count = noisy.train.toarray().sum(axis=0) + 1.0
     assert (count != tiny.frequency + 1).any()
@@ -331,5 +351,5 @@ def test_item_weights_are_those_of_train_as_it_is(tiny):
 def test_item_weights_of_several_processes_are_those_of_one(tiny):
     parts = [dataclasses.replace(tiny, train=tiny.train[rows]) for rows in (slice(0, 50), slice(50, None))]
     counts = np.stack([np.bincount(part.train.indices, minlength=tiny.items) for part in parts])
-    joined = dataclasses.replace(parts[0], gather=lambda own: counts)
+    joined = dataclasses.replace(parts[0], gather=lambda local: counts)
     np.testing.assert_array_equal(data.item_weights(joined, 0.25), data.item_weights(tiny, 0.25))

@@ -1,4 +1,4 @@
-"""distill.py through its command line: what it leaves, what it says, and that no accident changes a bit of it."""
+"""distill.py through its command line: what it leaves and says; no accident changes a bit of it."""
 
 import json
 import os

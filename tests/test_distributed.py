@@ -1,4 +1,4 @@
-"""Two real processes that share one run over loopback: the same metrics as one, and the end of one is the end of both."""
+"""Two real processes share one run over loopback: the metrics of one process; they end together."""
 
 import json
 import os

@@ -252,7 +252,7 @@ def test_a_kernel_that_is_not_positive_definite_gives_nan(case):
 
 
 def test_a_user_who_has_every_item_has_no_negatives():
-    """Such users' -1 stands for nothing, though to an index it is the last item, which the scores here put above all others."""
+    """Their -1 stands for nothing, though as an index it is the last item, which scores highest in this test."""
     known = np.ones((2, 60), np.int8)
     known[1, 20:] = 0
     targets = sp.csr_matrix(known * (np.arange(60) % 4 == 0))

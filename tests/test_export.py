@@ -89,7 +89,7 @@ def test_draws_of_other_seeds_lie_elsewhere(distilled_run, tmp_path, capsys):
 
 
 def test_hard_draws_repeat_and_follow_softmax():
-    """Chi-square of 40,000 draws a user against softmax(L), and against the argmax of L + Gumbel noise; another seed differs."""
+    """Chi-square of 40,000 draws a user against softmax(L); so for the argmax of L + Gumbel noise."""
     logits = np.random.default_rng(0).normal(scale=1.5, size=(3, 40)).astype(np.float32)
     draws = 40_000
     counts = draw(logits, draws, 1, 7)
@@ -129,7 +129,8 @@ def test_bad_input(run_script, distilled_run, tmp_path):
         (["--format=xml"], 1, "export: argument --format: invalid choice"),
         (["--format=csv", "--seed=-1"], 1, "at least 0"),
         (["--format=csv", "--out="], 1, "--out must name a folder"),
-        (["--format=csv", "--out=/proc/here"], 1, "export: "),
+        (["--format=csv", "--out=/proc/here"], 1, "No such file or directory: '/proc/here'"),
+        ([], 1, "export: the following arguments are required: --format"),
     ):
         done = run_script("export.py", f"--run={distilled_run}", *arguments)
         assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""infinite_ae.py: against a float64 solve in NumPy, on one device and on eight, interrupted, and asked for too much."""
+"""infinite_ae.py: against a float64 solve in NumPy, on one and eight devices, interrupted, asked too much."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, s
 
 
 def check_against_numpy(dataset, rows, depth, result, history):
-    """A run's choice and metrics are those of a float64 kernel and solve on the same rows (m, I), but for a ridge of 0."""
+    """A run has the choice and metrics of a float64 solve on the same rows (m, I), but for a ridge of 0."""
     rows = rows.toarray().astype(np.float64)
     gram, weights = arctan_kernel(rows, rows, depth), evaluation.inverse_propensity(dataset.frequency)
 
@@ -127,7 +127,7 @@ def test_users_that_nearly_coincide_have_the_alpha_of_double_precision(normalize
 
 
 def test_eight_devices_give_the_same_metrics(tiny_data, tmp_path, run_script):
-    """With users, and items, that 8 does not divide; the kernel's rows and the solve's columns are shared out."""
+    """With users and items that 8 does not divide; devices share the kernel's rows and the solve's columns."""
     _, one, _ = run(run_script, tiny_data, tmp_path / "one", "--normalize=true")
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done, eight, _ = run(

@@ -4,7 +4,7 @@ import ast
 
 from conftest import ROOT
 
-# A folder or script may import from its own level and from those above it in this list, never from those below.
+# A folder or script may import from its own level and from those above it in this list.
 LEVELS = [
     {"hyper_params"},
     {"lib"},

@@ -8,12 +8,17 @@ from page import leak
 from runs.synthetic_users import load_dataset, open_distilled
 
 
-def plain(row, order, history):
-    """The three measures of one pair, by the letter; order: items by weight, those of weight 0 left out."""
+def similarities_of_pair(row, order, history):
+    """The three measures by their definitions.
+
+    Args:
+        order: the row's items by weight, but those of weight 0.
+        history: set of items.
+    """
     real = np.zeros(len(row))
     real[list(history)] = 1
     top = set(order[: len(history)])
-    centred = [each - each.mean() for each in (row.astype(np.float64), real)]
+    centred = [vector - vector.mean() for vector in (row.astype(np.float64), real)]
     product = lambda a, b: a @ b / np.sqrt(a @ a) / np.sqrt(b @ b) if a @ a > 1e-12 and b @ b > 1e-12 else 0
     return {
         "cosine": product(row.astype(np.float64), real),
@@ -34,7 +39,7 @@ def test_nearest_against_a_loop(monkeypatch, numbers_at_once, excluded):
     rows = np.concatenate([rng.random((4, 25)), references[10:14]]).astype(np.float32)
     rows[1, :20] = 0
     own = np.array([1, 2, 0, 4, 10, 11, 12, 13])
-    found = leak.nearest(
+    nearest = leak.nearest(
         rows, sp.csr_matrix(references.astype(np.int8)), np.random.default_rng(1), own, excluded
     )
     places = leak.ranks(rows, np.random.default_rng(1))
@@ -42,11 +47,11 @@ def test_nearest_against_a_loop(monkeypatch, numbers_at_once, excluded):
         order = [item for item in np.argsort(places[number], kind="stable") if row[item] > 0]
         assert (np.diff(row[order]) <= 0).all() and sorted(order) == list(np.flatnonzero(row))
         pairs = {
-            user: plain(row, order, set(np.flatnonzero(references[user])))
+            user: similarities_of_pair(row, order, set(np.flatnonzero(references[user])))
             for user in range(30)
             if references[user].any() and not (excluded and own[number] == user)
         }
-        for measure, (users, values, of_own) in found.items():
+        for measure, (users, values, of_own) in nearest.items():
             best = max(pairs, key=lambda user: pairs[user][measure])
             assert values[number] == pytest.approx(pairs[best][measure], abs=1e-5), measure
             assert pairs[users[number]][measure] == pytest.approx(pairs[best][measure], abs=1e-5)
@@ -55,7 +60,7 @@ def test_nearest_against_a_loop(monkeypatch, numbers_at_once, excluded):
                     own[number] in pairs and pairs[own[number]][measure] > pairs[best][measure] - 1e-5
                 ), measure
     if not excluded:  # the last four are copies
-        for measure, (users, values, of_own) in found.items():
+        for measure, (users, values, of_own) in nearest.items():
             assert (
                 of_own[4:].all() and list(users[4:]) == [10, 11, 12, 13] and values[4:] == pytest.approx(1)
             ), measure
@@ -74,7 +79,7 @@ def test_seen_and_held_out_have_the_same_lengths(tiny):
 
 
 def test_copies_are_found_and_strangers_are_not(distilled_run):
-    """Rows that are the training rows they began with: all of them, in train and in seen, and not in held_out."""
+    """Of rows that are the training rows they started from, all are copies in train, and not in held_out."""
     distilled = open_distilled(distilled_run)
     dataset = load_dataset(distilled)
     start = dataset.sample_users(distilled.settings["user_support"], distilled.settings["seed"])

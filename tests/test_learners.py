@@ -1,6 +1,9 @@
-"""rivals/learners.py: losses, propagation and negatives against the slow obvious ones."""
+"""rivals/learners.py: losses, propagation and negatives against slow, obvious ones."""
 
+import inspect
+import re
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,8 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings, strategies
 
+from hyper_params import grids, kinds
+from lib.files import ROOT
 from rivals import learners
 
 
@@ -79,11 +84,11 @@ def test_propagation_is_the_mean_of_the_powers_of_a_dense_graph(layers):
 
 def test_the_loss_of_mvae_in_numpy():
     """Without dropout; the latent noise is repeated with the same key."""
-    learner = learners.mvae(40, hidden=7, dimensions=3, dropout=0.0, kl_weight=0.3, anneal_steps=10)
+    learner = learners.mvae(6, 40, hidden=7, dimensions=3, dropout=0.0, kl_weight=0.3, anneal_steps=10)
     params = learner.initialise(jax.random.key(1))
     rows = some_matrix(np.random.default_rng(2), 6).toarray().astype(np.float64)
-    (w1, b1), (w2, b2) = [[np.asarray(each, np.float64) for each in layer] for layer in params[0]]
-    (w3, b3), (w4, b4) = [[np.asarray(each, np.float64) for each in layer] for layer in params[1]]
+    double = jax.tree.map(lambda array: np.asarray(array, np.float64), params)
+    [[(w1, b1), (w2, b2)], [(w3, b3), (w4, b4)]] = double
     key = jax.random.key(3)
     total = 0
     noise = np.asarray(jax.random.normal(jax.random.split(key)[1], (6, 3)))
@@ -99,9 +104,9 @@ def test_the_loss_of_mvae_in_numpy():
 
 
 def test_neumf_scores_every_pair_as_its_loss_does():
-    """The scores of all items in one go, whose first layer is split in two, against the loss of one pair at a time."""
+    """The scores of all items, whose first layer is split in two, against the loss of one pair at a time."""
     learner = learners.neumf(5, 40, dimensions=4, l2=0.0)
-    params = jax.tree.map(lambda each: each + 0.1, learner.initialise(jax.random.key(0)))
+    params = jax.tree.map(lambda array: array + 0.1, learner.initialise(jax.random.key(0)))
     scores = np.asarray(learner.scores(params, jnp.arange(5), None), np.float64)
     for user, item, other in [(0, 3, 7), (4, 39, 0), (2, 11, 12)]:
         batch = learners.Batch(jnp.array([user]), jnp.array([item]), jnp.array([[other]]))
@@ -113,18 +118,103 @@ def test_neumf_scores_every_pair_as_its_loss_does():
 
 def test_bpr_of_mf_in_numpy():
     learner = learners.mf(6, 9, dimensions=4, l2=0.01)
-    params = learner.initialise(jax.random.key(0))
+    params = {**learner.initialise(jax.random.key(0)), "bias": jax.random.normal(jax.random.key(2), (9,))}
     p, q, b = (np.asarray(params[name], np.float64) for name in ("user", "item", "bias"))
-    b = b + 0.3
     pairs = [(0, 3, 4), (5, 8, 0)]
     expected = 0
     for u, i, j in pairs:
         margin = p[u] @ q[i] + b[i] - p[u] @ q[j] - b[j]
         expected += np.log1p(np.exp(-margin)) + 0.01 * (p[u] @ p[u] + q[i] @ q[i] + q[j] @ q[j])
-    batch = learners.Batch(*(jnp.array(each) for each in ([0, 5], [3, 8], [[4], [0]])))
-    assert float(learner.loss(params, batch, None, jax.random.key(1), 0)) == pytest.approx(
-        expected / 2, rel=1e-4
+    batch = learners.Batch(jnp.array([0, 5]), jnp.array([3, 8]), jnp.array([[4], [0]]))
+    loss = float(learner.loss(params, batch, None, jax.random.key(1), 0))
+    assert loss == pytest.approx(expected / 2, rel=1e-4)
+    scores = learner.scores(params, jnp.array([5, 0]), None)
+    assert np.asarray(scores) == pytest.approx((p @ q.T + b)[[5, 0]], abs=1e-5)
+
+
+def test_bpr_of_lightgcn_in_numpy():
+    """Scores are of the propagated embeddings, the squared norms of those before."""
+    matrix = some_matrix(np.random.default_rng(4), 6, 9, 0.4)
+    histories = learners.histories_of(matrix)
+    learner = learners.lightgcn(6, 9, dimensions=4, l2=0.3, layers=2)
+    params = learner.initialise(jax.random.key(0))
+    far = learners.propagate(histories, params, 2)
+    (p, q), (x, y) = (
+        [np.asarray(tree[name], np.float64) for name in ("user", "item")] for tree in (params, far)
     )
+    expected = 0
+    for u, i, j in [(0, 3, 4), (5, 8, 0)]:
+        norms = p[u] @ p[u] + q[i] @ q[i] + q[j] @ q[j]
+        expected += np.log1p(np.exp(x[u] @ y[j] - x[u] @ y[i])) + 0.3 * norms
+    batch = learners.Batch(jnp.array([0, 5]), jnp.array([3, 8]), jnp.array([[4], [0]]))
+    loss = float(learner.loss(params, batch, histories, jax.random.key(1), 0))
+    assert loss == pytest.approx(expected / 2, rel=1e-4)
+    scores = learner.scores(learner.tables(params, histories), jnp.array([5, 0]), None)
+    assert np.asarray(scores) == pytest.approx((x @ y.T)[[5, 0]], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", learners.LEARNERS)
+def test_every_learner_is_made_and_trained_in_the_same_way(name):
+    """From users, items and a setting of its grid; its loss falls, and it scores every item."""
+    make = learners.LEARNERS[name]
+    assert list(inspect.signature(make).parameters)[:2] == ["users", "items"]
+    setting = {**grids[name][0], "dimensions": 8}
+    own = {key: value for key, value in setting.items() if key not in ("learning_rate", "batch_size")}
+    matrix = some_matrix(np.random.default_rng(0))
+    histories, learner, optimizer = learners.histories_of(matrix), make(30, 40, **own), optax.adam(0.02)
+    params = learner.initialise(jax.random.key(0))
+    state, losses = optimizer.init(params), []
+    epoch, steps = learners.make_epoch(learner, histories, optimizer, 64)
+    for i in range(20):
+        params, state, loss = epoch(params, state, jax.random.fold_in(jax.random.key(1), i), i * steps)
+        losses.append(float(loss))
+    assert losses[-1] < 0.95 * losses[0]
+    users, context = jnp.arange(5), jnp.asarray(matrix[:5].toarray())
+    scores = np.asarray(learner.scores(learner.tables(params, histories), users, context))
+    assert scores.shape == (5, 40) and np.isfinite(scores).all()
+    liked = np.asarray(context) > 0
+    assert scores[liked].mean() > scores[~liked].mean(), "what was trained on scores higher"
+
+
+def test_the_baseline_that_the_docs_add_learns_popularity():
+    text = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    names = dict(vars(learners))
+    exec(
+        next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "Learner(" in block), names
+    )
+    matrix = sp.csr_matrix((np.random.default_rng(0).random((60, 8)) < np.arange(1, 9) / 10).astype(np.int8))
+    histories, learner, optimizer = learners.histories_of(matrix), names["biases"](60, 8), optax.adam(0.05)
+    params = learner.initialise(jax.random.key(0))
+    epoch, steps = learners.make_epoch(learner, histories, optimizer, 32)
+    state = optimizer.init(params)
+    for i in range(10):
+        params, state, _ = epoch(params, state, jax.random.key(i), i * steps)
+    scores = learner.scores(learner.tables(params, histories), jnp.arange(2), jnp.zeros((2, 8)))
+    popularity = np.asarray(matrix.sum(axis=0))[0]
+    assert (np.argsort(np.asarray(scores), axis=1)[:, [0, -1]] == np.argsort(popularity)[[0, -1]]).all()
+
+
+def test_every_learner_is_a_model_that_can_be_asked_for():
+    assert learners.LEARNERS.keys() < set(get_args(kinds["model"])) == grids.keys()
+
+
+def test_what_mvae_is_fed_is_drawn_from_the_weights():
+    """An item of weight 0.5 is fed whole in half of the steps, as the first layer's gradient shows."""
+    learner = learners.mvae(1, 4, hidden=5, dimensions=3, dropout=0.0)
+    params = learner.initialise(jax.random.key(1))
+    rows = jnp.array([[0.5, 0.0, 1.0, 1.0]])
+
+    @jax.jit
+    def first_layer(key):
+        return jax.grad(learner.loss)(params, rows, None, key, 0)[0][0][0]  # (I, hidden)
+
+    times = 0
+    for key in jax.random.split(jax.random.key(0), 200):
+        half, none, whole, _ = np.asarray(first_layer(key))
+        assert whole.any() and not none.any()
+        assert not half.any() or half == pytest.approx(whole)
+        times += half.any()
+    assert 70 < times < 130
 
 
 def test_an_epoch_sees_every_example_once_and_leaves_out_what_fills_no_batch():

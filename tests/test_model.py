@@ -48,7 +48,7 @@ def test_kernel_is_the_ntk_of_the_paper_s_network(depth):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_kernel_of_rows_that_are_nearly_the_same_in_single_precision(depth, normalize):
-    """As where synthetic users start, with a few of them twice; and their kernel can be solved with a small ridge, and differentiated."""
+    """As where synthetic users start, a few of them twice: it is right, can be solved, and differentiated."""
     rng = np.random.default_rng(3)
     rows = 0.06 * (1 + 0.1 * (rng.random((40, 3000)) < 0.001))
     rows[3] = rows[4] = rows[5]
@@ -64,7 +64,7 @@ def test_kernel_of_rows_that_are_nearly_the_same_in_single_precision(depth, norm
 
 
 def test_kernel_is_the_limit_of_a_wide_network():
-    """The tangent kernel of a finite network with one hidden layer, its parameters' derivatives multiplied out."""
+    """The tangent kernel of a finite network with one hidden layer, its derivatives multiplied out."""
     rng = np.random.default_rng(0)
     items, width = 12, 200_000
     x = (rng.random((4, items)) < 0.4).astype(float)

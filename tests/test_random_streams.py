@@ -1,26 +1,27 @@
-"""lib/random_streams.py: no two random streams of a run are one, and none is made elsewhere."""
+"""lib/random_streams.py: no two random streams of a run coincide."""
 
 import itertools
+import re
 
 from conftest import ROOT
 
 from lib.random_streams import Stream, generator
 
 
-def test_no_two_streams_or_positions_begin_alike():
-    """Whatever the lengths of their positions, zeros among them; the same one begins alike."""
-    first = lambda *place: tuple(generator(*place).integers(2**62, size=2))
+def test_streams_differ_by_seed_name_and_position_alone():
+    """Positions of several lengths, zeros among them."""
+    begin = lambda *stream: tuple(generator(*stream).integers(2**62, size=2))
     positions = [position for length in range(4) for position in itertools.product((0, 1, 4), repeat=length)]
-    places = [(seed, stream, *position) for seed in (0, 1, 42) for stream in Stream for position in positions]
-    assert len({first(*place) for place in places}) == len(places) and first(42, Stream.TEST, 3) == first(
-        42, Stream.TEST, 3
-    )
+    streams = [(seed, name, *position) for seed in (0, 1, 42) for name in Stream for position in positions]
+    assert len({begin(*stream) for stream in streams}) == len(streams)
+    assert begin(42, Stream.TEST, 3) == begin(42, Stream.TEST, 3)
 
 
-def test_streams_are_made_nowhere_else():
-    made = [
-        str(path.relative_to(ROOT))
-        for path in [*ROOT.glob("*.py"), *ROOT.glob("[a-s]*/*.py")]
-        if "default_rng([" in (text := path.read_text()) or "SeedSequence(" in text
-    ]
-    assert made == ["lib/random_streams.py"]
+def test_no_other_file_seeds_a_generator_with_several_numbers():
+    """Such seeds could coincide: [seed, 4] and [seed, 4, 0] are one stream of numbers."""
+    folders = {path.parent for path in ROOT.glob("*/__init__.py")}
+    assert {"lib", "prep", "runs"} <= {folder.name for folder in folders}
+    seeding = re.compile(r"SeedSequence\(|default_rng\(\s*[\[(]|np\.random\.seed\(|RandomState\(")
+    files = [path for folder in (ROOT, *folders) for path in folder.glob("*.py")]
+    seeds = [str(path.relative_to(ROOT)) for path in files if seeding.search(path.read_text())]
+    assert seeds == ["lib/random_streams.py"]

@@ -1,4 +1,4 @@
-"""recommend.py: against eval's ranking and a plain loop, through its command line, and asked for what there is not."""
+"""recommend.py and runs/recommender.py: against eval's ranking and a plain loop, through the command line."""
 
 import csv
 import json
@@ -19,46 +19,45 @@ import recommend
 from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
+from runs import recommender as recommender_module
+from runs.recommender import Recommender
 from runs.synthetic_users import load_dataset, open_distilled
 
 
 @pytest.fixture(scope="module")
 def opened(distilled_run):
-    """(distilled, dataset, recommender)."""
-    distilled = open_distilled(distilled_run)
-    return distilled, load_dataset(distilled), recommend.Recommender(distilled)
+    """(SyntheticUsers, Dataset, Recommender)."""
+    run = open_distilled(distilled_run)
+    return run, load_dataset(run), Recommender(run)
+
+
+def test_python_users_import_it_from_recommend():
+    assert recommend.Recommender is Recommender
 
 
 def test_lists_are_those_of_evals_ranking(opened):
-    """From the test view's contexts: the run's own test metrics come out, and every user's HR and nDCG by a loop."""
+    """The test view's contexts give the run's own test metrics, and every user's HR and nDCG by a loop."""
     distilled, dataset, recommender = opened
     view = dataset.test_view(generator(distilled.settings["seed"], Stream.TEST))
     columns, scores = recommender.rank(view.context, 10)
     kernel = model.make_kernel(
         1, distilled.settings["normalize"], data.item_weights(dataset, distilled.settings["item_discount"])
     )
-    [(_, _, expected)] = evaluation.search_lamda(
-        kernel,
-        distilled.rows,
-        [distilled.lamda],
-        view,
-        evaluation.inverse_propensity(dataset.frequency),
-        32,
-        devices.start(False),
-    )
+    rows = jnp.asarray(distilled.rows)
+    alpha = model.ridge(kernel(rows), rows, distilled.lamda)
+    weights, mesh = evaluation.inverse_propensity(dataset.frequency), devices.start(False)
+    [expected] = evaluation.evaluate(evaluation.scores_of(kernel, rows, [alpha]), 1, view, weights, 32, mesh)
     for user in range(dataset.users):
         targets = set(view.targets[user].indices)
         gains = [column in targets for column in columns[user]]
         most = min(len(targets), 10)
         assert 100 * sum(gains) / most == pytest.approx(expected["HR@10"][user], abs=1e-3)
         ideal = sum(1 / np.log2(place + 2) for place in range(most))
-        assert 100 * sum(
-            gain / np.log2(place + 2) for place, gain in enumerate(gains)
-        ) / ideal == pytest.approx(expected["NDCG@10"][user], abs=1e-3)
+        gain = sum(gain / np.log2(place + 2) for place, gain in enumerate(gains))
+        assert 100 * gain / ideal == pytest.approx(expected["NDCG@10"][user], abs=1e-3)
         assert not set(columns[user]) & set(view.context[user].indices) and (np.diff(scores[user]) <= 0).all()
-    assert evaluation.summarise(expected)["HR@10"] == pytest.approx(
-        distilled.result["test"]["HR@10"], abs=1e-3
-    )
+    summary = evaluation.summarise(expected)["HR@10"]
+    assert summary == pytest.approx(distilled.result["test"]["HR@10"], abs=1e-3)
 
 
 def test_padding_ids_and_empty_histories(opened):
@@ -86,12 +85,12 @@ def test_padding_ids_and_empty_histories(opened):
 
 
 def test_contributions_against_a_loop(opened, monkeypatch):
-    """Each item of a history left out in turn, in blocks that cut histories; lists that end early, and an empty history."""
+    """Each item left out in turn, in blocks that cut histories, with short lists and an empty history."""
     distilled, dataset, recommender = opened
     histories = dataset.train[:6].toarray()
     histories[1, 3:], histories[2] = 1, 0
     columns, scores = recommender.rank(sp.csr_matrix(histories), 5)
-    monkeypatch.setattr(recommend, "MOST_AT_ONCE", 16)
+    monkeypatch.setattr(recommender_module, "USERS_AT_ONCE", 16)
     found = recommender.contributions(sp.csr_matrix(histories * 2), columns)
     kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
 
@@ -110,28 +109,24 @@ def test_contributions_against_a_loop(opened, monkeypatch):
                 total(history, listed) - total(without, listed), abs=2e-4
             )
     assert abs(found).max() > 0.01
-    reasons = recommend.explain(
-        recommender, recommend.Asked(list("abcdef"), sp.csr_matrix(histories)), columns
-    )
-    assert (
-        reasons[2] == []
-        and [column for column, _ in reasons[0]]
-        == np.argsort(-found[0].toarray()[0], kind="stable")[:3].tolist()
-    )
+    users = recommend.Users(list("abcdef"), sp.csr_matrix(histories))
+    reasons = recommend.explain(recommender, users, columns)
+    best = np.argsort(-found[0].toarray()[0], kind="stable")[:3]
+    assert reasons[2] == [] and [column for column, _ in reasons[0]] == best.tolist()
 
 
 def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
     """Read back while distilled.npz is the same; not once it is another, nor when the file is damaged."""
     run = shutil.copytree(distilled_run, tmp_path / "run")
-    recommend.Recommender.load(run)
+    Recommender.load(run)
     history = opened[1].train[:4]
     expected = opened[2].rank(history, 5)[0]
-    solve = recommend._solve
-    monkeypatch.setattr(recommend, "_solve", lambda *arguments: pytest.fail("solved again"))
-    assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all()
-    monkeypatch.setattr(recommend, "_solve", solve)
+    fit = model.fit
+    monkeypatch.setattr(model, "fit", lambda *arguments: pytest.fail("solved again"))
+    assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
+    monkeypatch.setattr(model, "fit", fit)
     (run / "alpha.npz").write_bytes((run / "alpha.npz").read_bytes()[:-100])
-    assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all()
+    assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
     with np.load(run / "alpha.npz") as file:
         kept = dict(file)
     for wrong in (
@@ -141,22 +136,22 @@ def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypat
         {"alpha": np.full_like(kept["alpha"], np.nan)},
     ):
         np.savez(run / "alpha.npz", key=kept["key"], **wrong)
-        assert (recommend.Recommender.load(run).rank(history, 5)[0] == expected).all()
+        assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
     (run / "alpha.npz").unlink()
     (run / "alpha.npz").mkdir()  # cannot be written
     assert (
-        recommend.Recommender.load(run).rank(history, 5)[0] == expected
+        Recommender.load(run).rank(history, 5)[0] == expected
     ).all() and "could not be written" in capsys.readouterr().err
     (run / "alpha.npz").rmdir()
     with np.load(run / "distilled.npz") as file:
         arrays = dict(file)
     np.savez(run / "distilled.npz", **{**arrays, "data": arrays["data"][::-1] ** 3})
-    other = recommend.Recommender.load(run)
+    other = Recommender.load(run)
     solved = np.asarray(solve(other._kernel, other._rows, arrays["lamda"]))
     np.testing.assert_array_equal(np.asarray(other._alpha), solved)
     np.savez(run / "distilled.npz", **{**arrays, "data": np.full_like(arrays["data"], np.nan)})
     with pytest.raises(UserError, match="not finite"):
-        recommend.Recommender.load(run)
+        Recommender.load(run)
 
 
 def test_every_format_says_the_same(run_script, distilled_run, tmp_path, opened):
@@ -216,20 +211,15 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
     pd.DataFrame({"user": ["x"] * len(history) + ["nobody"], "item": [*history, "unheard of"]}).to_csv(
         tmp_path / "history.csv", index=False
     )
-    quoted = ",".join('"' + each.replace('"', '""') + '"' for each in history)
+    quoted = ",".join('"' + item.replace('"', '""') + '"' for item in history)
     known, new, listed = (
         run_script("recommend.py", f"--run={distilled_run}", *more)
         for more in (["--user=u4"], [f"--history={tmp_path / 'history.csv'}"], [f"--items={quoted}"])
     )
-    rows = lambda done: [(line.split()[2], float(line.split()[1])) for line in done.stdout.splitlines()[1:]]
-    assert len(rows(known)) == 10 and [each[0] for each in rows(known)] == [
-        each[0] for each in rows(new)
-    ] == [each[0] for each in rows(listed)]
-    assert (
-        "has no item unheard of" in new.stderr
-        and "history of user nobody" in new.stderr
-        and new.returncode == 0
-    )
+    rows = lambda done: [line.split()[:3] for line in done.stdout.splitlines()[1:]]  # rank, score, item
+    assert len(rows(known)) == 10 and rows(known) == rows(new) == rows(listed)
+    assert "has no item unheard of" in new.stderr and "history of user nobody" in new.stderr
+    assert new.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -244,14 +234,15 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
         (
             ["--user=u1", "--all"],
             1,
-            "recommend: say for whom: one of --user, --all, --items and --history; --help tells all",
+            "recommend: give one of --user, --all, --items and --history; --help lists the options",
         ),
         (["--all", "--k=0"], 1, "at least 1"),
         (["--all", "--k=many"], 1, "recommend: argument --k: invalid int value"),
         (["--all", "--format=parquet"], 1, "needs --out"),
         (["--all", "--out="], 1, "--out must name a file"),
         (["--all", "--out=/"], 1, "is a folder"),
-        (["--all", "--out=l.json"], 1, "then --format must say"),
+        (["--all", "--out=l.json"], 1, "or --format must be given"),
+        (["--all", "--explain", "--out=l.csv"], 1, "--explain has no column in csv"),
         (
             ["--user=u1", "--out=/nowhere/l.csv"],
             1,
@@ -286,7 +277,7 @@ def test_histories_that_cannot_be_read(tmp_path, text, says):
 
 
 def test_histories_are_read_as_they_are_meant(tmp_path, capsys):
-    """Spaces and blank lines do not matter; rows that lack something are named by their number; a byte order mark is none of it."""
+    """Spaces, blank lines and a byte order mark do not matter; rows without an id are named by number."""
     path = tmp_path / "new.csv"
     path.write_text('\ufeffuser , item\nann , 50 \n\nbob,\n,7\n"b, c","x, 1"\nNA,null\n', encoding="utf-8")
     assert recommend.read_history(path) == (["ann", "b, c", "NA"], ["50", "x, 1", "null"])
@@ -321,7 +312,7 @@ def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
     assert (
         lines[0] == {"user": "all", "items": [], "because": []}
         and len(lines[1]["items"]) == 10
-        and [each["item"] for each in lines[1]["because"]] == ["i1"]
+        and [reason["item"] for reason in lines[1]["because"]] == ["i1"]
     )
 
 
@@ -353,6 +344,7 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
         ("listed", {"settings": "[]"}),
         ("foreign", {"settings": json.dumps({**settings, "dataset": "ml-1m"})}),
         ("text", {"data": arrays["data"].astype(str)}),
+        ("heavy", {"item_weights": arrays["item_weights"].astype(str)}),
         ("moved", {"settings": json.dumps({**settings, "data_dir": "/elsewhere"})}),
     ):
         np.savez(copy(name) / "distilled.npz", **{**arrays, **new})
@@ -360,17 +352,18 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     for name, says in (
         ("nothing", "is no run"),
         ("unfinished", "has not finished"),
-        ("baseline", "a run of distill.py is needed"),
+        ("baseline", "Give a run of distill.py"),
         ("cut", "truncated or damaged"),
         ("torn", "config.json cannot be read"),
         ("versionless", "has no versions"),
         ("speechless", "its command is null"),
         ("stepless", "has no best_step"),
         ("worded", 'its HR@100 is "much"'),
+        ("heavy", "shapes do not fit, or numbers are not finite"),
         ("empty", 'dataset is missing, and in config.json it is "titled"'),
         ("listed", "its settings are \\[\\]"),
         ("foreign", 'not of this run: its dataset is "ml-1m"'),
-        ("text", "shapes that do not fit"),
+        ("text", "shapes do not fit, or numbers are not finite"),
     ):
         with pytest.raises(UserError, match=says):
             open_distilled(tmp_path / name)
@@ -391,13 +384,13 @@ def test_two_precisions_in_one_process(distilled_run, opened, process):
     distilled, dataset, _ = opened
     double = distilled._replace(settings={**distilled.settings, "float64": True}, digest="another")
     with jax.enable_x64(process):
-        recommenders = [recommend.Recommender(each) for each in (distilled, double, distilled, double)]
+        recommenders = [Recommender(run) for run in (distilled, double, distilled, double)]
         assert jnp.ones(1).dtype == (np.float64 if process else np.float32)
-        lists = [each.rank(dataset.train, 5) for each in recommenders]
+        lists = [recommender.rank(dataset.train, 5) for recommender in recommenders]
         assert jnp.ones(1).dtype == (np.float64 if process else np.float32)
         contributions = [
-            each.contributions(dataset.train[:3], columns[:3])
-            for each, (columns, _) in zip(recommenders, lists)
+            recommender.contributions(dataset.train[:3], columns[:3])
+            for recommender, (columns, _) in zip(recommenders, lists)
         ]
     kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
     with jax.enable_x64(True):

@@ -1,15 +1,19 @@
 """report.py: what the page says, and how it behaves in a real browser on titles that mean harm."""
 
 import json
+import re
 import shutil
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import NASTY
 
 import report
+from lib import plots
 from lib.errors import UserError
-from page import charts, leak
+from page import figures, leak
 from runs.synthetic_users import load_dataset, open_distilled
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -21,7 +25,7 @@ needs_browser = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def page(distilled_run, tmp_path_factory):
-    """The page of a run whose synthetic users like the harmful titles most, in a folder whose name means harm, too: (path, distilled)."""
+    """(path, distilled) of a page whose users like harmful titles most; its folder's name does harm, too."""
     run = shutil.copytree(
         distilled_run, tmp_path_factory.mktemp("results") / "<img src=x onerror='window.hacked=1'>"
     )
@@ -57,7 +61,7 @@ def browser(page):
 
 def texts(browser, selector):
     return browser.execute_script(
-        "return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)", selector
+        "return [...document.querySelectorAll(arguments[0])].map(element => element.textContent)", selector
     )
 
 
@@ -79,7 +83,7 @@ def test_titles_are_text(browser, page):
         button.click()
     shown = set(texts(browser, "#users .items bdi"))
     assert {title for title in NASTY if title.strip()} <= shown and sum(
-        each.startswith("item ") for each in shown
+        title.startswith("item ") for title in shown
     ) == 2, "two have no title: their ids stand there"
     assert browser.execute_script("return typeof window.hacked") == "undefined"
     assert browser.execute_script("return document.images.length") == 0
@@ -104,11 +108,10 @@ def test_search_filters(browser, page):
             for user in data["users"]
             if any(word.lower() in data["titles"][title].lower() for title, _ in user[10])
         ]
-        assert [int(each) for each in texts(browser, "#users .open")] == expected
+        assert list(map(int, texts(browser, "#users .open"))) == expected
         assert browser.find_element("id", "count").text.startswith(f"{len(expected)} of 6")
-        assert all(each.lower() == word.lower() for each in texts(browser, "#users mark")) and len(
-            texts(browser, "#users mark")
-        ) >= len(expected)
+        marked = texts(browser, "#users mark")
+        assert {mark.lower() for mark in marked} <= {word.lower()} and len(marked) >= len(expected)
     search.clear()
     search.send_keys("istan")
     assert set(texts(browser, "#users mark")) == {"İstan"}
@@ -120,10 +123,14 @@ def test_search_filters(browser, page):
 @needs_browser
 def test_rows_are_lined(browser):
     """The line below a row goes on under its titles, and all names of columns stand on one line."""
-    bottoms = "return [...document.querySelectorAll('#users tbody tr')].map(row => [...row.cells].map(cell => cell.getBoundingClientRect().bottom))"
+    bottoms = """return [...document.querySelectorAll('#users tbody tr')]
+        .map(row => [...row.cells].map(cell => cell.getBoundingClientRect().bottom))"""
     assert all(len(set(cells)) == 1 for cells in browser.execute_script(bottoms))
     tops = browser.execute_script("""return [...document.querySelectorAll('#users th')].map(cell => {
-        const range = document.createRange(); range.selectNodeContents(cell.querySelector('button') || cell); return range.getBoundingClientRect().top })""")
+        const range = document.createRange();
+        range.selectNodeContents(cell.querySelector('button') || cell);
+        return range.getBoundingClientRect().top;
+    })""")
     assert max(tops) - min(tops) < 1.5, tops
 
 
@@ -134,7 +141,7 @@ def test_sort_sorts(browser):
         place = int(header.get_attribute("data-key"))
         for _ in range(2):
             header.click()
-            values = [data["users"][int(each)][place] for each in texts(browser, "#users .open")]
+            values = [data["users"][int(user)][place] for user in texts(browser, "#users .open")]
             order = header.find_element("xpath", "..").get_attribute("aria-sort")
             assert values == sorted(values, reverse=order == "descending") and len(values) == 6
         assert texts(browser, "#users th:is([aria-sort=ascending], [aria-sort=descending]) button") == [
@@ -144,7 +151,7 @@ def test_sort_sorts(browser):
 
 @needs_browser
 def test_keyboard_and_phone(browser):
-    """/ goes to the search, the arrows from user to user, Enter opens and closes; nothing is wider than a phone."""
+    """/ goes to the search, arrows from user to user, Enter opens and closes; the page fits a phone."""
     keys = lambda text: browser.switch_to.active_element.send_keys(text)
     browser.refresh()
     keys("/")
@@ -167,7 +174,7 @@ def test_keyboard_and_phone(browser):
 
 
 def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
-    """Runs on the same data are compared, whatever script made them; on other data, unfinished or damaged they are not."""
+    """Runs on the same data are compared, whatever script made them; unfinished or damaged ones are not."""
     run = shutil.copytree(distilled_run, tmp_path / "own")
     for name, change in (
         (
@@ -199,7 +206,7 @@ def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert (
         "popularity<small>neighbours=7</small>" in page
-        and "distill (this run)" in page
+        and "distill (this run)<small>S = 6, " in page
         and page.index("this run") < page.index("popularity<")
     )
     assert (
@@ -216,7 +223,7 @@ def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
 
 
 def test_the_page_of_a_run_that_one_may_only_read(run_script, distilled_run, tmp_path):
-    """Its folder stays as it is; --out names another one, made if needed, and a folder that cannot be written is one line."""
+    """Its folder stays as it is; --out makes another one; one that cannot be written is a line of error."""
     run = shutil.copytree(distilled_run, tmp_path / "run")
     before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
     done = run_script("report.py", f"--run={run}", f"--out={tmp_path}/new/folder")
@@ -241,28 +248,45 @@ def test_a_folder_that_may_not_be_written_names_out(tmp_path, monkeypatch):
         report.prepare(tmp_path)
 
 
+VALIDATION = {"step": 0, "lamda": 0.1, "loss": None, "validation": {"HR@100": 1, "NDCG@10": 1}}
+
+
 @pytest.mark.parametrize(
     "text",
     [
         None,
         "",
         '{"step": 0, "valid',
-        '{"step": 0, "validation": {"HR@100": null, "NDCG@10": 1}}\n',
         "null\n",
         "[]\n",
-        '{"step": "0", "validation": {"HR@100": 1, "NDCG@10": 1}}\n',
-        '{"step": NaN, "validation": {"HR@100": 1, "NDCG@10": 1}}\n',
+        *(
+            json.dumps(line) + "\n"
+            for line in (
+                {**VALIDATION, "step": "0"},
+                {**VALIDATION, "step": float("nan")},
+                {**VALIDATION, "loss": float("inf")},
+                {**VALIDATION, "lamda": None},
+                {**VALIDATION, "validation": {"HR@100": None, "NDCG@10": 1}},
+                {**VALIDATION, "validation": {"HR@100": 1}},
+                {**VALIDATION, "validation": None},
+                {"step": 0, "validation": VALIDATION["validation"]},
+            )
+        ),
     ],
 )
 def test_no_curve_without_numbers(tmp_path, capsys, text):
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)
     assert report.curve(tmp_path, {"best_step": 0}) is None
-    said = capsys.readouterr().err
-    assert (
-        said.startswith(f"report: {tmp_path}/metrics.jsonl cannot be read, so the page has no learning curve")
-        and said.count("\n") == 1
-    )
+    note = capsys.readouterr().err
+    assert note.startswith(f"report: the page has no learning curve: {tmp_path}/metrics.jsonl cannot be read")
+    assert note.count("\n") == 1
+
+
+def test_a_curve_of_one_validation(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(VALIDATION) + "\n")
+    for best in (0, None):
+        assert "Learning curve" in report.curve(tmp_path, {"best_step": best})
 
 
 def test_effective_items_against_a_loop():
@@ -276,20 +300,48 @@ def test_effective_items_against_a_loop():
     )
 
 
-def test_charts_escape_and_survive_anything():
-    """Names as text; numbers that cannot be drawn are left out; one point, none, and all the same."""
-    text = str(
-        charts.chart("<b>", "</svg>", '"&', [("<i>", [0, 1, np.nan, 3], [1, 0, 2, np.inf])], mark=(1, "<u>"))
-    )
-    assert (
-        all(each not in text for each in ("<b>", "<i>", "<u>"))
-        and text.count("</svg>") == 1
-        and "nan" not in text
-        and "inf" not in text
-    )
-    for xs, ys in (([], []), ([1], [5]), ([2, 2], [3, 3]), ([0, -1], [1, 1])):
-        for log in (False, True):
-            for kind in ("lines", "steps", "dots"):
-                assert "nan" not in str(charts.chart("t", "x", "y", [("s", xs, ys)], kind, log, log))
-    line = str(charts.chart("t", "x", "y", [("s", [0, 10], [0, 1])]))
-    assert 'class="lines s1" d="M' in line
+def test_pictures_of_the_page_are_safe_and_take_its_colours():
+    """Whatever the texts of a picture are, they stay text; two pictures share no id; nothing is fetched."""
+    names = ("</svg><script>alert(1)</script>", "\"'&<u>", r"$\frac$ &")
+    rng = np.random.default_rng(0)
+
+    def draw(kind):
+        line = {"x": [1, 2], "HR@10": rng.random(2), "HR@10 deviation": [0, 0]}
+        frames = {name: pd.DataFrame(line) for name in (*names, "Distill-CF")}
+        return plots.lines(frames, "HR@10", names[0], names[1], kind)
+
+    ids = []
+    for title in (names[0], "another"):
+        text = str(figures.inline(title, draw))
+        outside = re.sub(r"<[a-zA-Z/][^<>]*>", "", text)
+        assert not set("<>") & set(outside), "no < or > but those of whole tags"
+        assert "<script" not in text and "<u>" not in text and "<!--" not in text and "://" not in text
+        assert text.count("</svg>") == 1 and "<style" not in text
+        element = ElementTree.fromstring(text)
+        shown = {part.text for part in element.iter("text")}
+        assert {*names, "Distill-CF", "HR@10, %"} <= shown, "text, not outlines"
+        assert element.find("svg").get("aria-label") == element.find("figcaption").text == title
+        ids.append(set(re.findall(' id="(.*?)"', text)))
+        assert set(re.findall('(?:"|[(])#([^")]*)', text)) == ids[-1]
+        assert plots.DISTILL_CF[0] not in text and "var(--distilled)" in text and "var(--ink)" in text
+    assert ids[0] and not ids[0] & ids[1]
+
+
+@pytest.mark.parametrize("users", [1, 5])
+def test_pictures_of_differences_survive_anything(users):
+    """Of one user, of equal ones, of items that nobody has."""
+    same = np.full(users, 7)
+    for values in (same, np.arange(users) + 0.5):
+        picture = str(figures.inline("t", lambda kind: figures.lengths(same, values, values, kind)))
+        assert "nan" not in picture and picture.count("synthetic: ") == 2
+    for frequency in (np.zeros(3), np.array([0, 0.5, 0.5]), np.array([2.0, 0, 30])):
+        draw = lambda kind: figures.popularity(frequency, np.array([0, 0.1, 0.1]), kind)
+        picture = str(figures.inline("t", draw))
+        assert "nan" not in picture and picture.count("<use ") >= (frequency > 0).sum()
+
+
+def test_the_page_has_three_pictures(page):
+    text = page[0].read_text(encoding="utf-8")
+    captions = re.findall("<figcaption>(.*?)</figcaption><svg ", text)
+    assert captions == ["Learning curve", "Lengths of histories", "Popularity of items"]
+    assert all(f"{name}: {colour};" in text for name, colour in figures.VARIABLES)

@@ -1,7 +1,9 @@
-"""rivals/samplers.py: what each of them picks, and how much."""
+"""rivals/samplers.py: which users or interactions each sampler picks, and how many."""
 
 import json
+import re
 import tempfile
+from typing import get_args
 
 import jax
 import numpy as np
@@ -9,7 +11,10 @@ import pytest
 import scipy.sparse as sp
 
 import data
+from hyper_params import kinds
 from lib.errors import UserError
+from lib.files import ROOT
+from lib.settings import resolve
 from rivals import samplers
 from runs.folder import shaping
 from runs.synthetic_users import open_distilled, to_matrix
@@ -38,8 +43,22 @@ def test_counts_and_seeds(tiny, name):
         assert rows.shape == (20, tiny.items)
         train = {tuple(row.indices) for row in tiny.train}
         assert all(tuple(row.indices) in train for row in rows)
-    if name != "head":
-        assert rows.shape != other.shape or (rows != other).nnz > 0
+    differ = rows.shape != other.shape or (rows != other).nnz > 0
+    assert differ == (name != "head")
+
+
+def test_the_sampler_that_the_docs_add_picks_the_shortest_histories(tiny):
+    text = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    names = dict(vars(samplers))
+    exec(
+        next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "cache_dir" in block), names
+    )
+    rows = names["tail_users"](tiny, 10, 0, None)
+    assert np.diff(rows.indptr).tolist() == sorted(tiny.lengths[data.TRAIN])[:10]
+
+
+def test_every_sampler_can_be_asked_for():
+    assert {*samplers.SAMPLERS, *samplers.VALUES} == set(get_args(kinds["sampler"]))
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
@@ -50,13 +69,20 @@ def test_the_whole_budget_is_all_of_the_data(tiny, name):
 
 
 def test_random_interactions_are_train_interactions(tiny):
-    rows = samplers.random_interactions(tiny, 75, seed=3)
-    assert np.all(np.asarray(rows.sum(0)) <= tiny.frequency) and rows.shape[0] > 75
+    """Of more users than the budget, in the order of the data, each row a part of the user's own."""
+    rows = samplers.random_interactions(tiny, 75, 3, None)
+    assert 75 < rows.shape[0] <= tiny.users and np.unique(rows.data).tolist() == [1]
+    histories = iter([set(row.indices) for row in tiny.train])
+    for row in rows:
+        assert any(set(row.indices) <= history for history in histories)
 
 
 def test_head_users_are_the_longest(tiny):
-    rows = samplers.head_users(tiny, 10, seed=0)
-    assert list(np.diff(rows.indptr)) == sorted(tiny.lengths[data.TRAIN])[::-1][:10]
+    """Of equally long ones, the first in the data."""
+    rows, lengths = samplers.head_users(tiny, 40, 0, None), tiny.lengths[data.TRAIN]
+    expected = sorted(range(tiny.users), key=lambda user: (-lengths[user], user))[:40]
+    assert lengths[expected[-1]] == sorted(lengths)[-41], "the budget cuts through users of one length"
+    assert (rows != tiny.train[expected]).nnz == 0
 
 
 def test_svp_cf_prefers_the_users_who_are_like_nobody():
@@ -76,7 +102,7 @@ def test_svp_cf_prefers_the_users_who_are_like_nobody():
 
 def test_the_proxy_learns_once_for_all_budgets_of_the_same_data(tiny, tmp_path, monkeypatch):
     first, calls, forgetting = samplers.svp_cf_users(tiny, 5, 0, tmp_path), [], samplers.forgetting
-    monkeypatch.setattr(samplers, "forgetting", lambda *given: calls.append(1) or forgetting(*given))
+    monkeypatch.setattr(samplers, "forgetting", lambda *inputs: calls.append(1) or forgetting(*inputs))
     assert (samplers.svp_cf_users(tiny, 9, 0, tmp_path)[:5] != first).nnz == 0 and not calls
     samplers.svp_cf_users(data.add_noise(tiny, 0.1, 0), 9, 0, tmp_path)
     assert calls == [1]
@@ -109,20 +135,20 @@ def test_more_users_than_there_are(tiny):
         sample("head", tiny, 151, seed=0)
 
 
+def settings_for(run, **changes):
+    """Settings that ask for the synthetic users of a run, by its name."""
+    asked = {"sampler": "distilled", "distilled": run.name, "results_dir": str(run.parent)}
+    return {**asked, "user_support": -1, "seed": 3, **changes}
+
+
 def test_distilled_users_are_those_of_the_run(distilled_run, titled_data):
-    dataset, distilled = data.load("titled", titled_data), open_distilled(distilled_run)
-    given = {
-        "sampler": "distilled",
-        "distilled": distilled_run.name,
-        "results_dir": str(distilled_run.parent),
-        "user_support": -1,
-        "seed": 3,
-    }
-    settings = samplers.resolve_users(given, dataset)
+    dataset, run = data.load("titled", titled_data), open_distilled(distilled_run)
+    settings = samplers.resolve_users(settings_for(distilled_run), dataset)
     assert settings["user_support"] == 6 and shaping(settings)["distilled"] == distilled_run.name
-    np.testing.assert_array_equal(samplers.sample(settings, dataset).toarray(), distilled.rows)
+    np.testing.assert_array_equal(samplers.sample(settings, dataset).toarray(), run.rows)
     hard = samplers.sample({**settings, "sampler": "distilled_hard"}, dataset)
-    assert set(hard.data) == {1} and (hard != to_matrix(distilled, "hard", 3)).nnz == 0
+    assert set(hard.data) == {1} and (hard != to_matrix(run, "hard", 3)).nnz == 0
+    assert (hard != samplers.sample({**settings, "sampler": "distilled_hard", "seed": 4}, dataset)).nnz > 0
 
 
 @pytest.mark.parametrize(
@@ -131,32 +157,18 @@ def test_distilled_users_are_those_of_the_run(distilled_run, titled_data):
         ({"distilled": ""}, "needs --distilled=RUN"),
         ({"distilled": "nothing"}, "there is no run nothing"),
         ({"user_support": 7}, "has 6 synthetic users"),
-        ({"sampler": "head"}, "of use with sampler=distilled"),
+        ({"sampler": "head"}, "has no effect with --sampler=head. Try --sampler=distilled"),
     ],
 )
 def test_distilled_users_that_cannot_be_had(distilled_run, titled_data, change, words):
     dataset = data.load("titled", titled_data)
-    given = {
-        "sampler": "distilled",
-        "distilled": distilled_run.name,
-        "results_dir": str(distilled_run.parent),
-        "user_support": -1,
-        "seed": 3,
-    }
     with pytest.raises(UserError, match=words):
-        samplers.resolve_users({**given, **change}, dataset)
+        samplers.resolve_users(settings_for(distilled_run, **change), dataset)
 
 
 def test_distilled_users_of_other_data(distilled_run, tiny):
-    given = {
-        "sampler": "distilled",
-        "distilled": str(distilled_run),
-        "results_dir": "",
-        "user_support": -1,
-        "seed": 3,
-    }
-    with pytest.raises(UserError, match="not made from this tiny"):
-        samplers.resolve_users(given, tiny)
+    with pytest.raises(UserError, match="not made from this tiny.* Try --dataset=titled --data_dir="):
+        samplers.resolve_users(settings_for(distilled_run), tiny)
 
 
 @pytest.mark.parametrize(
@@ -175,20 +187,48 @@ def test_distilled_users_of_other_noise(distilled_run, titled_data, monkeypatch,
     run, dataset = open_distilled(distilled_run), data.load("titled", titled_data)
     run = run._replace(settings={**run.settings, "noise": learnt[0], "seed": learnt[1]})
     monkeypatch.setattr(samplers, "open_distilled", lambda folder: run)
-    given = {
-        "sampler": "distilled",
-        "distilled": str(distilled_run),
-        "results_dir": "",
-        "user_support": -1,
-        "noise": asked[0],
-        "seed": asked[1],
-    }
+    settings = settings_for(distilled_run, noise=asked[0], seed=asked[1])
     if fits:
-        assert samplers.resolve_users(given, dataset)["user_support"] == 6
+        assert samplers.resolve_users(settings, dataset)["user_support"] == 6
     else:
         with pytest.raises(UserError) as caught:
-            samplers.resolve_users(given, dataset)
-        advice = dict(word[2:].split("=") for word in str(caught.value).split() if word.startswith("--"))
-        samplers.resolve_users(
-            {**given, **{key: json.loads(value) for key, value in advice.items()}}, dataset
-        )
+            samplers.resolve_users(settings, dataset)
+        words = [word[2:].split("=") for word in str(caught.value).split() if word.startswith("--")]
+        advice = {key: json.loads(value) for key, value in words}
+        samplers.resolve_users({**settings, **advice}, dataset)
+
+
+@pytest.mark.parametrize(
+    "script, learnt, typed, expected",
+    [
+        ("infinite_ae", {}, [], {"float64": False, "noise": 0}),
+        ("infinite_ae", {"float64": True}, [], {"float64": True}),
+        ("infinite_ae", {"float64": True}, ["--float64", "false"], {"float64": False}),
+        ("infinite_ae", {"seed": 7}, [], {"seed": 42}),
+        ("infinite_ae", {"noise": 0.1, "seed": 7}, [], {"noise": 0.1, "seed": 7}),
+        ("infinite_ae", {"noise": 0.1, "seed": 7}, ["--seed=8"], {"noise": 0.1, "seed": 8}),
+        ("infinite_ae", {"repeats": "drop"}, ["--dataset=tiny"], {"repeats": "drop", "dataset": "tiny"}),
+        ("baselines", {"float64": True, "noise": 0.1}, [], {"noise": 0.1}),
+    ],
+)
+def test_the_name_of_a_run_brings_its_data_and_precision(
+    distilled_run, titled_data, monkeypatch, script, learnt, typed, expected
+):
+    """The run's values are in the place of those of hyper_params.py, and what is typed wins."""
+    run = open_distilled(distilled_run)
+    run = run._replace(settings={**run.settings, **learnt})
+    monkeypatch.setattr(samplers, "open_distilled", lambda folder: run)
+    arguments = ["--sampler=distilled", f"--distilled={distilled_run}", *typed]
+    settings, _ = resolve(samplers.arguments_of_run(arguments, "", script), script=script)
+    expected = {"dataset": "titled", "data_dir": str(titled_data), **expected}
+    assert {key: settings[key] for key in expected} == expected
+
+
+def test_without_a_distilled_sampler_or_with_a_config_the_words_stay(distilled_run, tmp_path):
+    (tmp_path / "config.json").write_text('{"dataset": "other"}')
+    for arguments in (
+        [],
+        ["--sampler=head"],
+        ["--sampler=distilled", f"--distilled={distilled_run}", f"--config={tmp_path}"],
+    ):
+        assert samplers.arguments_of_run(arguments, "", "infinite_ae") == arguments
