@@ -198,8 +198,10 @@ def search(studies, plans, devices, heartbeat):
 
 def show_report(known, names, results):
     """Reports on the named studies of {name: study}; without a name, prints a line on each."""
-    if not known or not {*names} <= {*known}:
-        raise UserError(f"there is no study {', '.join(names)}; there are {', '.join(known) or 'none'}")
+    if not known:
+        raise UserError(f"{results / 'search'} has no study. Try another --results_dir, or --storage=URL")
+    if not {*names} <= {*known}:
+        raise UserError(f"there is no study {', '.join(names)}; there are {', '.join(known)}")
     for name in names:
         report(known[name], results)
     if not names:

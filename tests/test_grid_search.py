@@ -148,7 +148,7 @@ def test_a_plan_is_the_product_and_the_same_settings_once(monkeypatch):
         ("--heartbeat=x", "--heartbeat: invalid int value"),
         ("seed", "'seed' is not understood"),
         ("--seed", "--seed needs a value"),
-        ("--report", "there is no study"),
+        ("--report", "search has no study. Try another --results_dir"),
     ],
 )
 def test_wrong_calls_are_one_line(arguments, tmp_path, argument, words):
