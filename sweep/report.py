@@ -1,20 +1,18 @@
-"""What a search has found: a line for every run that is over, the table, pictures, the best run's command."""
+"""What a search has found: a line a run, the table, a picture, the best run's command."""
 
 import shlex
-import warnings
-from pathlib import Path
+from collections import Counter
+from contextlib import nullcontext
 
-import matplotlib
-import optuna
 import pandas as pd
-from matplotlib import pyplot
-from optuna.trial import TrialState
+from matplotlib.figure import Figure
 
-from lib.files import atomic
-from sweep.study import failure, standing
+from lib import plots
+from lib.files import atomic, lock
+from sweep.study import latest, status
 
 LISTED = 20  # rows of a table; the CSV has all
-OTHERS = {"waiting": TrialState.WAITING, "running": TrialState.RUNNING, "stopped early": TrialState.PRUNED}
+METRICS = ("validation HR@100", "validation NDCG@10", "test HR@10", "test HR@100", "test NDCG@10")
 
 
 def show_values(values):
@@ -22,113 +20,66 @@ def show_values(values):
 
 
 def describe(study, trial):
-    """A line on a run that is over, by its standing trial."""
-    how = "stopped early" if trial.state == TrialState.PRUNED else f"failed: {failure(trial)}"
-    if trial.state == TrialState.COMPLETE:
-        result = trial.user_attrs["result"]
-        how = (
-            f"validation {study.user_attrs['about']['best_by']} {trial.value:.2f}, "
-            f"test NDCG@10 {result['test']['NDCG@10']:.2f}, {result['wall_seconds']:.0f} s"
-            + ("" if result.get("learnt", True) else ", NOTHING WAS LEARNT")
-        )
-    return f"{study.study_name}  {show_values(trial.params)}: {how}"
+    """A line on a run that is over, by its latest trial."""
+    end = f"failed: {trial.user_attrs['error']}" if status(trial) == "failed" else status(trial)
+    if result := trial.user_attrs.get("result"):
+        end = f"validation {study.user_attrs['about']['best_by']} {trial.value:.2f}, "
+        end += f"test NDCG@10 {result['test']['NDCG@10']:.2f}, {result['wall_seconds']:.0f} s"
+        end += "" if result.get("learnt", True) else ", NOTHING WAS LEARNT"
+    return f"{study.study_name}  {show_values(trial.params)}: {end}"
 
 
-def load_studies(storage):
-    """{name: study} of the studies that a search has made. Others may lie in the same database."""
-    names = optuna.get_all_study_names(storage)
-    studies = {name: optuna.load_study(study_name=name, storage=storage) for name in names}
-    return {name: study for name, study in studies.items() if "best_by" in study.user_attrs.get("about", {})}
+def summarise(study):
+    """A line on a study: its name, its data set, how its runs stand, its best value."""
+    trials, about = latest(study).values(), study.user_attrs["about"]
+    counts = ", ".join(f"{count} {word}" for word, count in sorted(Counter(map(status, trials)).items()))
+    values = [trial.value for trial in trials if status(trial) == "complete"]
+    best = f"; best validation {about['best_by']} {max(values):.2f}" if values else ""
+    return f"{study.study_name}  {about['dataset']}: {counts}{best}"
 
 
-def list_study(study):
-    """A line on a study: its name, data set, how its runs stand, its best value."""
-    trials = standing(study).values()
-    done = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
-    counts = {"finished": len(done), "failed": sum(failure(trial) is not None for trial in trials)}
-    for name, state in OTHERS.items():
-        counts[name] = sum(trial.state == state for trial in trials)
-    return (
-        f"{study.study_name}  {study.user_attrs['about']['dataset']}: "
-        + ", ".join(f"{count} {name}" for name, count in counts.items())
-        + (f"; best validation {study.user_attrs['about']['best_by']} {max(done):.2f}" if done else "")
-    )
-
-
-def report(study, results, shortest):
-    """Prints the failures, the finished runs and the best one's command; writes a table as CSV, and pictures.
-
-    Args:
-        results: the folder in whose search/ the files go.
-        shortest: (settings, places) -> the arguments with which distill.py has just these today; None if it cannot.
-    """
-    trials, by = standing(study).values(), f"validation {study.user_attrs['about']['best_by']}"
-    print("".join(f"{describe(study, trial)}\n" for trial in trials if failure(trial) is not None), end="")
-    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    finished.sort(key=lambda trial: -trial.value)
+def report(study, results):
+    """Prints the failures, the table and the best run's command; writes results/search/STUDY.csv and .png."""
+    trials, by = latest(study).values(), f"validation {study.user_attrs['about']['best_by']}"
+    for trial in trials:
+        if status(trial) == "failed":
+            print(describe(study, trial))
+    finished = [trial for trial in trials if status(trial) == "complete"]
     if not finished:
         return print(f"{study.study_name}: no run has finished")
+    finished.sort(key=lambda trial: -trial.value)
     rows = []
     for trial in finished:
         result = trial.user_attrs["result"]
-        validation = {f"validation {name}": result["val"][name] for name in ("HR@100", "NDCG@10")}
-        test = {f"test {name}": value for name, value in result["test"].items() if "textbook" not in name}
-        rows.append(
-            {
-                **trial.params,
-                by: trial.value,
-                **validation,
-                **test,
-                "lamda": result["lamda"],
-                "best_step": result["best_step"],
-                "seconds": result["wall_seconds"],
-                "folder": trial.user_attrs["folder"],
-            }
-        )
-    table = pd.DataFrame(rows)
-    columns = [
-        *finished[0].params,
-        *(name for name in table if name.startswith("validation")),
-        "test HR@10",
-        "test HR@100",
-        "test NDCG@10",
-        "seconds",
-    ]
+        row = {**trial.params, "validation": result["val"], "test": result["test"], "lamda": result["lamda"]}
+        row |= {"best_step": result["best_step"], "seconds": result["wall_seconds"]}
+        rows.append({**row, "folder": trial.user_attrs["folder"]})
+    table, stem = pd.json_normalize(rows, sep=" "), results / "search" / study.study_name
+    columns = dict.fromkeys([*finished[0].params, by, *METRICS, "seconds"])
     print(f"\n{study.study_name}: {len(table)} finished runs, by {by}")
-    print(table[columns].head(LISTED).to_string(index=False, float_format="%.4g"))
-    stem = results / "search" / study.study_name
-    with atomic(f"{stem}.csv") as file:
-        table.to_csv(file, index=False)
-    best = finished[0].user_attrs
-    arguments = shortest(best["settings"], best["places"])
-    print(
-        "best: "
-        + (
-            f"{best['folder']}, which no command gives today"
-            if arguments is None
-            else "python distill.py " + shlex.join([*arguments, *best["places"]])
-        )
-    )
-    print(f"written: {stem}.csv" + "".join(f", {path}" for path in draw(study, finished, by, stem)))
+    print(table[[*columns]].head(LISTED).to_string(index=False, float_format="%.4g"))
+    varied = [key for key in finished[0].params if table[key].nunique() > 1]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with lock(stem.with_name(f".{stem.name}.lock")):  # several searches may end at the same moment
+        with atomic(f"{stem}.csv") as file:
+            table.to_csv(file, index=False)
+        if varied:
+            draw(table, varied, by, f"{stem}.png")
+    print("best: python distill.py", shlex.quote(f"--config={table['folder'][0]}"))
+    print(f"written: {stem}.csv" + f", {stem}.png" * bool(varied))
 
 
-def draw(study, finished, by, stem):
-    """Optuna's pictures of the study, where there is enough to draw; their paths."""
-    varied = [key for key in finished[0].params if len({trial.params[key] for trial in finished}) > 1]
-    if len({trial.value for trial in finished}) < 2 or not varied:
-        return []
-    matplotlib.use("Agg")
-    plots = optuna.visualization.matplotlib
-    with warnings.catch_warnings(action="ignore"):  # the pictures are experimental
-        # What tells the better half of the runs from the rest. A tenth, the default, is few of a small grid.
-        half = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
-        axes = {
-            "parallel": plots.plot_parallel_coordinate(study, params=varied, target_name=by),
-            "importance": plots.plot_param_importances(study, half, params=varied, target_name=by),
-        }
-    for name, drawn in axes.items():
-        drawn.figure.set_size_inches(9, 5)
-        with atomic(f"{stem}-{name}.png") as file:
-            drawn.figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
-        pyplot.close(drawn.figure)
-    return [Path(f"{stem}-{name}.png") for name in axes]
+def draw(table, varied, by, path):
+    """Draws the runs of a table, the best one first: a panel a varied setting, the metric over its values."""
+    with getattr(plots, "style", nullcontext)():
+        figure = Figure(figsize=(1.2 + 2.4 * len(varied), 3.4), layout="constrained")
+        for axes, key in zip(figure.subplots(1, len(varied), sharey=True, squeeze=False)[0], varied):
+            ordered = table.sort_values(key, key=lambda column: column.map(lambda x: (isinstance(x, str), x)))
+            axes.plot(ordered[key].map(str), ordered[by], "o", alpha=0.6)
+            axes.plot(str(table[key][0]), table[by][0], "*", markersize=14, label="best")
+            axes.tick_params(axis="x", rotation=90 if table[key].nunique() > 5 else 0)
+            axes.set(xlabel=key, xmargin=0.2)
+        figure.axes[0].set(ylabel=f"{by}, %")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right")
+        with atomic(path) as file:
+            figure.savefig(file, format="png", dpi=150)

@@ -1,18 +1,9 @@
-"""A search's queue, on Optuna, and the loop that carries out what waits in it.
+"""The queue of a search, on Optuna, and the threads that carry out its runs.
 
-A study has a trial for every run. A search takes a waiting trial with `study.ask`, runs distill.py as a
-process, and ends the trial with `study.tell`. Any number of searches, on any machines, share a study.
-
-A search counts up the "beat" of its running trials. Where a beat stands still the search has died, and
-another gives the trial up. A run whose trials were all given up is queued again; it goes on from its checkpoint.
-
-User attributes of a trial:
-    run        names the run; a trial without it was not queued, and is surplus
-    beat       counts up while its search is alive
-    killed     how often the run's process was killed
-    surplus    an older trial has the same run
-    error      why the run failed for good
-    settings, places, folder, result     of a finished run; places are the arguments that say where files are
+A study has a trial for every run, queued by `enqueue`. A thread a device takes one trial at a time, through
+study.optimize. Any number of searches, on any machines, share a study. Optuna's heartbeat tells which search
+has died. A trial's user attributes: run, its run's name; error, where the run has failed; surplus, where
+another trial has the run; folder and result, where it has finished.
 """
 
 import errno
@@ -20,326 +11,220 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import tempfile
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, suppress
+from functools import cache
+from pathlib import Path
 
 import optuna
 import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+import data
 from lib.errors import UserError
-from lib.settings import to_argument
-from runs.folder import IN_USE
-from sweep import worker
+from lib.settings import resolve, to_argument
+from runs import recipes
+from runs.folder import IN_USE, read_result, run_name
+from sweep.worker import POLL_SECONDS, run_distill
 
 RETRIES = 2  # of a run whose process was killed
 MISSING_HEARTBEATS = 4  # after which a search counts as dead
-POLL_SECONDS = 0.3
 UNREACHABLE_SECONDS = 300  # for which a search waits for its database
-STOP_SECONDS = 20  # for which a run may write its last checkpoint
 STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-STATES = (TrialState.FAIL, TrialState.WAITING, TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE)
+OVER = ("failed", "pruned", "complete")  # see `status`
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def open_storage(url, path):
-    """The database of all studies: at a SQLAlchemy URL or, where that is None, the file path.
+class GivenUp(Exception):
+    """A trial ends without a result, and its run has not failed."""
 
-    Raises:
-        UserError: it cannot be opened. No password is in the text.
-    """
-    where, password = "--storage", None
-    # No connection is held during a run: a server has only so many, and may be restarted meanwhile.
-    options = {"poolclass": sqlalchemy.pool.NullPool}
+
+class Storage(optuna.storages.RDBStorage):
+    """Optuna's database, where an outage ends no heartbeat, and a trial has one before it is claimed."""
+
+    def record_heartbeat(self, trial_id):
+        with suppress(*STORAGE_ERRORS):
+            super().record_heartbeat(trial_id)
+
+    def set_trial_state_values(self, trial_id, state, values=None):
+        if state == TrialState.RUNNING:
+            super().record_heartbeat(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+
+def open_storage(url, path, heartbeat=10):
+    """The database of all studies: at a SQLAlchemy URL or, where that is None, in the file path."""
+    name, password, options = str(path), None, {"poolclass": sqlalchemy.pool.NullPool}
     try:
-        if url is None:  # the path is in no URL, where some of its characters would mean something
-            url, where = "sqlite://", str(path)
+        if url is None:  # in a URL, some characters of the path would mean something
             options["creator"] = lambda: sqlite3.connect(path, timeout=60, check_same_thread=False)
         else:
-            parts = sqlalchemy.make_url(url)
-            password = parts.password
-            where = f"--storage={parts.drivername}://{parts.host or ''}/{parts.database or ''}"
-            options["connect_args"] = {"timeout": 60} if parts.drivername.startswith("sqlite") else {}
-        return optuna.storages.RDBStorage(url, options)
-    except ImportError:
-        raise UserError(f"{where}: no driver; PostgreSQL's is pip install 'psycopg[binary]'") from None
-    except (*STORAGE_ERRORS, ValueError) as error:
+            name, password = "--storage", sqlalchemy.make_url(url).password
+            name = f"--storage={sqlalchemy.make_url(url)!r}"  # with *** for the password
+        beats = {"heartbeat_interval": heartbeat, "grace_period": MISSING_HEARTBEATS * heartbeat}
+        return Storage(url or "sqlite://", options, **beats)
+    except (*STORAGE_ERRORS, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0][:200].replace(password or "\n", "***")
-        raise UserError(f"{where} cannot be opened: {reason}") from None
+        hint = ". Try pip install 'psycopg[binary]'" if isinstance(error, ImportError) else ""
+        raise UserError(f"{name} cannot be opened: {reason}{hint}") from None
 
 
 def open_study(storage, name, about):
-    """The study of that name, made if need be.
-
-    Args:
-        about: all that makes it another study. {setting: value or list of values} of its runs; "sampler",
-            "grid" or "tpe"; "data", a fingerprint; "space", {setting: values to try}; "combinations", a hash
-            of all runs.
-
-    Raises:
-        UserError: it was made with others. Finished runs are not lost: distill.py finds their folders.
-    """
-    sampler, pruner = None, optuna.pruners.NopPruner()
+    """The study of that name, made if need be; UserError if it was made with another Plan.about."""
+    way = {"pruner": optuna.pruners.NopPruner(), "direction": "maximize", "load_if_exists": True}
     if about["sampler"] == "tpe":
-        sampler = optuna.samplers.TPESampler(constant_liar=True, n_startup_trials=5)
-        pruner = optuna.pruners.MedianPruner(n_warmup_steps=25)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=sampler,
-        pruner=pruner,
-    )
+        way["sampler"] = optuna.samplers.TPESampler(constant_liar=True, n_startup_trials=5)
+        way["pruner"] = optuna.pruners.MedianPruner(n_warmup_steps=25)
+    study = optuna.create_study(storage=storage, study_name=name, **way)
     if "about" not in study.user_attrs:
         study.set_user_attr("about", about)
     then = study.user_attrs["about"]
-    keys = [key for key in sorted(then.keys() | about.keys()) if then.get(key) != about.get(key)]
-    if keys:
-        keys = [key for key in keys if key not in ("space", "combinations")] or keys
+    if keys := [key for key in sorted({*then, *about}) if then.get(key) != about.get(key)]:
         differ = "; ".join(f"{key} {then.get(key)} then, {about.get(key)} now" for key in keys)
-        raise UserError(
-            f"the study {name} was made with other settings: {differ}. Another --study=NAME "
-            "begins a study; what is finished is not run again"
-        )
+        raise UserError(f"the study {name} was made with other settings: {differ}. Try another --study=NAME")
     return study
 
 
-def standing(study):
-    """{run: the trial that says how it stands}, of several after retries, or if two searches queued it."""
-
-    def rank(trial):
-        """What got furthest; of failures the last; of others the first, to which the later ones give way."""
-        return STATES.index(trial.state), trial.number if trial.state == TrialState.FAIL else -trial.number
-
-    found = {}
-    for trial in study.get_trials(deepcopy=False):
-        run = trial.user_attrs.get("run")
-        if run is not None and "surplus" not in trial.user_attrs:
-            found[run] = max(found.get(run, trial), trial, key=rank)
-    return found
+def load_studies(storage):
+    """{name: study} of the searches in the database, where there may be other studies, too."""
+    names = optuna.get_all_study_names(storage)
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+    return {study.study_name: study for study in studies if "about" in study.user_attrs}
 
 
-def failure(trial):
-    """Why a run has failed for good, by its standing trial; None if it has not."""
-    return trial.user_attrs.get("error") if trial.state == TrialState.FAIL else None
+def status(trial):
+    """How a run stands, by its latest trial. A failed trial without an error is queued again."""
+    failed = "failed" if "error" in trial.user_attrs else "waiting"
+    return failed if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
-def ended(trial):
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or failure(trial) is not None
+def latest(study):
+    """{run: its latest trial}."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if "surplus" not in trial.user_attrs]
+    return {trial.user_attrs["run"]: trial for trial in trials if "run" in trial.user_attrs}
 
 
 def enqueue(study, runs):
-    """Queues the runs, {run: values of the searched settings}, that are not done, under way or waiting."""
-    trials = standing(study)
+    """Queues the runs, {run: values of the searched settings}, that have no trial or a failed one."""
+    trials = latest(study)
     for run, values in runs.items():
         if run not in trials or trials[run].state == TrialState.FAIL:
             study.enqueue_trial(values, user_attrs={"run": run})
 
 
-def revive(study, beats, grace):
-    """Gives up the trials whose search has died, and queues the runs whose trials were all given up.
-
-    If two searches queue a run at once, one of its trials gives way in `claim`.
-
-    Args:
-        beats: {(study's name, trial's number): (beat, when it was seen first)}, kept from call to call.
-        grace: seconds for which a beat may stand still.
-    """
-    now = time.monotonic()
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        key, beat = (study.study_name, trial.number), trial.user_attrs.get("beat")
-        if beats.setdefault(key, (beat, now))[0] != beat:
-            beats[key] = beat, now
-        elif now - beats[key][1] > grace:
-            finish(study, trial.number, state=TrialState.FAIL)
-    for run, trial in standing(study).items():
-        if trial.state == TrialState.FAIL and failure(trial) is None:
-            killed = trial.user_attrs.get("killed", 0)
-            study.enqueue_trial(trial.params, user_attrs={"run": run, "killed": killed})
+def revive(study):
+    """Queues again what a dead search had claimed, and what a search gave up."""
+    optuna.storages.fail_stale_trials(study)
+    trials = latest(study).items()
+    enqueue(study, {run: trial.params for run, trial in trials if status(trial) == "waiting"})
 
 
-def claim(study):
-    """The oldest waiting trial, as this search's own; None if none waits."""
-    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        trial = study.ask()  # makes a new one, without a run, if another search has been faster
-        run = trial.user_attrs.get("run")
-        if run is not None and standing(study)[run].number == trial.number:
-            return trial
-        finish(study, trial, {"surplus": True}, state=TrialState.FAIL)
-    return None
+@cache
+def data_facts(dataset, data_dir, repeats):
+    """(fingerprint, recipes.Statistics) of a data set."""
+    loaded = data.load(dataset, data_dir, repeats)
+    return loaded.fingerprint, recipes.statistics_of(loaded)
 
 
-def finish(study, trial, attributes={}, **how):
-    """Sets attributes and ends the trial as study.tell does, unless another search has ended it."""
+def resolve_run(given):
+    """(all settings, folder, fingerprint of the data) of the run of distill.py given {setting: value}."""
+    settings, _ = resolve([to_argument(*pair) for pair in given.items()])
+    fingerprint, statistics = data_facts(settings["dataset"], settings["data_dir"], settings["repeats"])
+    settings, _ = recipes.resolve_auto(settings, statistics)
+    return settings, Path(settings["results_dir"], run_name(settings, fingerprint, "distill")), fingerprint
+
+
+def carry_out(trial, plan, device, heartbeat, stop):
+    """The validation metric of the run of a claimed trial: the objective of study.optimize."""
+    run, trials = trial.user_attrs.get("run"), trial.study.get_trials(deepcopy=False)[: trial.number]
+    same = {status(earlier) for earlier in trials if earlier.user_attrs.get("run") == run}
+    if run is None or same & {"running", "pruned", "complete"}:  # None: Optuna made it, as nothing waited
+        trial.set_user_attr("surplus", True)
+        raise GivenUp
+    values = {key: trial.suggest_categorical(key, values) for key, values in plan.space.items()}
     try:
-        for name, value in attributes.items():
-            trial.set_user_attr(name, value)
-        study.tell(trial, skip_if_finished=True, **how)
-    except UpdateFinishedTrialError:
-        pass
+        settings, folder, _ = resolve_run({**plan.fixed, **values})
+        run_to_end(trial, settings, folder, device, heartbeat, stop)
+        result = read_result(folder)
+    except UserError as error:
+        trial.set_user_attr("error", str(error))
+        raise
+    trial.set_user_attr("folder", str(folder))
+    trial.set_user_attr("result", result)
+    return result["val"][settings["best_by"]]
 
 
-class Run:
-    """A claimed trial, carried out by distill.py. A method may be called again if the database fails."""
+def run_to_end(trial, settings, folder, device, heartbeat, stop):
+    """Runs distill.py until it has finished; UserError if it fails, OSError if a disk is full."""
+    # All settings are given, so that an edit of hyper_params.py during the search changes nothing.
+    arguments = [to_argument(*pair) for pair in {**settings, "resume": True}.items()]
+    reported, killed, pruned = set(), 0, False
 
-    def __init__(self, study, trial, plan, device, heartbeat):
-        self.study, self.trial, self.plan, self.device, self.heartbeat = study, trial, plan, device, heartbeat
-        values = {key: trial.suggest_categorical(key, values) for key, values in plan.space.items()}
-        self.settings, self.folder = plan.settle(values)
-        self.process, self.pruned, self.stopped = None, False, False
-        self._beat, self._beat_at, self._start_at, self._reported = 0, 0.0, 0.0, 0
+    def is_unwanted():
+        nonlocal pruned
+        with suppress(OSError, *STORAGE_ERRORS):
+            for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+                if line["step"] not in reported and line["validation"]:
+                    trial.report(line["validation"][settings["best_by"]], line["step"])
+                    reported.add(line["step"])
+                    pruned = trial.should_prune()
+        return pruned or stop.is_set()
 
-    def advance(self):
-        """Looks after the process; whether the trial has ended."""
-        now = time.monotonic()
-        if now - self._beat_at >= self.heartbeat:
-            try:
-                self.trial.set_user_attr("beat", self._beat + 1)
-            except UpdateFinishedTrialError:  # this search was taken for dead, and another has the run
-                self.stop()
-            self._beat, self._beat_at = self._beat + 1, now
-        if self.process is None:
-            if self.stopped or now < self._start_at:
-                return self.stopped
-            self.errors, self.said = tempfile.TemporaryFile("w+"), None
-            # All settings are given, so that an edit of hyper_params.py during the search changes nothing.
-            arguments = [to_argument(key, value) for key, value in self.settings.items()]
-            self.process = worker.start(
-                [*arguments, *self.plan.places, "--resume=true"],
-                self.device,
-                self.plan.results / ".jax_cache",
-                self.errors,
-            )
-        elif self.process.poll() is not None:
-            return self._conclude()
-        elif not self.pruned and self._should_prune():
-            self.pruned = True
-            self.process.terminate()
-        return False
-
-    def stop(self):
-        """Has the process stop with a checkpoint. The trial is then given up, unless it finishes."""
-        if self.process is not None and not self.stopped:
-            self.process.terminate()
-        self.stopped = True
-
-    def give_up(self):
-        """Waits for a process that was told to stop, and ends the trial."""
-        if self.process is None:
-            return finish(self.study, self.trial, state=TrialState.FAIL)
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._conclude()
-
-    def _should_prune(self):
-        """Reports to Optuna what the validations gave since the last call; whether to stop the run."""
-        try:
-            lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
-        except (OSError, ValueError):
-            return False
-        for line in lines[self._reported :]:
-            self.trial.report(line["validation"][self.settings["best_by"]], line["step"])
-            self._reported += 1
-        return self.trial.should_prune()
-
-    def _conclude(self):
-        """Ends the trial by how the process ended. False: it is started again, as its folder was in use."""
-        code, attributes, how = self.process.returncode, {}, {"state": TrialState.FAIL}
-        if self.said is None:
-            self.errors.seek(0)
-            self.said = (self.errors.read().strip().splitlines() or [f"no word, and exit code {code}"])[-1]
-            self.errors.close()
-            self.process.stdin.close()
+    while True:
+        code, message = run_distill(arguments, device, folder.parent / ".jax_cache", is_unwanted)
+        number = -code if code < 0 else code - 128  # of the signal, if one ended the process
         if code == 0:
-            try:
-                result = json.loads((self.folder / "result.json").read_text())
-                how = {"values": float(result["val"][self.settings["best_by"]])}
-                attributes = {
-                    "settings": self.settings,
-                    "places": self.plan.places,
-                    "folder": str(self.folder),
-                    "result": result,
-                }
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                attributes = {"error": f"{self.folder}/result.json is missing or damaged ({error})"}
-        elif self.pruned:
-            how = {"state": TrialState.PRUNED}
-        elif IN_USE in self.said and not self.stopped:
-            # By somebody else, or by a search that was taken for dead: it will end.
-            self.process, self._start_at = None, time.monotonic() + self.heartbeat
-            return False
-        elif os.strerror(errno.ENOSPC) in self.said and not self.stopped:
-            raise UserError(f"{self.said}; the same command goes on when it has space")
-        elif code < 0 or code - 128 in (signal.SIGINT, signal.SIGTERM):
-            killed = self.trial.user_attrs.get("killed", 0) + (not self.stopped)
-            attributes = {"killed": killed}
-            if killed > RETRIES:
-                name = signal.Signals(-code if code < 0 else code - 128).name
-                attributes["error"] = f"killed {killed} times, now by {name}, maybe for want of memory"
-        elif not self.stopped:
-            attributes = {"error": self.said}
-        finish(self.study, self.trial, attributes, **how)
-        return True
+            return
+        if is_unwanted():
+            raise optuna.TrialPruned if pruned else GivenUp
+        if os.strerror(errno.ENOSPC) in message:
+            raise OSError(f"{message}; the same command goes on when it has space")
+        if IN_USE in message:  # by somebody else, or by a search that was taken for dead: it will end
+            stop.wait(heartbeat)
+        elif code > 0 and number not in (signal.SIGINT, signal.SIGTERM):
+            raise UserError(message)
+        elif (killed := killed + 1) > RETRIES:
+            name = signal.Signals(number).name
+            raise UserError(f"killed {killed} times, now by {name}, maybe for want of memory")
+
+
+def serve(searches, device, heartbeat, stop, show):
+    """Carries out runs on the device until none waits or runs in any study, in this search or in another."""
+    outage = 0  # seconds
+    while not stop.wait(POLL_SECONDS):
+        try:
+            for study, plan in searches:
+                revive(study)
+                outage = 0
+                while not stop.is_set() and study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                    objective = lambda trial: carry_out(trial, plan, device, heartbeat, stop)
+                    study.optimize(objective, n_trials=1, catch=(GivenUp, UserError), callbacks=[show])
+            if all(status(trial) in OVER for study, _ in searches for trial in latest(study).values()):
+                return
+        except Exception as error:
+            if isinstance(error, UpdateFinishedTrialError) or "Cannot tell" in str(error):
+                continue  # another search took this one for dead, and has the run
+            # Where a trial ends in an outage, Optuna 5.0 hides the outage behind an error of its own.
+            if not isinstance(error, STORAGE_ERRORS) and not isinstance(error.__context__, STORAGE_ERRORS):
+                raise
+            outage += 2 * heartbeat
+            if outage > UNREACHABLE_SECONDS:
+                raise UserError(f"no database for {outage} s: {str(error)[:200]}") from None
+            stop.wait(2 * heartbeat)  # until the hearts of other searches have beaten, too
 
 
 def work(searches, devices, heartbeat, show):
-    """Carries out runs until none waits or runs in any study, in this search or in another.
-
-    Args:
-        searches: (study, plan) pairs, where a plan has space: {setting: values to try}, places: arguments of
-            distill.py, results: a folder, settle: {setting: value} -> (all settings of the run, its folder).
-        devices: a worker.Device for every worker.
-        heartbeat: seconds.
-        show: shows how the search gets on, and returns how many runs are not over; called in every round.
-
-    Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM; the runs have written their checkpoints, and wait again.
-        UserError: the database does not answer any more, or a disk is full.
-    """
-    signals, runs, free, beats, answered_at = [], [], list(devices), {}, time.monotonic()
-    before = {
-        number: signal.signal(number, lambda number, frame: signals.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    """Serves [(study, Plan)] on every device; show(study, trial) is called after every trial."""
+    stop = threading.Event()
     try:
-        while not signals:
-            began = time.monotonic()
-            try:
-                for run in list(runs):
-                    if run.advance():
-                        runs.remove(run)
-                        free.append(run.device)
-                for study, plan in searches:
-                    revive(study, beats, MISSING_HEARTBEATS * heartbeat)
-                    while free and (trial := claim(study)) is not None:
-                        runs.append(Run(study, trial, plan, free[0], heartbeat))
-                        free.pop(0)
-                if show() == 0 and not runs:
-                    return
-                answered_at = time.monotonic()
-            except STORAGE_ERRORS as error:
-                beats.clear()  # the other searches could not count up theirs, either
-                if time.monotonic() - answered_at > UNREACHABLE_SECONDS:
-                    reason = str(error).partition("\n")[0][:200]
-                    raise UserError(f"no database for {UNREACHABLE_SECONDS} s: {reason}") from None
-            # A database of very many trials has a rest between two looks at it.
-            time.sleep(max(POLL_SECONDS, 2 * (time.monotonic() - began)))
-        raise KeyboardInterrupt
+        with ThreadPoolExecutor(len(devices)) as pool, ExitStack() as stack:
+            stack.callback(stop.set)  # however the block ends, the runs write their checkpoints
+            threads = [pool.submit(serve, searches, device, heartbeat, stop, show) for device in devices]
+            for thread in as_completed(threads):
+                thread.result()  # raises what ended it
     finally:
-        for run in runs:
-            run.stop()
-        try:
-            for run in runs:
-                run.give_up()
+        with suppress(*STORAGE_ERRORS):  # else the next search misses the heartbeats
             for study, _ in searches:
-                revive(study, beats, MISSING_HEARTBEATS * heartbeat)
-        except STORAGE_ERRORS:
-            pass  # the next search finds that the beats stand still
-        for number, handler in before.items():
-            signal.signal(number, handler)
+                revive(study)

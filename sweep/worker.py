@@ -1,133 +1,95 @@
-"""The devices of a search, and distill.py as a process on one of them.
+"""The devices of a search, and distill.py as a process on one of them."""
 
-Called as a script, this is that process. It runs distill.py, and has it stop with a checkpoint when the
-search has ended, be it killed. The search holds the other end of its standard input, and never writes to it.
-"""
-
-import dataclasses
 import os
-import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from pathlib import Path
-
-if __name__ == "__main__":  # the folder of a script stands first in the path: here, the project's has to
-    sys.path[0] = str(Path(__file__).parent.parent)
+import tempfile
+import time
+from contextlib import suppress
+from itertools import takewhile
+from typing import NamedTuple
 
 from lib.errors import UserError
 from lib.files import ROOT
 
 DISTILL = ROOT / "distill.py"
+POLL_SECONDS = 0.3
+STOP_SECONDS = 20  # for which a run may write its last checkpoint
+# The run gets SIGTERM when the pipe from the search closes before a line has come: the search was killed.
+WATCHED = 'exec 3<&0 </dev/null; (read line <&3 || kill $$) & exec "$@" 3<&-'
 
 
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """Where one run at a time is carried out."""
-
+class Device(NamedTuple):
     gpu: str | None  # its entry in CUDA_VISIBLE_DEVICES; None: the CPU
-    cores: tuple = ()  # the run keeps to these; empty: all
+    cores: tuple = ()  # that a run keeps to; empty: all
     workers: int = 1  # runs that share the GPU
 
 
-def visible_gpus(installed, chosen):
-    """The entries of CUDA_VISIBLE_DEVICES that name a GPU, up to the first that names none, as for CUDA.
+def choose_devices(gpu_ids, workers, installed, visible, cores):
+    """A Device for every worker: on each GPU of gpu_ids or, where there is none, on the CPU.
 
     Args:
-        installed: how many GPUs the machine has.
-        chosen: the user's CUDA_VISIBLE_DEVICES, numbers or names such as GPU-1a2b; None where it is not set.
+        gpu_ids: positions in `visible`, or "auto" for all of it.
+        installed: the machine's number of GPUs.
+        visible: CUDA_VISIBLE_DEVICES or None. As for CUDA, it ends before the first entry that is no GPU.
+        cores: divided among workers on the CPU; empty where the system cannot bind a process to cores.
     """
-    entries = []
-    for entry in map(str, range(installed)) if chosen is None else map(str.strip, chosen.split(",")):
-        names_one = entry.startswith(("GPU-", "MIG-")) or entry.isdigit() and int(entry) < installed
-        if not installed or not names_one:
-            break
-        entries.append(entry)
-    return entries
-
-
-def choose_devices(gpu_ids, workers, gpus, cores):
-    """A Device for every worker.
-
-    Args:
-        gpu_ids: positions in gpus, or "auto" for all; where that is none, the workers are on the CPU.
-        workers: how many on every GPU, or on the CPU.
-        gpus: see `visible_gpus`.
-        cores: those that workers on the CPU divide; empty where the system cannot bind a process to cores.
-
-    Raises:
-        UserError: a position that is not in gpus.
-    """
-    if gpu_ids != "auto" and not all(position in range(len(gpus)) for position in gpu_ids):
-        raise UserError(
-            f"gpu_ids is {gpu_ids}, but nvidia-smi and CUDA_VISIBLE_DEVICES show {len(gpus)} "
-            "GPUs, numbered from 0; --gpu_ids=[] is the CPU"
-        )
-    chosen = [gpus[position] for position in (range(len(gpus)) if gpu_ids == "auto" else gpu_ids)]
-    if not chosen:
-        return [Device(None, tuple(cores[number::workers] or cores)) for number in range(workers)]
-    return [Device(gpu, workers=workers * chosen.count(gpu)) for gpu in chosen for _ in range(workers)]
+    is_gpu = lambda name: name.startswith(("GPU-", "MIG-")) or name.isdigit() and int(name) < installed
+    names = map(str, range(installed)) if visible is None else map(str.strip, visible.split(","))
+    gpus = list(takewhile(is_gpu, names)) if installed else []
+    positions = range(len(gpus)) if gpu_ids == "auto" else gpu_ids
+    if not set(positions) <= set(range(len(gpus))):
+        shown = f"nvidia-smi and CUDA_VISIBLE_DEVICES show {len(gpus)} GPUs, numbered from 0"
+        raise UserError(f"gpu_ids is {gpu_ids}, but {shown}. --gpu_ids=[] is the CPU")
+    chosen = [gpus[position] for position in positions]
+    on_cpu = [Device(None, tuple(cores[i::workers] or cores)) for i in range(workers)]
+    return [Device(gpu, workers=workers * chosen.count(gpu)) for gpu in chosen * workers] or on_cpu
 
 
 def find_devices(gpu_ids, workers):
-    """(a Device for every worker, a line that says which they are), on this machine."""
+    """(a Device for every worker on this machine, a line that names them)."""
     listed = ""
     if gpu_ids and shutil.which("nvidia-smi"):
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout
-    gpus = visible_gpus(listed.count("GPU "), os.environ.get("CUDA_VISIBLE_DEVICES"))
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    devices = choose_devices(gpu_ids, workers, gpus, cores)
-    if devices[0].gpu is not None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = choose_devices(gpu_ids, workers, listed.count("GPU "), visible, cores)
+    if devices[0].gpu:
         return devices, "workers: " + ", ".join(f"GPU {device.gpu}" for device in devices)
-    return devices, (
-        f"workers: {workers} on the CPU"
-        + ", as no GPU is visible" * (gpu_ids == "auto")
-        + "; this system cannot bind them to cores of their own" * (not cores)
-    )
+    reason = ", as no GPU is visible" if gpu_ids == "auto" else ""
+    unbound = "" if cores else "; this system cannot bind them to cores of their own"
+    return devices, f"workers: {workers} on the CPU{reason}{unbound}"
 
 
 def run_environment(environment, device, cache):
-    """The environment of a run on a device: the search's own, in which what the user has set stays.
-
-    Args:
-        cache: the folder in which all runs keep what JAX compiles.
-    """
-    usual = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    if device.workers > 1 and "XLA_CLIENT_MEM_FRACTION" not in environment:
-        # Without it, the first process on a GPU takes 75 % of its memory.
+    """The user's environment, with what a run on the device adds; JAX keeps compiled programs in `cache`."""
+    usual = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    usual["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    if device.workers > 1 and "XLA_CLIENT_MEM_FRACTION" not in environment:  # else, the first takes 75 %
         usual["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / device.workers:.3f}"
-    own = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    return {**usual, **environment, **(own if device.gpu is None else {"CUDA_VISIBLE_DEVICES": device.gpu})}
+    on_cpu = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    return {**usual, **environment, **({"CUDA_VISIBLE_DEVICES": device.gpu} if device.gpu else on_cpu)}
 
 
-def start(arguments, device, cache, errors):
-    """Starts distill.py with these arguments; a Popen. What it says on stderr goes to the file errors."""
-    # In a session of its own: Ctrl-C in a terminal reaches it through the search, as one signal.
-    command = [sys.executable, __file__, ",".join(map(str, device.cores)), str(DISTILL), *arguments]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        start_new_session=True,
-        env=run_environment(os.environ, device, cache),
-    )
-
-
-def _stop_with_search():
-    os.read(0, 1)  # returns when the search closes its end of the pipe; when it is killed, the system does
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    if sys.argv[1]:
-        os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
-    sys.argv = sys.argv[2:]
-    threading.Thread(target=_stop_with_search, daemon=True).start()
-    runpy.run_path(sys.argv[0], run_name="__main__")
+def run_distill(arguments, device, cache, is_unwanted):
+    """Runs distill.py to its end, or stops it once is_unwanted(); (exit code, last line on stderr)."""
+    command = ["sh", "-c", WATCHED, "sh", sys.executable, DISTILL, *arguments]
+    with tempfile.TemporaryFile("w+") as errors:
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": errors}
+        # In a session of its own: Ctrl-C in a terminal reaches it through the search, as one signal.
+        way = {"start_new_session": True, "env": run_environment(os.environ, device, cache)}
+        with subprocess.Popen(command, **streams, **way) as process:
+            if device.cores:
+                os.sched_setaffinity(process.pid, device.cores)
+            try:
+                while process.poll() is None and not is_unwanted():
+                    time.sleep(POLL_SECONDS)
+            finally:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.communicate(b"\n", STOP_SECONDS)
+                process.kill()
+        errors.seek(0)
+        lines = errors.read().strip().splitlines()
+    return process.returncode, lines[-1] if lines else f"exit code {process.returncode}, without a message"

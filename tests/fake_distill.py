@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lib.errors import UserError, run_script
 from lib.settings import resolve
-from runs.folder import Stop, open_run
+from runs.folder import METRICS, Stop, open_run
 
 
 def main(arguments):
@@ -29,10 +29,12 @@ def main(arguments):
         if (run.folder / "pid").exists():
             run.say("going on")
         run.save("pid", str(os.getpid()).encode())
-        run.save_json("config.json", {"settings": settings, "data_fingerprint": fingerprint})
+        about = dict.fromkeys(("script", "command", "python", "devices", "started", "git_revision"), "fake")
+        about |= {"settings": settings, "data_fingerprint": fingerprint, "versions": {}}
+        run.save_json("config.json", about)
         history = []
         for step in range(settings["train_steps"] + 1):
-            validation = {"HR@100": 50 - quality, "NDCG@10": quality}
+            validation = {**dict.fromkeys(METRICS, 1.0), "HR@100": 50 - quality, "NDCG@10": quality}
             history.append({"step": 25 * step, "validation": validation})
             run.save_metrics(history)
             time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
@@ -43,7 +45,7 @@ def main(arguments):
             "result.json",
             {
                 "val": validation,
-                "test": {"HR@10": 1.0, "HR@100": 2.0, "NDCG@10": 3.0},
+                "test": {**dict.fromkeys(METRICS, 0.0), "HR@10": 1.0, "HR@100": 2.0, "NDCG@10": 3.0},
                 "lamda": 1.0,
                 "best_step": step,
                 "steps": settings["train_steps"],

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, on loopback, from Debian's package; nothing of it outlives the block."""
+"""A PostgreSQL server for a test, on loopback, from Debian's package. Nothing of it outlives the block."""
 
 import os
 import shutil
@@ -10,14 +10,17 @@ from pathlib import Path
 
 
 def programs():
-    """The newest installed server's folder of programs, or None."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    return found[-1].parent if found else None
+    """The folder of the newest installed server's programs; None without a server."""
+    paths = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return paths[-1].parent if paths else None
 
 
 @contextmanager
 def server():
-    """Yields (a SQLAlchemy URL, start, stop), started. PostgreSQL refuses to run as root, so root becomes the package's user postgres."""
+    """Starts a server, and yields (its SQLAlchemy URL, start, stop).
+
+    PostgreSQL refuses to run as root, who becomes the package's user postgres.
+    """
     folder, bin_folder = Path(tempfile.mkdtemp(prefix="postgres-")), programs()
     as_user = []
     if os.geteuid() == 0:
@@ -40,15 +43,8 @@ def server():
     run("initdb", "-A", "trust", "-U", "tests", "--no-sync")
 
     def start():
-        run(
-            "pg_ctl",
-            "-w",
-            "-l",
-            str(folder / "log"),
-            "-o",
-            f"-p {port} -k {folder} -c listen_addresses=127.0.0.1",
-            "start",
-        )
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
 
     def stop():
         run("pg_ctl", "-m", "immediate", "stop")
