@@ -1,11 +1,13 @@
 """The loop of a long run, for every script: progress, validations, the best of them, checkpoints, signals.
 
-loop = Loop(run, evaluation, mesh)                 # as the checkpoint has it, or new
-loop.state = loop.restored("state", state)
-for step in loop.steps(100, "step"):               # goes on where the checkpoint was
-    if not loop.validated:
-        loop.keep(f"step {step}", {"step": step}, metrics, best)    # said, kept, saved
-    loop.state = ...
+    loop = Loop(run, evaluation, mesh)                   # as the checkpoint has it, or new
+    loop.state = loop.restored("state", state)
+    for step in loop.steps(100, "step", closing=True):   # goes on where the checkpoint was
+        if not loop.validated:
+            loop.keep(f"step {step}", {"step": step}, metrics, best)    # said, kept, saved
+        loop.state = ...
+
+A script gives the step and the validation; everything else of a run that may be killed is here.
 """
 
 import math

@@ -2,7 +2,6 @@
 
 import shlex
 from collections import Counter
-from contextlib import nullcontext
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -71,7 +70,7 @@ def report(study, results):
 
 def draw(table, varied, by, path):
     """Draws the runs of a table, the best one first: a panel a varied setting, the metric over its values."""
-    with getattr(plots, "style", nullcontext)():
+    with plots.style():
         figure = Figure(figsize=(1.2 + 2.4 * len(varied), 3.4), layout="constrained")
         for axes, key in zip(figure.subplots(1, len(varied), sharey=True, squeeze=False)[0], varied):
             ordered = table.sort_values(key, key=lambda column: column.map(lambda x: (isinstance(x, str), x)))
