@@ -219,7 +219,7 @@ def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
     assert len(leaks["synthetic_users"]) == 6 and leaks["references"].keys() == {"train", "seen", "held_out"}
     assert f"{leaks['references']['train']['jaccard']['start']} of 6 synthetic users" in done.stdout
     done = run_script("report.py", f"--run={tmp_path / 'baseline'}")
-    assert done.returncode == 1 and "a run of distill.py is needed" in done.stderr and done.stdout == ""
+    assert done.returncode == 1 and "Give a run of distill.py" in done.stderr and done.stdout == ""
 
 
 def test_the_page_of_a_run_that_one_may_only_read(run_script, distilled_run, tmp_path):
