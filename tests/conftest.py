@@ -35,6 +35,25 @@ def clustered_interactions(users, items, clusters, rng):
     return np.nonzero(rank < length[:, None])
 
 
+def arc_cosine_ntk(x, y, depth):
+    """The NTK of x (m, I) and y (k, I), layer by layer (Cho and Saul 2009; Jacot et al. 2018): (m, k).
+
+    W_std^2 = 2, b_std^2 = 0.01, as in section 3 of the paper.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    cross = 2 * x @ y.T / x.shape[1] + 0.01
+    of_x, of_y = (2 * (rows**2).sum(axis=1) / rows.shape[1] + 0.01 for rows in (x, y))
+    tangent = cross
+    for _ in range(depth):
+        scale = np.sqrt(np.outer(of_x, of_y))
+        angle = np.arccos(np.clip(cross / scale, -1, 1))
+        covariance = scale * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+        cross = 2 * covariance + 0.01
+        tangent = cross + 2 * (np.pi - angle) / (2 * np.pi) * tangent
+        of_x, of_y = of_x + 0.01, of_y + 0.01  # a layer halves the variance, and W_std^2 doubles it again
+    return tangent
+
+
 def write_layout(folder, user, item, part):
     """Writes a data set of these interactions, all rated 1, into the folder."""
     from prep import preprocess

@@ -421,6 +421,7 @@ def test_a_disk_that_is_full_is_one_line_and_resumes(tiny_data, tmp_path, run_sc
             "--noise_groups=-1",
             "--eval_batch_size=7",
         ],
+        ["--loss=generalized", "--depth=0", "--item_discount=-0.2", "--keep_prob=0.6"],
     ],
 )
 def test_other_settings_run(tiny_data, tmp_path, run_script, arguments):

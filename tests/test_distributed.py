@@ -86,6 +86,10 @@ def test_two_processes_give_the_metrics_of_one(tiny_data, tmp_path, run_script, 
     (two, two_history), (one, one_history) = result(tmp_path / "two"), result(tmp_path / "one")
     for found, expected in ((two["test"], one["test"]), (two["val"], one["val"])):
         assert found == pytest.approx(expected, abs=1e-3, nan_ok=True)
+    names = ("step", "lamda") if arguments[0] == "distill.py" else ("lamda",)
+    for name in names:
+        expected = [line[name] for line in one_history]
+        assert [line[name] for line in two_history] == pytest.approx(expected, rel=1e-6), name
     assert [line.get("loss") or 0 for line in two_history] == pytest.approx(
         [line.get("loss") or 0 for line in one_history], rel=1e-6
     )

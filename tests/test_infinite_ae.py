@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import ROOT, write_layout
+from conftest import ROOT, arc_cosine_ntk, write_layout
 
 import eval as evaluation
 import infinite_ae
@@ -20,21 +20,6 @@ from lib.random_streams import Stream, generator
 from rivals import samplers
 
 SHARED = ROOT.parent / "shared" / "data"
-
-
-def arctan_kernel(x, y, depth):
-    """The NTK of the network by its recursion over layers, written out; W_std^2 = 2, b_std^2 = 0.01."""
-    inner = lambda a, b: 2 * a @ b.T / a.shape[1] + 0.01
-    cross, own_x, own_y = inner(x, y), np.diag(inner(x, x)), np.diag(inner(y, y))
-    tangent = cross
-    for _ in range(depth):
-        scale = np.sqrt(np.outer(own_x, own_y))
-        angle = np.arccos(np.clip(cross / scale, -1, 1))
-        slope = 2 * (np.pi - angle) / (2 * np.pi)
-        cross = 2 * scale * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi) + 0.01
-        own_x, own_y = own_x + 0.01, own_y + 0.01
-        tangent = cross + slope * tangent
-    return tangent
 
 
 def run(run_script, data_dir, results, *arguments, **options):
@@ -84,11 +69,11 @@ def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, s
 def check_against_numpy(dataset, rows, depth, result, history):
     """A run has the choice and metrics of a float64 solve on the same rows (m, I), but for a ridge of 0."""
     rows = rows.toarray().astype(np.float64)
-    gram, weights = arctan_kernel(rows, rows, depth), evaluation.inverse_propensity(dataset.frequency)
+    gram, weights = arc_cosine_ntk(rows, rows, depth), evaluation.inverse_propensity(dataset.frequency)
 
     def metrics(lamda, view):
         alpha = np.linalg.solve(gram + lamda * np.trace(gram) / len(gram) * np.eye(len(gram)), rows)
-        scores = arctan_kernel(view.context.toarray().astype(np.float64), rows, depth) @ alpha
+        scores = arc_cosine_ntk(view.context.toarray().astype(np.float64), rows, depth) @ alpha
         [found] = evaluation.evaluate(
             lambda users, context: [jnp.asarray(scores, jnp.float32)],
             1,

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import arc_cosine_ntk
 from jax.test_util import check_grads
 
 import model
@@ -15,34 +16,13 @@ def float64():
         yield
 
 
-def hand_derived_ntk(x, y, depth, w=2.0, b=0.01):
-    """The NTK by the arc-cosine recursion (Cho and Saul 2009; Jacot et al. 2018), one pair at a time."""
-    kernel = np.empty((len(x), len(y)))
-    for i, first in enumerate(x):
-        for j, second in enumerate(y):
-            cross, left, right = (
-                w * (u @ v) / len(u) + b for u, v in ((first, second), (first, first), (second, second))
-            )
-            tangent = cross
-            for _ in range(depth):
-                cosine = np.clip(cross / np.sqrt(left * right), -1, 1)
-                angle = np.arccos(cosine)
-                covariance = np.sqrt(left * right) * (np.sin(angle) + (np.pi - angle) * cosine) / (2 * np.pi)
-                derivative = (np.pi - angle) / (2 * np.pi)
-                cross = w * covariance + b
-                tangent = cross + w * derivative * tangent
-                left, right = w * left / 2 + b, w * right / 2 + b
-            kernel[i, j] = tangent
-    return kernel
-
-
 @pytest.mark.parametrize("depth", [0, 1, 2, 4])
 def test_kernel_is_the_ntk_of_the_paper_s_network(depth):
     rng = np.random.default_rng(depth)
     x, y = ((rng.random((m, 30)) < 0.3).astype(float) for m in (5, 4))
     kernel = model.make_kernel(depth, normalize=False)
-    np.testing.assert_allclose(kernel(x, y), hand_derived_ntk(x, y, depth), rtol=1e-6)
-    np.testing.assert_allclose(kernel(x), hand_derived_ntk(x, x, depth), rtol=1e-6)
+    np.testing.assert_allclose(kernel(x, y), arc_cosine_ntk(x, y, depth), rtol=1e-6)
+    np.testing.assert_allclose(kernel(x), arc_cosine_ntk(x, x, depth), rtol=1e-6)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -55,7 +35,7 @@ def test_kernel_of_rows_that_are_nearly_the_same_in_single_precision(depth, norm
     scaled = rows * (np.sqrt(3000) / np.linalg.norm(rows, axis=1, keepdims=True) if normalize else 1)
     with jax.enable_x64(False):
         kernel, single = model.make_kernel(depth, normalize), jnp.asarray(rows, jnp.float32)
-        np.testing.assert_allclose(kernel(single), hand_derived_ntk(scaled, scaled, depth), rtol=1e-5)
+        np.testing.assert_allclose(kernel(single), arc_cosine_ntk(scaled, scaled, depth), rtol=1e-5)
         solved = lambda rows: model.ridge(kernel(rows), rows, 1e-4)
         assert (
             np.isfinite(solved(single)).all()
@@ -168,6 +148,24 @@ def test_gradient_through_sampling_kernel_and_solve(tau, normalize):
         alpha = model.ridge(kernel(rows), rows, jnp.exp(log_lamda))
         scores = model.predict(kernel(targets.astype(rows.dtype), rows), alpha)
         return model.cross_entropy(scores, targets, None, 0.5).mean()
+
+    check_grads(loss, (logits, jnp.asarray(-1.0)), order=1, modes=["rev"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", model.LOSSES)
+def test_derivative_of_every_loss_with_hidden_items_and_item_weights_by_finite_differences(name):
+    """Through sampling, a kernel with item weights, ridge and prediction, as in a step of distill.py."""
+    rng = np.random.default_rng(12)
+    logits, weights = rng.standard_normal((4, 7)), 0.5 + rng.random(7)
+    part = rng.integers(3, size=(5, 7))
+    fed, targets = jnp.asarray(part == 1), jnp.asarray(part == 2)
+    kernel = model.make_kernel(1, True, weights)
+
+    def loss(logits, log_lamda):
+        rows = model.sample(jax.random.key(1), logits, 2.0, 3, 2)
+        alpha = model.ridge(kernel(rows), rows, jnp.exp(log_lamda))
+        scores = model.predict(kernel(fed.astype(rows.dtype), rows), alpha)
+        return model.LOSSES[name](scores, targets, fed, 0.5, 2.0).mean()
 
     check_grads(loss, (logits, jnp.asarray(-1.0)), order=1, modes=["rev"], rtol=1e-4, atol=1e-6)
 
