@@ -23,7 +23,7 @@ from lib.files import read_npz
 from lib.settings import resolve
 from runs import batches, evaluation, lifecycle, published, recipes
 
-STEPS = 400
+STEPS = 200
 TINY = [
     "--dataset=tiny",
     "--user_support=8",

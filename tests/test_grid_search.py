@@ -312,8 +312,8 @@ def test_a_search_of_distill_from_plan_to_command(tiny_data, tmp_path, capfd):
 
 
 def test_a_search_some_of_whose_runs_fail(arguments, tmp_path, capfd):
-    # On a busy machine, a heart that beats every second may miss four beats.
-    words = arguments("--user_support=[6,1000]", "--seed=[1,2]", "--workers-per-device=2", "--heartbeat=30")
+    # On a busy machine, a heart that beats every second may miss four beats: it beats every five.
+    words = arguments("--user_support=[6,1000]", "--seed=[1,2]", "--workers-per-device=2", "--heartbeat=5")
     grid.main([*words, "--dry-run"])
     planned = capfd.readouterr().out
     assert planned.count("new  ") == 4 and "4 of them to do; no run has finished" in planned
