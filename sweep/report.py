@@ -75,7 +75,7 @@ def draw(table, varied, by, path):
         for axes, key in zip(figure.subplots(1, len(varied), sharey=True, squeeze=False)[0], varied):
             ordered = table.sort_values(key, key=lambda column: column.map(lambda x: (isinstance(x, str), x)))
             axes.plot(ordered[key].map(str), ordered[by], "o", alpha=0.6)
-            axes.plot(str(table[key][0]), table[by][0], "*", markersize=14, label="best")
+            axes.plot(str(table[key][0]), table[by][0], "*", color="0.15", markersize=14, label="best")
             axes.tick_params(axis="x", rotation=90 if table[key].nunique() > 5 else 0)
             axes.set(xlabel=key, xmargin=0.2)
         figure.axes[0].set(ylabel=f"{by}, %")
