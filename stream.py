@@ -55,33 +55,30 @@ def random_memory(dataset, arrived, size, seed):
     return arrived[np.argsort(priority[arrived])[:size]]
 
 
-def improve(settings, params, part_data, part, kernel, mesh):
-    """The parameters of the synthetic users after train_steps on the users of one part, and sampled rows.
+def improve(settings, params, part_data, part, key, kernel, mesh):
+    """The distill.Params of the synthetic users after train_steps on the users of one part.
 
     Args:
         params: distill.Params before this part.
         part_data: the Dataset of the part's users.
         part: its place, from 0.
-
-    Returns:
-        (distill.Params, rows (S, I)).
+        key: a jax.random key, of which the steps fold in their place.
     """
     part_seed = int(generator(settings["seed"], Stream.PART_SEED, part).integers(2**31))
     settings = {**settings, "learning_rate": settings["learning_rate"] / (part + 1)}
     error = model.LOSSES[settings["loss"]]
     seeded = {**settings, "seed": part_seed}
-    sample, optimizer, step, batches = distill.build(seeded, part_data, kernel, error, mesh)
+    _, optimizer, step, batches = distill.build(seeded, part_data, kernel, error, mesh)
     state = devices.replicate(mesh, distill.State(params, optimizer.init(params)))
-    key = jax.random.fold_in(jax.random.key(settings["seed"]), part)
-    steps, no_votes = settings["train_steps"], np.zeros(1, np.int32)
-    for place in tqdm(range(steps), unit="step", desc=f"part {part + 1}", leave=False, disable=None):
+    steps, no_votes = range(settings["train_steps"]), np.zeros(1, np.int32)
+    for place in tqdm(steps, unit="step", desc=f"part {part + 1}", leave=False, disable=None):
         state, outcome = step(state, None, jax.random.fold_in(key, place), batches(place), no_votes)
     if not all(np.isfinite(leaf).all() for leaf in (outcome.loss, *state.params)):
         raise UserError(
             f"part {part + 1}: the parameters of the synthetic users are not finite. Try a smaller "
             "learning_rate or a larger lamda."
         )
-    return state.params, sample(jax.random.fold_in(key, steps), state.params.logits)
+    return state.params
 
 
 def initial_params(settings, logits):
@@ -95,13 +92,16 @@ def train_and_test(settings, run, evaluation, dataset, mesh):
     distilled, size, dtype = settings["memory"] == "distilled", settings["user_support"], dtype_of(settings)
     loop = Loop(run, evaluation, mesh)
     if distilled:
+        sample = distill.make_sampler(settings)  # here, so that all parts share one compiled program
         start = dataset.train_rows(arrivals[0][:size]).toarray().astype(dtype)
         loop.state = loop.restored("state", initial_params(settings, start))
     for part in loop.steps(settings["parts"], "part"):
         arrived = np.concatenate(arrivals[: part + 1])
         if distilled:
+            key = jax.random.fold_in(jax.random.key(settings["seed"]), part)
             part_data = take(dataset, arrivals[part])
-            loop.state, rows = improve(settings, loop.state, part_data, part, kernel, mesh)
+            loop.state = improve(settings, loop.state, part_data, part, key, kernel, mesh)
+            rows = sample(jax.random.fold_in(key, settings["train_steps"]), loop.state.logits)
             lamdas = [float(np.exp(loop.state.log_lamda))]
         else:
             everyone = settings["memory"] == "all"
