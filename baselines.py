@@ -23,6 +23,7 @@ import psutil
 
 from hyper_params import grid_kinds, grids
 from lib import devices
+from lib.devices import GIB
 from lib.errors import UserError
 from lib.settings import checked
 from rivals import learners, samplers
@@ -31,7 +32,6 @@ from runs.lifecycle import begin, execute, format_number, run_job
 from runs.loop import Loop
 
 KNOWN_USERS_ONLY = ("mf", "neumf", "lightgcn")  # recommend to nobody but the users they were trained on
-GIB = 2**30
 
 
 def describe(setting):
@@ -114,7 +114,8 @@ def train(settings, evaluation, loop, learner, histories):
             scores = make_scores(learner, params, histories, evaluation.mesh)
             line = {"setting": stage, "epoch": epoch, "loss": float(loss)}
             text = f"{words:<40}  epoch {epoch:<5g} loss {float(loss):<5g}"
-            loop.keep(text, line, evaluation.validate(scores)[0], params)
+            # Not saved: a validation takes little, and a checkpoint has all parameters and Adam's moments.
+            loop.keep(text, line, evaluation.validate(scores)[0], params, saved=False)
         best = loop.best_line(lambda line: line["setting"] == stage)
         if epoch == epochs or epoch - (best["epoch"] if best else 0) >= settings["patience"]:
             break

@@ -24,7 +24,7 @@ from lib.errors import UserError
 from runs.evaluation import is_finite, show
 from runs.folder import START_AGAIN, Stop
 
-CHECKPOINT_SECONDS = 60  # a checkpoint is written at every validation, and when the last is this old
+CHECKPOINT_SECONDS = 60  # between two steps, a checkpoint is written when the last is this old
 
 
 class Loop:
