@@ -22,6 +22,7 @@ import pandas as pd
 from eval import METRICS
 from lib import plots
 from lib.errors import UserError, run_script
+from lib.files import write_files
 from lib.settings import resolve, split
 from paper import make_runs, own_runs, plan, record
 from paper.plan import (
@@ -192,7 +193,7 @@ def line(matched, part, system, dataset, places, metrics):
 
     Args:
         system: its name.
-        places: {`at` of the planned runs: x in the figure}.
+        places: {`point` of the planned runs: x in the figure}.
     """
     runs_at = {x: select(matched, part, system, dataset, at) for at, x in places.items()}
     return with_deviations({x: runs for x, runs in runs_at.items() if runs}, metrics)
@@ -307,7 +308,7 @@ def fill_pages(tables):
         path: fill(path.read_text(encoding="utf-8"), tables, path.name, required) for path, required in pages
     }
     for path, text in texts.items():
-        record.write_files(path.parent, {path.name: text.encode()})
+        write_files(path.parent, {path.name: text.encode()})
 
 
 def write(matched, folder):
@@ -315,7 +316,7 @@ def write(matched, folder):
     files, notes = figures(matched)
     columns = ["dataset", "system", "chosen by", "runs", "seeds", *METRICS, *DEVIATIONS, "paper", "p"]
     files |= {"results.tex": to_latex(matched).encode(), "results.csv": to_csv(summary(matched)[columns])}
-    record.write_files(folder, files)
+    write_files(folder, files)
     return sorted(files), notes
 
 
@@ -380,7 +381,7 @@ def show(runs, matched, damaged, results):
         folder = results / "compare"
         write(matched, folder)
         blocks = [f"{title}\n\n{tables[name]}\n" for name, title in TITLES.items()]
-        record.write_files(folder, {"results.md": "\n".join(blocks).encode()})
+        write_files(folder, {"results.md": "\n".join(blocks).encode()})
         print(f"the tables and figures with these runs are in {folder}")
 
 

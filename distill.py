@@ -24,15 +24,13 @@ import data
 import model
 from eval import scores_of
 from lib import devices, plots
+from lib.devices import GIB
 from lib.errors import UserError
-from lib.settings import defaults, to_argument
-from prep.from_python import save
+from lib.settings import defaults, to_arguments
 from runs.batches import FED, HELD_OUT, batch_users, make_batches
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
 from runs.synthetic_users import open_distilled
-
-GIB = 2**30
 
 
 class Params(NamedTuple):
@@ -301,6 +299,8 @@ def distill(interactions, kernel=None, loss=None, **settings):
     Returns:
         runs.synthetic_users.SyntheticUsers; its folder is results_dir/<run>.
     """
+    from prep.from_python import save  # for Python alone: the command line starts without prep/
+
     began, error = time.time(), loss if callable(loss) else None
     if error is None and loss is not None:
         settings["loss"] = loss
@@ -308,8 +308,7 @@ def distill(interactions, kernel=None, loss=None, **settings):
         settings["resume"] = False  # the folder's name has those of the functions, not what they do
     data_dir = settings.setdefault("data_dir", defaults("distill")["data_dir"])
     settings["dataset"] = save(interactions, data_dir)
-    arguments = [to_argument(key, value) for key, value in settings.items()]
-    return open_distilled(main(arguments, kernel, error, began))
+    return open_distilled(main(to_arguments(settings), kernel, error, began))
 
 
 if __name__ == "__main__":

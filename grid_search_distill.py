@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from lib.errors import Parser, UserError, run_script
 from lib.files import lock
-from lib.settings import check, holds_list, parse, resolve, split, to_argument
+from lib.settings import check, holds_list, parse, resolve, split, to_arguments
 from runs.folder import NOT_SHAPING, read_finished, shaping
 from sweep import study as queue
 from sweep.report import describe, report, show_values, summarise
@@ -125,7 +125,7 @@ def make_plan(block, trials=None, most=MOST_RUNS):
         measures.add(settings["best_by"])
     if len(measures) > 1:
         raise UserError("all runs must have one best_by to be compared by. Try --best_by=NDCG@10")
-    shared, sampler = resolve([to_argument(*pair) for pair in fixed.items()])[0], "tpe" if trials else "grid"
+    shared, sampler = resolve(to_arguments(fixed))[0], "tpe" if trials else "grid"
     digest = hashlib.sha256(json.dumps([sampler, space, sorted(runs)]).encode()).hexdigest()[:6]
     about = {**shaping(shared), **space, "best_by": settings["best_by"], "sampler": sampler}
     queued = {f"trial {i}": {} for i in range(trials)} if trials else runs

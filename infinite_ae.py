@@ -25,13 +25,13 @@ import data
 import model
 from eval import scores_of, scores_of_trained
 from lib import devices, plots
+from lib.devices import GIB
 from lib.errors import UserError
 from rivals import samplers
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
 
 NO_RIDGE = "without a ridge, the scores of the training users are their own rows."
-GIB = 2**30
 
 
 def build_gram(kernel, train, rows, mesh):

@@ -23,30 +23,17 @@ import hyper_params
 from eval import METRICS
 from lib import plots
 from lib.errors import Parser, UserError, run_script
-from lib.files import ROOT, atomic
+from lib.files import ROOT, write_files
 from page import figures, leak
 from runs import recipes
-from runs.folder import read_finished
+from runs.folder import NOT_SHAPING, read_finished
 from runs.synthetic_users import folder_of, load_dataset, open_distilled
 
 MAX_RUNS = 20  # in the table of metrics
 MAX_DOTS = 1000  # items in the picture of their popularity
 MAX_TITLES = 60_000  # of all synthetic users together; of one synthetic user 5 to 30
 # Settings that do not tell one run from another in the table of metrics, or stand there in words.
-NOT_COMPARED = {
-    "dataset",
-    "model",
-    "user_support",
-    "grid",
-    "data_dir",
-    "results_dir",
-    "resume",
-    "eval_batch_size",
-    "distributed",
-    "coordinator",
-    "num_processes",
-    "process_id",
-}
+NOT_COMPARED = NOT_SHAPING - {"paper"} | {"dataset", "model", "user_support", "grid"}
 
 
 def command_of(config):
@@ -282,9 +269,7 @@ def main(arguments):
     leaks = leak.check(distilled, dataset)
     page = render(distilled, dataset, leaks).encode()
     leaks_as_json = json.dumps(leaks, indent=1, ensure_ascii=False).encode() + b"\n"
-    for name, content in (("leak.json", leaks_as_json), ("report.html", page)):
-        with atomic(folder / name) as file:
-            file.write(content)
+    write_files(folder, {"leak.json": leaks_as_json, "report.html": page})
     train, held_out = (leaks["references"][name]["jaccard"] for name in ("train", "held_out"))
     print(
         f"{train['start']:,} of {len(distilled.rows):,} synthetic users are nearest, by their top items, to "

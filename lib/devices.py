@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lib.errors import UserError
 
 JOIN_SECONDS = 120  # how long a process waits for the others to start
+GIB = 2**30  # bytes
 HEARTBEAT_SECONDS = 40  # how long a process may be silent before it counts as dead
 
 

@@ -6,6 +6,7 @@ Beside them, locks between processes, and .npz files read with a clear error whe
 import fcntl
 import os
 import shlex
+import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,31 @@ def atomic(path):
             os.close(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_files(folder, contents):
+    """Writes {name: bytes} into the folder, which is made if needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        with atomic(folder / name) as file:
+            file.write(content)
+
+
+@contextmanager
+def new_folder(path):
+    """An empty folder to fill, renamed to path when the block ends; nothing is left of it if the block fails.
+
+    The caller holds a `lock` for path. What a killed call has left of it goes first.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        os.rename(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

@@ -178,6 +178,11 @@ def to_argument(key, value):
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
+def to_arguments(settings):
+    """The words of a command line that give these settings, a dict."""
+    return [to_argument(key, value) for key, value in settings.items()]
+
+
 def split(arguments):
     """[(key, text)] of words such as --key=value and --key value."""
     words, pairs = list(arguments), []

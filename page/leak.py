@@ -144,7 +144,7 @@ def check(distilled, dataset):
     """The content of leak.json: similarities of a run's synthetic users to their nearest real users.
 
     Args:
-        distilled: runs.synthetic_users.Distilled.
+        distilled: runs.synthetic_users.SyntheticUsers.
         dataset: data.Dataset of the run.
 
     Returns:

@@ -7,9 +7,10 @@ from eval import METRICS
 from hyper_params import grids
 from lib import plots
 from lib.errors import UserError
+from lib.files import write_files
 from lib.settings import defaults
 from paper.plan import TABLE
-from paper.record import finished_folders, read_readable, read_run, write_files
+from paper.record import finished_folders, read_readable, read_run
 from paper.summaries import CAPTION, DEVIATIONS, P, cells, markdown, summarize, to_csv, with_deviations
 from runs import recipes
 from runs.synthetic_users import folder_of

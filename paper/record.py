@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.errors import UserError
-from lib.files import ROOT, atomic, read_npz
+from lib.files import ROOT, read_npz, write_files
 from runs.folder import check_result, read_finished, shaping
 from runs.recipes import Statistics
 
@@ -125,14 +125,6 @@ def read_folder(results):
 
 
 # ---- The record ----------------------------------------------------------------------------------------
-
-
-def write_files(folder, contents):
-    """Writes {name: bytes} into the folder, which is made if needed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        with atomic(folder / name) as file:
-            file.write(content)
 
 
 def digest(content):

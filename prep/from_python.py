@@ -1,8 +1,6 @@
 """Interactions from Python → data/<name>/: a matrix or a table, split and written as prep.sh does."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from lib.errors import UserError
+from lib.files import lock, new_folder
 from prep.preprocess import FEWEST_INTERACTIONS, filter_interactions, write_dataset
 from prep.tables import Interactions
 
@@ -43,11 +42,10 @@ def save(interactions, data_dir, seed=42):
     content = [table.user, table.item, *(ids.astype(str) for ids in (table.user_ids, table.item_ids))]
     digest = hashlib.sha256(repr(seed).encode() + b"".join(column.tobytes() for column in content))
     name = f"own-{digest.hexdigest()[:8]}"
-    Path(data_dir).mkdir(parents=True, exist_ok=True)
-    if (Path(data_dir) / name).exists():
-        return name
-    counts = {"duplicates_dropped": duplicates, "filtered": filtered}
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".", ignore_cleanup_errors=True) as folder:
-        write_dataset(Path(folder), table, titles, seed, {"source": "Python", "counts": counts})
-        os.rename(folder, Path(data_dir) / name)
+    folder, counts = Path(data_dir) / name, {"duplicates_dropped": duplicates, "filtered": filtered}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock(folder.with_name(f".{name}.lock")):  # another process may save the same
+        if not folder.exists():
+            with new_folder(folder) as partial:
+                write_dataset(partial, table, titles, seed, {"source": "Python", "counts": counts})
     return name

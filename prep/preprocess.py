@@ -13,8 +13,6 @@ not at all. docs/data.md has more: formats, filters, the split, the files.
 import io
 import json
 import math
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -25,7 +23,7 @@ import pooch
 
 from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION
 from lib.errors import Parser, UserError, run_script
-from lib.files import atomic, lock
+from lib.files import atomic, lock, new_folder
 from lib.settings import adapter, checked
 from prep.download import Unreachable, fetch
 from prep.sources import MOVIELENS, SOURCES, read_table
@@ -258,15 +256,8 @@ def prepare(name, options, unreachable=()):
             **_shaping_options(options),
             "counts": {"bad_rows": bad, "duplicates_dropped": duplicates, "filtered": filtered},
         }
-        partial = options.data_dir / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)  # left by a call that was killed
-        partial.mkdir()
-        try:
+        with new_folder(folder) as partial:
             counts = write_dataset(partial, interactions, titles, options.seed, manifest)
-            os.rename(partial, folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
     _print(
         f"{folder}: {counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions: {counts['train']:,} train, "

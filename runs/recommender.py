@@ -54,8 +54,7 @@ class Recommender:
         devices.find()  # says in one line if there is none
         self._float64 = settings["float64"]
         self.item_ids, self.rows = run.item_ids, run.rows
-        own = model.make_kernel(settings["depth"], settings["normalize"], run.item_weights)
-        self._kernel = kernel or own
+        self._kernel = kernel or model.make_kernel(settings["depth"], settings["normalize"], run.item_weights)
         with self._precision():
             self._rows = jnp.asarray(self.rows, float if self._float64 else np.float32)
             arrays = keep_arrays(

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import UserError
-from lib.files import ROOT, atomic
-from lib.settings import resolve, to_argument
+from lib.files import ROOT, write_files
+from lib.settings import resolve, to_arguments
 from runs.folder import shaping
 from speed.generate import MOVIELENS_1M, write_data_set
 
@@ -36,10 +36,6 @@ RATIOS = """import bench, sys; from lib.errors import run_script
 size = tuple(map(int, sys.argv.pop(1).split(",")))
 run_script(lambda arguments: bench.main(arguments, size), "bench")"""
 HEAD = "| what | device | seconds | figures | outcome | why |\n|---|---|---|---|---|---|"
-
-
-def to_arguments(settings):
-    return [to_argument(key, value) for key, value in settings.items()]
 
 
 def to_line(row):
@@ -139,9 +135,8 @@ class Checks:
         print(to_line(row), flush=True)
         report = {"cores": os.cpu_count(), "tolerance": TOLERANCE, "rows": self.rows}
         texts = {"json": json.dumps(report, indent=2), "md": "\n".join([HEAD, *map(to_line, self.rows)])}
-        for ending, text in texts.items():
-            with atomic(self.out / f"bench-gpu.{ending}") as file:
-                file.write(text.encode() + b"\n")
+        files = {f"bench-gpu.{ending}": text.encode() + b"\n" for ending, text in texts.items()}
+        write_files(self.out, files)
 
     def check(self, what, measure, device=None):
         """Adds the row of a check, or, if it is too late to begin it, of its omission.

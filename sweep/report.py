@@ -81,4 +81,4 @@ def draw(table, varied, by, path):
         figure.axes[0].set(ylabel=f"{by}, %")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right")
         with atomic(path) as file:
-            figure.savefig(file, format="png", dpi=150)
+            file.write(plots.to_bytes(figure, "png"))

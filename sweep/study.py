@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 import data
 from lib.errors import UserError
-from lib.settings import resolve, to_argument
+from lib.settings import resolve, to_arguments
 from runs import recipes
 from runs.folder import IN_USE, read_result, run_name
 from sweep.worker import POLL_SECONDS, run_distill
@@ -130,7 +130,7 @@ def data_facts(dataset, data_dir, repeats):
 
 def resolve_run(given):
     """(all settings, folder, fingerprint of the data) of the run of distill.py given {setting: value}."""
-    settings, _ = resolve([to_argument(*pair) for pair in given.items()])
+    settings, _ = resolve(to_arguments(given))
     fingerprint, statistics = data_facts(settings["dataset"], settings["data_dir"], settings["repeats"])
     settings, _ = recipes.resolve_auto(settings, statistics)
     return settings, Path(settings["results_dir"], run_name(settings, fingerprint, "distill")), fingerprint
@@ -159,7 +159,7 @@ def carry_out(trial, plan, device, heartbeat, stop):
 def run_to_end(trial, settings, folder, device, heartbeat, stop):
     """Runs distill.py until it has finished; UserError if it fails, OSError if a disk is full."""
     # All settings are given, so that an edit of hyper_params.py during the search changes nothing.
-    arguments = [to_argument(*pair) for pair in {**settings, "resume": True}.items()]
+    arguments = to_arguments({**settings, "resume": True})
     reported, killed, pruned = set(), 0, False
 
     def is_unwanted():

@@ -492,7 +492,7 @@ def test_a_folder_in_use_is_waited_for(launch, arguments, tmp_path, monkeypatch)
     monkeypatch.setenv("FAKE_SECONDS", "1")
     more = "--seed=3", "--train_steps=12"
     settings, folder, _ = queue.resolve_run(dict(grid.split(no_options(arguments(*more)))))
-    words = [grid.to_argument(*pair) for pair in settings.items()]
+    words = grid.to_arguments(settings)
     by_hand = subprocess.Popen([sys.executable, FAKE, *words], stderr=subprocess.PIPE, text=True)
     until((folder / "pid").exists)
     out, err = launch(*more).communicate(timeout=60)
