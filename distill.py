@@ -30,7 +30,7 @@ from lib.settings import defaults, to_arguments
 from runs.batches import FED, HELD_OUT, batch_users, make_batches
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
-from runs.synthetic_users import open_distilled
+from runs.synthetic_users import open_distilled, pack_ids
 
 
 class Params(NamedTuple):
@@ -164,7 +164,7 @@ def test(settings, run, evaluation, dataset, kernel, loop):
         "item_weights": np.ones(dataset.items, np.float32) if weights is None else weights,
         "data": np.asarray(best.rows, np.float32),
         "logits": np.asarray(best.logits, np.float32),
-        "item_ids": dataset.item_ids,
+        "item_ids": pack_ids(dataset.item_ids),
         "lamda": np.float64(chosen["lamda"]),
         "real_length": dataset.lengths[data.TRAIN].mean(),
         "settings": np.array(json.dumps(settings)),

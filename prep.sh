@@ -3,7 +3,7 @@
 root=$(dirname "$0")
 python=$root/.venv/bin/python
 [ -x "$python" ] || python=python3
-if ! "$python" -c 'import h5py, pandas, pooch, pyarrow' 2>/dev/null; then
+if ! "$python" -c 'import duckdb, h5py, pandas, pooch' 2>/dev/null; then
     echo "prep.sh: the requirements are not installed. Run make setup." >&2
     exit 1
 fi

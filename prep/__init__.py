@@ -1,1 +1,1 @@
-"""Raw files → data/<name>/: the only code that knows a foreign format."""
+"""Anybody's files → data sets: prep.sh for the command line, from_python.py for Python."""

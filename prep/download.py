@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pooch
@@ -31,14 +32,15 @@ def fetch(name, downloads, url, file, sha256, unreachable):
         unreachable: URL prefixes that are known not to answer, and are not tried.
 
     Returns:
-        (path, where it is from for the manifest, the function that reads it).
+        (path, where it is from for the manifest, the function (path, scratch folder) -> Reading).
     """
     first, last = SOURCES[name][0], SOURCES[name][-1]
-    sha256 = sha256 or first.sha256
+    given, sha256 = sha256 is not None, sha256 or first.sha256
     if file is not None:
-        if sha256 is not None and not Path(file).is_dir():
-            _check_hash(Path(file), sha256)
-        return Path(file), f"file:{file}", first.read
+        path = Path(file).expanduser()
+        if sha256 is not None and (given or zipfile.is_zipfile(path)):  # not a file out of the archive
+            _check_hash(path, sha256)
+        return path, f"file:{file}", first.read
     if url is not None:
         return _download(url, downloads, sha256), url, first.read
     if not first.location.startswith("http"):

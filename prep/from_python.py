@@ -1,6 +1,7 @@
-"""Interactions from Python → data/<name>/: a matrix or a table, split and written as prep.sh does."""
+"""Interactions from Python: `load` reads any file as prep.sh does; `save` splits and writes a data set."""
 
 import hashlib
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,44 @@ import scipy.sparse as sp
 
 from lib.errors import UserError
 from lib.files import lock, new_folder
-from prep.preprocess import FEWEST_INTERACTIONS, filter_interactions, write_dataset
-from prep.tables import Interactions
+from prep.filters import Filters, filter_interactions
+from prep.preprocess import READING, check_bad_rows, read_own
+from prep.tables import Interactions, encode
+from prep.write import write_dataset
+
+
+def load(path, max_bad_share=0.01, **options):
+    """The interactions in a file, folder, pattern or archive, as ./prep.sh --file=PATH reads and filters them.
+
+    Args:
+        path: text or Path.
+        max_bad_share: the share of rows that may be unusable.
+        options: those of prep.sh by their names, such as user_col="buyer", min_rating=4, titles="items.csv".
+            Without min_user_count and min_item_count, users and items with few interactions stay; since and
+            until are seconds since 1970.
+
+    Returns:
+        DataFrame, a row for each pair of user and item: user, item, rating, and title, if there are titles.
+
+    Raises:
+        UserError: it cannot be read; one line says why.
+    """
+    reading_options = {key: options.pop(key, None) for key in READING}
+    filters = Filters(**{"min_user_count": 1, **options})
+    with tempfile.TemporaryDirectory() as scratch:
+        reading = read_own(path, Path(scratch), reading_options)
+    check_bad_rows(reading, max_bad_share)
+    interactions, _ = filter_interactions(reading.interactions, filters, only_likes=True)
+    columns = {
+        "user": interactions.user_ids[interactions.user],
+        "item": interactions.item_ids[interactions.item],
+        "rating": interactions.rating,
+    }
+    if reading.titles is not None:
+        titles = reading.titles.drop_duplicates("item").set_index("item").title
+        titles = titles.reindex(interactions.item_ids.astype(str)).fillna("").to_numpy(object)
+        columns["title"] = titles[interactions.item]
+    return pd.DataFrame(columns)
 
 
 def save(interactions, data_dir, seed=42):
@@ -31,21 +68,21 @@ def save(interactions, data_dir, seed=42):
         user, item = entries.row[entries.data != 0], entries.col[entries.data != 0]
     elif isinstance(interactions, pd.DataFrame) and {"user", "item"} <= set(interactions.columns):
         user, item = interactions["user"].to_numpy(), interactions["item"].to_numpy()
-        titles = interactions[["item", "title"]] if "title" in interactions else None
+        if "title" in interactions:
+            titles = interactions[["item", "title"]].astype({"item": str})
     else:
         raise UserError("interactions must be a sparse matrix, or a DataFrame with the columns user and item")
-    (user_ids, user), (item_ids, item) = (np.unique(ids, return_inverse=True) for ids in (user, item))
-    ratings = np.ones(len(user), np.float32)
-    codes = user.astype(np.int32), user_ids, item.astype(np.int32), item_ids
-    table = Interactions(*codes, ratings, rows=len(user), bad=[])
-    table, duplicates, filtered = filter_interactions(table, None, FEWEST_INTERACTIONS, 1)
-    content = [table.user, table.item, *(ids.astype(str) for ids in (table.user_ids, table.item_ids))]
-    digest = hashlib.sha256(repr(seed).encode() + b"".join(column.tobytes() for column in content))
+    (user, user_ids), (item, item_ids) = map(encode, (user, item))
+    table = Interactions(user, user_ids, item, item_ids, np.ones(len(user), np.float32))
+    table, lost = filter_interactions(table, Filters())
+    content = [table.user.tobytes(), table.item.tobytes()]
+    content += ["\0".join(ids.astype(str)).encode() for ids in (table.user_ids, table.item_ids)]
+    digest = hashlib.sha256(repr((seed, "every user validates")).encode() + b"".join(content))
     name = f"own-{digest.hexdigest()[:8]}"
-    folder, counts = Path(data_dir) / name, {"duplicates_dropped": duplicates, "filtered": filtered}
+    folder = Path(data_dir) / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock(folder.with_name(f".{name}.lock")):  # another process may save the same
         if not folder.exists():
             with new_folder(folder) as partial:
-                write_dataset(partial, table, titles, seed, {"source": "Python", "counts": counts})
+                write_dataset(partial, table, titles, seed, True, {"source": "Python", "counts": lost})
     return name

@@ -1,493 +1,614 @@
-"""Rows of text or Parquet → Interactions, by pyarrow, a block at a time: in memory are a few numbers a row.
+"""Rows of a file → Interactions, by DuckDB, which works on disk where the memory is too small.
 
-prep/sources.py says which column is what. Rows that cannot be used are left out and named by their first
-line. In quoted text a value may hold line breaks. A stray quote makes one value of many lines; its row is
-called torn, and counts as all the lines it has swallowed.
+prep/plain.py opens the files, prep/layouts.py and prep/columns.py say how their rows stand. Rows that cannot
+be used are left out, counted, and the first of them named by their lines. A stray quote makes one row of many
+lines: it counts as all of them.
 """
 
-import csv as python_csv
-import math
+import csv
 import re
-import sys
-from collections.abc import Callable
-from contextlib import contextmanager
-from functools import reduce
+from decimal import Decimal
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import csv, parquet
-from tqdm import tqdm
+import scipy.sparse as sp
 
 from data import WHOLE_NUMBER
 from lib.errors import UserError
+from prep import columns as columns_of
+from prep import plain
+from prep.columns import Columns
+from prep.layouts import Layout, shown, sniff
 
-BLOCK = 16 * 2**20  # bytes parsed at once; no row is longer
-LONGEST_HEADER = 2**20  # bytes of a line of it
-SHOWN = 80  # characters of a row in a message
-NO_IDS = {"", "nan", "null", "none"}
-NO_TEXT = (b"PK\3\4", b"\x1f\x8b", b"PAR1")  # a zip, gzip, Parquet
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+LONGEST_ROW = 2**26  # bytes
+LARGEST_SECONDS = 1e11  # since 1970: larger numbers are milliseconds, or less
+MOST_ODD_TIMES = 0.01  # the share of times that may be unreadable
+EXAMPLES = 5  # bad rows that are named
+SAMPLE_ROWS = 1000
+# An id that is a whole number, however a table spells it, such as 7, 7.0 or 7e3; not 007.
+WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0*)?([eE]\+?\d{1,2})?")
+PLAIN = re.compile(WHOLE_NUMBER)
+LARGEST_ID = 10**18
+MISSING = {"nan", "null", "none", "na", "n/a"}  # in a column of numbers; among texts they are names
+DATES = [
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%m-%d-%Y",
+    "%d-%m-%Y",
+    "%d.%m.%Y",
+    "%m/%d/%y",
+    "%d/%m/%y",
+    "%m %d, %Y",
+    "%Y%m%d",
+]
+CLOCKS = ["", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p"]
 
 
 class Interactions(NamedTuple):
     """N interactions in the order of the file, without its bad rows."""
 
     user: np.ndarray  # (N,) int32, places in user_ids
-    user_ids: np.ndarray  # distinct and sorted: int64 if all are whole numbers, else text
+    user_ids: np.ndarray  # distinct and sorted: int64 if all are whole numbers, else objects of text
     item: np.ndarray  # (N,) int32, places in item_ids
     item_ids: np.ndarray
-    rating: np.ndarray  # (N,) float32, finite
-    rows: int  # how many were read, with the bad ones and all lines that these swallowed
-    bad: list  # (file, line, text) of each bad row
-    swallowed: int = 0  # lines of bad rows beyond their first
-    time: np.ndarray | None = None  # (N,) float64, -inf where a row has none; None if no row has one
+    rating: np.ndarray  # (N,) float32, finite: ratings, or counts; 1 without either
+    time: np.ndarray | None = None  # (N,) float64, seconds since 1970, -inf where a row has none
+    is_count: bool = False  # whether `rating` is to be summed over the rows of a pair
 
 
-class _File(NamedTuple):
-    """The rows of one file, and the line that each begins on."""
+class Reading(NamedTuple):
+    """What a file gave."""
 
-    name: str
-    blocks: list  # of (user, item, rating, time): two arrow dictionaries, float32 and float64 or None
-    line: Callable  # row of the blocks, from 0 -> its line in the file, from 1
-    empty: np.ndarray = np.empty(0, int)  # rows of the blocks without any value, such as empty lines
-    bad: list = []  # (line, text) of rows that are not in the blocks: they have too few or too many fields
-    torn: dict = {}  # row of the blocks that swallowed others; its ids are empty -> its text
-    swallowed: int = 0  # lines of the rows in bad or torn beyond their first
-
-
-class _Stream:
-    """A binary file for pyarrow with a progress bar; with colons, '::' is read as a tab."""
-
-    closed = False  # read by pyarrow
-
-    def __init__(self, file, size, name, colons):
-        self._file, self._colons, self.quotes = file, colons, False
-        self._bar = tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None, delay=2)
-
-    def read(self, count):
-        content = self._file.read(count - 1 if self._colons else count)
-        self._bar.update(len(content))
-        self.quotes = self.quotes or b'"' in content
-        if self._colons and content.endswith(b":"):
-            content += self._file.read(1)
-        return content.replace(b"::", b"\t") if self._colons else content
-
-    def close(self):
-        self._bar.close()
+    interactions: Interactions
+    titles: pd.DataFrame | None = None  # item (as text) and title
+    rows: int = 0  # how many were read, with the bad ones and all lines that these swallowed
+    bad: int = 0
+    examples: list = []  # (file, line or row, what is wrong) of the first bad rows
+    notes: list = []  # what was chosen, a line each
 
 
-# ---- Columns -------------------------------------------------------------------------------------------
+class Part(NamedTuple):
+    """A file and what its columns are."""
+
+    file: plain.Plain
+    layout: Layout
+    columns: Columns
 
 
-def _encode(column):
-    """Any column as an arrow dictionary of text."""
-    if column.null_count:
-        column = pc.fill_null(column.cast(pa.string()), "")
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    values = encoded.dictionary
-    if pa.types.is_floating(values.type) and all(value.is_integer() for value in values.to_pylist()):
-        values = values.cast(pa.int64())
-    return pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int32()), values.cast(pa.string()))
-
-
-def _to_float(column):
-    try:
-        return column.cast(pa.float32()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid:  # not all are numbers: the others become NaN
-        return pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float32)
-
-
-def _to_time(column):
-    """(n,) float64 that rises with time, such as seconds; -inf for what is not a number."""
-    try:
-        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not numbers, or dates
-        values = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64)
-    return np.where(np.isfinite(values), values, -np.inf)
-
-
-def _block(batch, places, time):
-    user, item, rating = (None if place is None else batch.column(place) for place in places)
-    return (
-        _encode(user),
-        None if item is None else _encode(item),
-        np.ones(len(user), np.float32) if rating is None else _to_float(rating),
-        None if time is None else _to_time(batch.column(time)),
-    )
-
-
-def _join_ids(chunks):
-    """(codes (N,) int32, distinct ids sorted, whether an id is missing) of dictionary arrays."""
-    if not chunks:
-        return np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, bool)
-    joined = pa.chunked_array(chunks).unify_dictionaries()
-    text = [value.strip() for value in joined.chunk(0).dictionary.to_pylist()]
-    none = np.array([value.lower() in NO_IDS for value in text], bool)
-    whole = all(re.fullmatch(WHOLE_NUMBER, value) for value, absent in zip(text, none) if not absent)
-    ids = (
-        np.array([0 if absent else int(value) for value, absent in zip(text, none)], np.int64)
-        if whole
-        else np.array(text)
-    )
-    # Missing ids sort behind all others, even behind an id that looks the same.
-    order = np.lexsort((ids, none))
-    first = np.append(True, (ids[order][1:] != ids[order][:-1]) | (none[order][1:] != none[order][:-1]))
-    place = np.empty(len(ids), np.int32)
-    place[order] = np.cumsum(first) - 1
-    codes = np.concatenate([place[chunk.indices.to_numpy()] for chunk in joined.chunks])
-    return codes, ids[order][first], none[order][first]
-
-
-def join(files):
-    """The Interactions of all rows of files, as from `read_text` or `read_parquet`."""
-    blocks = [block for file in files for block in file.blocks]
-    user, user_ids, no_user = _join_ids([block[0] for block in blocks])
-    item, item_ids, no_item = _join_ids([block[1] for block in blocks])
-    rating = np.concatenate([np.empty(0, np.float32), *(block[2] for block in blocks)])
-    time = None
-    if any(block[3] is not None and np.isfinite(block[3]).any() for block in blocks):
-        time = np.concatenate(
-            [np.full(len(block[2]), -np.inf) if block[3] is None else block[3] for block in blocks]
-        )
-    bad = [(file.name, line, fault) for file in files for line, fault in file.bad]
-    starts = np.cumsum([0, *(sum(len(block[2]) for block in file.blocks) for file in files)])
-    left_out = no_user[user] | no_item[item] | ~np.isfinite(rating)
-    swallowed, empty = sum(file.swallowed for file in files), np.zeros(len(rating), bool)
-    for file, start in zip(files, starts):
-        empty[start + file.empty] = True
-    rows = len(rating) - int(empty.sum()) + len(bad) + swallowed
-    for place in np.flatnonzero(left_out & ~empty):
-        file = np.searchsorted(starts, place, side="right") - 1
-        row = int(place - starts[file])
-        missing_id = "no user id" if no_user[user[place]] else "no item id" if no_item[item[place]] else None
-        fault = files[file].torn.get(row) or missing_id or "the rating is not a number"
-        bad.append((files[file].name, files[file].line(row), fault))
-    if left_out.any():
-        user, item, rating = (column[~left_out] for column in (user, item, rating))
-        time = None if time is None else time[~left_out]
-    return Interactions(
-        user, user_ids[~no_user], item, item_ids[~no_item], rating, rows, sorted(bad), swallowed, time
-    )
-
-
-# ---- Text ----------------------------------------------------------------------------------------------
-
-
-def read_header(stream, name, separator, quoted=True):
-    """The fields of the first line of a binary stream; the next read begins at the second line."""
-    first = stream.readline(LONGEST_HEADER).decode("utf-8-sig", "replace").rstrip("\r\n")
-    if "\r" in first:
-        raise UserError(
-            f"{name} ends its lines with carriage returns alone. Convert it with tr '\\r' '\\n' <FILE >NEW."
-        )
-    try:
-        fields = next(
-            python_csv.reader(
-                [first + "\n"],
-                delimiter=separator,
-                quoting=python_csv.QUOTE_MINIMAL if quoted else python_csv.QUOTE_NONE,
-            )
-        )
-    except python_csv.Error as error:
-        raise UserError(f"{name}: its first line cannot be read: {error}") from error
-    if not any(field.strip() for field in fields):
-        raise UserError(f"{name} is empty, or begins with an empty line")
-    if fields[-1].endswith("\n"):
-        raise UserError(
-            f"{name}, line 1: a quote opens, and does not close in the same line, as a column's name must"
-        )
-    return [field.strip() for field in fields]
-
-
-def read_text(
-    stream,
-    name,
-    size,
-    separator,
-    places,
-    width,
-    time=None,
-    header=False,
-    quote=None,
-    colons=False,
-    marks=None,
-):
-    """The rows of a delimited file, for `join`.
+def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, shape=None):
+    """The Reading of a user's own file, folder, pattern or archive; see docs/data.md.
 
     Args:
-        stream: binary, behind the header if there is one.
-        size: its bytes, for the progress bar.
-        places: the user, item and rating columns, from 0. No item column: `marks` name the items. No rating
-            column: every rating is 1.
-        width: the number of columns.
-        time: the column of times, or None.
-        header: whether there was a header.
-        quote: the character around fields with separators or line breaks.
-        colons: whether fields are separated by '::'.
-        marks: the pattern of lines that name the item of all rows up to the next such line.
-
-    Returns:
-        _File.
+        scratch: an empty folder for what has to be unpacked, and for DuckDB.
+        given: {role: column} as in columns.choose; None: all columns are found.
+        encoding, delimiter, header, shape: as in plain.unpack and layouts.sniff; None: found.
 
     Raises:
-        UserError: it is not text, not UTF-8, or has a quote that swallows more than BLOCK bytes.
+        UserError: it cannot be read; one line says what to do.
     """
-    check_is_text(stream.peek(4096)[:4096], name)
-    skipped, blocks, empty, torn = [], [], [], {}
-    swallowed, start, broken = 0, 0, [np.empty((2, 0), int)]  # broken: (rows with line breaks, how many)
-
-    def skip(row):
-        skipped.append((row.number, row.text.strip("\r\n")))
-        return "skip"
-
-    names = [str(place) for place in range(width)]
-    types = {
-        column: pa.string() if place in (*places, time) else pa.binary() for place, column in enumerate(names)
-    }
-    file = _Stream(stream, size, name, colons)
-    try:
-        with _undecodable() as no_utf8:
-            reader = csv.open_csv(
-                pa.PythonFile(file, mode="r"),
-                csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names),
-                csv.ParseOptions(
-                    delimiter=separator,
-                    quote_char=quote or False,
-                    newlines_in_values=quote is not None,
-                    ignore_empty_lines=False,
-                    invalid_row_handler=skip,
-                ),
-                csv.ConvertOptions(column_types=types, strings_can_be_null=False),
-            )
-            for batch in reader:
-                empty.append(start + _rows_with_nothing(batch, places))
-                if file.quotes and quote:
-                    rows, breaks = _line_breaks(batch)
-                    broken.append((start + rows, breaks))
-                    torn_rows = _torn(batch, rows, breaks, places, separator)
-                    torn.update({int(start + row): text for row, (_, text) in torn_rows.items()})
-                    swallowed += sum(lines for lines, _ in torn_rows.values())
-                    batch = _without_ids(batch, torn_rows, places)
-                blocks.append(_block(batch, places, time))
-                start += batch.num_rows
-    except pa.ArrowInvalid as error:
-        if "Empty CSV file" in str(error):
-            if not header:
-                raise UserError(f"{name} is empty") from error
-        elif no_utf8 or "UTF" in str(error):
-            raise UserError(
-                f"{name} is not UTF-8 text. Convert it, for example with iconv -f LATIN1 -t UTF-8 FILE >NEW."
-            ) from error
-        elif quote and "straddling" in str(error):
-            line = _longest_row(stream, separator)
-            raise UserError(
-                f"{name}, line {line}: a quote opens, and does not close within {BLOCK:,} bytes. "
-                "Remove it, or double it if it is part of the text."
-            ) from error
+    files, notes = plain.unpack(path, scratch, encoding)
+    with database_in(scratch) as database:
+        parts, more = _parts(database, path, files, scratch, given or {}, delimiter, header, shape)
+        notes = notes + more
+        first = parts[0]
+        if first.file.kind == "npz" or first.layout.shape != "table":
+            reading = _read_other(parts)
         else:
-            raise UserError(f"{name} cannot be read: {shown(str(error).splitlines()[0], 200)}") from error
-    finally:
-        file.close()
-        stream.close()
-    # A row's line counts the header, skipped rows and line breaks in values before it.
-    before = np.array([number for number, _ in skipped], np.int64) - 1 - np.arange(len(skipped))
-    beyond = [text.count("\n") for _, text in skipped]
-    heights = np.cumsum([0, *(1 + count for count in beyond)])
-    broken, breaks = np.concatenate(broken, axis=1)
-    breaks = np.cumsum(np.append(0, breaks))
+            reading = read_parts(database, parts)
+    return reading._replace(notes=notes + reading.notes)
 
-    def line(row, passed=None):
-        passed = np.searchsorted(before, row, side="right") if passed is None else passed
-        return int(header + 1 + row + heights[passed] + breaks[np.searchsorted(broken, row)])
 
-    marked = [marks is not None and marks.fullmatch(text.strip()) is not None for _, text in skipped]
-    bad = [
-        (line(before[i], i), _excerpt(text, beyond[i]))
-        for i, (_, text) in enumerate(skipped)
-        if text.strip() and not marked[i]
-    ]
-    if marks:
-        items = [(before[i], text.strip()[:-1]) for i, (_, text) in enumerate(skipped) if marked[i]]
-        blocks = _with_marked_items(blocks, items)
-    return _File(
-        name, blocks, line, np.concatenate([np.empty(0, int), *empty]), bad, torn, swallowed + sum(beyond)
+def read_titles(path, scratch, encoding=None):
+    """A DataFrame with the columns item and title, from a table of the user's own."""
+    files, _ = plain.unpack(path, scratch, encoding)
+    with database_in(scratch) as database:
+        file = files[0]
+        layout = _layout(database, file, None, None, "table")
+        names = layout.names or []
+        ranks = [columns_of.rank(columns_of.words_of(name)) for name in names]
+        best = lambda role: min((one[role], place) for place, one in enumerate(ranks) if role in one)[1]
+        try:
+            item = best("item") if names else 0
+            title = best("title") if names else 1
+        except ValueError as error:
+            raise UserError(
+                f"{file.name} must have a column of items and one of titles, such as item and title; "
+                f"it has {columns_of.listed(names)}"
+            ) from error
+        fields, source = _source(file, layout)
+        rows = database.execute(f"SELECT {fields[item]}, {fields[title]} FROM {source}").fetchall()
+    table = pd.DataFrame(rows, columns=["item", "title"]).dropna()
+    return table.assign(item=_spelled_alike(table.item))
+
+
+def database_in(scratch):
+    """A DuckDB connection that keeps its tables in the scratch folder."""
+    database = duckdb.connect(str(scratch / "rows.duckdb"))
+    database.execute(
+        f"SET memory_limit = '2GB'; SET TimeZone = 'UTC'; SET temp_directory = {_quoted(scratch / 'spill')}"
     )
+    return database
 
 
-def check_is_text(start, name):
-    """Raises UserError if the first bytes of a file show that it is not text, or UTF-16."""
-    if start.startswith(UTF_16):
-        raise UserError(
-            f"{name} is not UTF-8 text but UTF-16. Convert it with iconv -f UTF-16 -t UTF-8 FILE >NEW."
-        )
-    if b"\0" in start or start.startswith(NO_TEXT):
-        raise UserError(f"{name} is not text")
-
-
-def shown(text, length=SHOWN):
-    """The start of a text as one printable line."""
-    escaped = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:length])
-    return escaped + ("..." if len(text) > length else "")
-
-
-@contextmanager
-def _undecodable():
-    """A list that collects the decoding errors which pyarrow, in its handler of invalid rows, would print."""
-    errors, usual_hook = [], sys.unraisablehook
-
-    def collect(raised):
-        if isinstance(raised.exc_value, UnicodeDecodeError):
-            errors.append(raised.exc_value)
-        else:
-            usual_hook(raised)
-
-    sys.unraisablehook = collect
-    try:
-        yield errors
-    finally:
-        sys.unraisablehook = usual_hook
-
-
-def _rows_with_nothing(batch, places):
-    """The rows whose fields are all empty, as those of an empty line are."""
-    first = [batch.column(place) for place in places if place is not None]
-    rows = np.flatnonzero(
-        reduce(pc.and_, [pc.equal(column, "") for column in first]).to_numpy(zero_copy_only=False)
-    )
-    rest = (
-        [pc.equal(pc.binary_length(column.take(pa.array(rows))), 0) for column in batch.columns]
-        if len(rows)
-        else []
-    )
-    return rows[reduce(pc.and_, rest).to_numpy(zero_copy_only=False)] if rest else rows
-
-
-def _line_breaks(batch):
-    """(Rows with line breaks in their values, how many each of them has)."""
-    breaks = reduce(
-        np.add, [pc.count_substring(column, "\n").to_numpy(zero_copy_only=False) for column in batch.columns]
-    )
-    rows = np.flatnonzero(breaks)
-    return rows, breaks[rows]
-
-
-def _torn(batch, rows, breaks, places, separator):
-    """The rows with line breaks that swallowed other rows: row -> (line breaks, excerpt).
-
-    A line break in an id or a rating is a fault. In another column, such as a review's text, it is one if
-    most of the value's lines read like rows.
-    """
-    torn, width = {}, batch.num_columns
-    for place, column in enumerate(batch.columns):
-        values = column.take(pa.array(rows))
-        suspect = pc.greater(pc.count_substring(values, "\n"), 0)
-        if place not in places:
-            many = pc.greater_equal(
-                pc.multiply(pc.count_substring(values, separator), 2),
-                pc.multiply(pc.count_substring(values, "\n"), width - 1),
+def _parts(database, path, files, scratch, given, delimiter, header, shape):
+    """([Part] of the files that are read, notes). Of a folder's files, those without such columns are left out."""
+    parts, said, errors = [], [], []
+    for file in files:
+        try:
+            layout = _layout(database, file, delimiter, header, shape)
+            if layout.delimiter == " " and layout.shape == "table":
+                file, layout = plain.with_tabs(file, scratch), layout._replace(delimiter="\t")
+            is_table = file.kind != "npz" and layout.shape == "table"
+            columns, line = columns_of.choose(file.name, layout, given) if is_table else (Columns(0, 1), None)
+            parts.append(Part(file, layout, columns))
+            said.append(line)
+        except UserError as error:
+            errors.append((file.name, error))
+    if not parts:
+        raise errors[0][1]
+    if any(part.layout.names for part in parts):  # then a text without a header is no table, but prose
+        errors += [(part.file.name, None) for part in parts if not part.layout.names]
+        said = [line for part, line in zip(parts, said) if part.layout.names]
+        parts = [part for part in parts if part.layout.names]
+    for part in parts:
+        if (part.layout.names, part.layout.width) != (parts[0].layout.names, parts[0].layout.width):
+            listed = lambda one: columns_of.listed(
+                one.layout.names or list(map(str, range(one.layout.width)))
             )
-            suspect = pc.and_(suspect, many)
-        for i in np.flatnonzero(suspect.to_numpy(zero_copy_only=False)):
-            value = values[i].as_py()
-            value = value if isinstance(value, str) else value.decode("utf-8", "replace")
-            if place in places or _reads_like_rows(value, place, places[2], width, separator):
-                torn.setdefault(int(rows[i]), (int(breaks[i]), _excerpt(value, int(breaks[i]))))
-    return torn
-
-
-def _reads_like_rows(value, place, rating, width, separator):
-    """Whether most lines of a value in column `place` read like rows.
-
-    The first and the last line count with the fields before and behind the value. A row has `width` fields
-    and a number, or nothing, as rating; in a file without ratings, it has no space behind a separator.
-    """
-
-    def is_row(line):
-        fields = line.split(separator)
-        if len(fields) != width:
-            return False
-        return (
-            f"{separator} " not in line
-            if rating is None
-            else not fields[rating].strip() or _is_number(fields[rating])
+            raise UserError(
+                f"{path} holds tables with different columns: {parts[0].file.name} ({listed(parts[0])}) and "
+                f"{part.file.name} ({listed(part)}). Name one file, or a pattern of those that belong together"
+            )
+    notes = [f"read as {_shape_in_words(parts[0])}" if said[0] is None else f"columns: {said[0]}"]
+    if len(files) > 1:
+        notes.append(
+            f"{len(parts):,} files are read"
+            + (f"; left out: {', '.join(name for name, _ in errors[:9])}" if errors else "")
         )
+    if parts[0].layout.skip > bool(parts[0].layout.names):
+        notes.append(
+            f"{parts[0].file.name}: {parts[0].layout.skip - bool(parts[0].layout.names)} lines before the table are left out"
+        )
+    return parts, notes
 
-    lines = f"{separator * place}{value}{separator * (width - 1 - place)}".split("\n")
-    return 2 * sum(map(is_row, lines)) > len(lines)
+
+def _shape_in_words(part):
+    if part.file.kind == "npz":
+        return "a matrix, users x items, with their numbers as ids"
+    return {
+        "lists": "lists: a user, then their items, a line each",
+        "counted-lists": "counted lists: how many, then the items, a line for each user",
+        "matrix": "a matrix: a row for each user, a column for each item",
+    }[part.layout.shape]
 
 
-def _is_number(text):
+def _layout(database, file, delimiter, header, shape):
+    if file.kind == "npz":
+        return Layout(shape="matrix")
+    if file.kind == "text":
+        return sniff(file, delimiter, header, shape)
+    source = _reader(file)
     try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+        rows = database.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {source} LIMIT {SAMPLE_ROWS}")
+        names, rows = rows.columns, rows.fetchall()
+    except duckdb.Error as error:
+        raise _unreadable(file, error) from error
+    return Layout(
+        names=tuple(names), width=len(names), rows=tuple([field or "" for field in row] for row in rows)
+    )
 
 
-def _excerpt(text, line_breaks):
-    return shown(text) + (f" ({line_breaks + 1:,} lines within quotes)" if line_breaks else "")
+def _unreadable(file, error):
+    kind = {"parquet": " as Parquet", "json": " as JSON"}.get(file.kind, "")
+    return UserError(f"{file.name} cannot be read{kind}: {shown(str(error).splitlines()[0], 200)}")
 
 
-def _without_ids(batch, torn, places):
-    """The batch with empty ids in its torn rows, lest the swallowed text counts as an id."""
-    if not torn:
-        return batch
-    mask = np.isin(np.arange(batch.num_rows), list(torn))
-    for place in places[:2]:
-        batch = batch.set_column(place, str(place), pc.if_else(pa.array(mask), "", batch.column(place)))
-    return batch
+def _reader(file):
+    """The DuckDB function that reads a Parquet or JSON file."""
+    if file.kind == "parquet":
+        return f"read_parquet({_quoted(file.path)})"
+    return f"read_json_auto({_quoted(file.path)}, maximum_object_size={LONGEST_ROW}, sample_size=-1)"
 
 
-def _longest_row(stream, separator):
-    """The first line of the row with the most lines, or of the first row too long for Python's csv reader."""
-    stream.seek(0)
-    lines = (line.decode("utf-8", "replace") for line in stream)
-    reader = python_csv.reader(lines, delimiter=separator)
-    first, most_lines, first_of_longest = 1, 0, 1
-    try:
-        for _ in reader:
-            if reader.line_num + 1 - first > most_lines:
-                most_lines, first_of_longest = reader.line_num + 1 - first, first
-            first = reader.line_num + 1
-    except python_csv.Error:
-        return first
-    return first_of_longest
+def _source(file, layout, marked=False):
+    """([SQL of each field as text], SQL of the table) of a file; marked: without the marks, in a column mark."""
+    if file.kind != "text":
+        return [_text(f"{_identifier(name)}::VARCHAR") for name in layout.names], _reader(file)
+    fields = [f"c{place}" for place in range(layout.width)]
+    types = ", ".join(f"{field}: 'VARCHAR'" for field in fields)
+    fields = list(map(_text, fields)) if file.has_spaces else fields
+    source = (
+        f"read_csv({_quoted(file.path)}, auto_detect=false, compression='none', delim={_quoted(layout.delimiter)}, "
+        f"quote={_quoted(layout.quote)}, escape={_quoted(layout.quote)}, header=false, skip={layout.skip}, "
+        f"columns={{{types}}}, max_line_size={LONGEST_ROW}, store_rejects=true, rejects_limit=0, "
+        f"null_padding={marked})"
+    )
+    if marked:
+        is_mark = "coalesce(c1, c2) IS NULL AND regexp_full_match(trim(c0), '\\d+:')"
+        marks = f"last_value(CASE WHEN {is_mark} THEN rtrim(trim(c0), ':') END IGNORE NULLS)"
+        marks = f"{marks} OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
+        source = f"(SELECT *, {marks} AS mark FROM {source}) WHERE NOT ({is_mark})"
+    return fields, source
 
 
-def _with_marked_items(blocks, marks):
-    """The blocks with the item of the last mark before each row; marks are (rows before it, item)."""
-    count = sum(len(block[2]) for block in blocks)
-    places = [0, *(place for place, _ in marks), count]
-    codes = np.repeat(np.arange(len(marks) + 1, dtype=np.int32), np.diff(places))
-    items, start, with_items = pa.array(["", *(item for _, item in marks)], pa.string()), 0, []
-    for user, _, rating, time in blocks:
-        item = pa.DictionaryArray.from_arrays(codes[start : start + len(rating)], items)
-        with_items.append((user, item, rating, time))
-        start += len(rating)
-    return with_items
-
-
-# ---- Parquet -------------------------------------------------------------------------------------------
-
-
-def read_parquet(path, choose):
-    """The rows of a Parquet file, for `join`.
+def read_parts(database, parts, marked=False):
+    """The Reading of tables with the same columns.
 
     Args:
-        choose: names of the columns -> the places of users, items, ratings or None, and times or None.
+        parts: [Part].
+        marked: whether lines "item:" name the item of the rows up to the next such line.
     """
+    columns, faults, starts = parts[0].columns, [], [0]
+    is_number = columns.time is not None and parts[0].layout.is_number(columns.time)
+    time_type = "DOUBLE" if is_number or not parts[0].layout.rows else "VARCHAR"
+    for part in parts:
+        _load(database, part, part is parts[0], marked, time_type)
+        faults.append(_rejected(database, part.file) if part.file.kind == "text" else [])
+        starts.append(database.execute("SELECT count(*) FROM raw").fetchone()[0])
+    users, items = (_distinct(database, column) for column in "ui")
+    is_bad = "(u IS NULL OR i IS NULL OR v IS NULL OR NOT isfinite(v))"
+    rows, bad, swallowed = database.execute(
+        f"SELECT count(*), count(*) FILTER ({is_bad}), coalesce(sum(len(torn) - len(replace(torn, chr(10), ''))), 0) "
+        "FROM raw"
+    ).fetchone()
+    examples = []
+    for number, (part, rejected) in enumerate(zip(parts, faults)):
+        swallowed += sum(lines for _, _, lines in rejected)
+        if len(examples) < EXAMPLES:
+            found = _bad_rows(database, part, is_bad, *starts[number : number + 2], marked)
+            shown_rejected = [(line, text) for line, text, _ in rejected]
+            examples += [(part.file.name, *fault) for fault in sorted(shown_rejected + found)]
+    rejected = sum(map(len, faults))
+    notes, time = _times(database, is_bad, time_type)
+    user, item, rating, times = _fetch(database, is_bad, time, users, items)
+    titles = None
+    if columns.title is not None:
+        titles = database.execute(
+            f"SELECT i AS item, arg_min(title, rowid) AS title FROM raw WHERE NOT {is_bad} AND title IS NOT NULL "
+            "GROUP BY i"
+        ).df()
+        titles = titles.assign(item=_spelled_alike(titles.item))
+    return Reading(
+        Interactions(user, users[0], item, items[0], rating, times, is_count=columns.rating is None),
+        titles,
+        rows=int(rows + rejected + swallowed),
+        bad=int(bad + rejected + swallowed),
+        examples=examples[:EXAMPLES],
+        notes=notes,
+    )
+
+
+def _load(database, part, is_first, marked, time_type):
+    """Appends a file's rows to the table raw.
+
+    Its columns: u, i, v, t and title, as texts but for v and, with time_type DOUBLE, t; torn, the value that
+    swallowed other rows; odd, a time that is no number.
+    """
+    file, layout, columns = part
+    fields, source = _source(file, layout, marked)
+    item, torn = "mark" if marked else fields[columns.item], "NULL"
+    if file.kind == "text" and file.has_quotes:
+        torn = _torn_sql([f"c{place}" for place in range(layout.width)], layout, columns)
+    sound = lambda field: f"CASE WHEN torn IS NULL THEN {field} END"
+    optional = lambda place: "NULL" if place is None else fields[place]
+    number = "1" if columns.value is None else _number(fields[columns.value], layout.delimiter)
+    time = f"try_cast({optional(columns.time)} AS {time_type})"
+    select = (
+        f"SELECT {sound(fields[columns.user])} AS u, {sound(item)} AS i, {number}::FLOAT AS v, {time} AS t, "
+        f"{optional(columns.title)}::VARCHAR AS title, torn, "
+        f"CASE WHEN {time} IS NULL THEN {optional(columns.time)}::VARCHAR END AS odd "
+        f"FROM (SELECT *, ({torn})::VARCHAR AS torn FROM {source})"
+    )
+    if file.kind == "text":
+        select += f" WHERE coalesce({', '.join(f'c{place}' for place in range(layout.width))}) IS NOT NULL"
     try:
-        file = parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-        chosen = choose(names)
-        columns = [names[place] for place in chosen if place is not None]
-        blocks = []
-        for batch in file.iter_batches(batch_size=2**20, columns=columns):
-            read = batch.schema.names
-            *places, time = (None if place is None else read.index(names[place]) for place in chosen)
-            blocks.append(_block(batch, places, time))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {shown(str(error).splitlines()[0], 200)}") from error
-    return _File(path.name, blocks, lambda row: row + 1)
+        database.execute(f"{'CREATE TABLE raw AS' if is_first else 'INSERT INTO raw'} {select}")
+    except duckdb.Error as error:
+        raise _unreadable(file, error) from error
+
+
+def _torn_sql(fields, layout, columns):
+    """SQL for the value of a row that swallowed other rows, or NULL.
+
+    A line break in an id or a rating is a fault. In another column, such as a review's text, it is one if most
+    of the value's lines, the first and the last with the fields around them, read like rows: they have as
+    many delimiters, and a number, or nothing, as rating.
+    """
+    cases = []
+    for place, field in enumerate(fields):
+        breaks = f"contains({field}, chr(10))"
+        if place not in (columns.user, columns.item, columns.value):
+            delimiter, beyond = _quoted(layout.delimiter), layout.width - 1
+            delimiters = f"(len(x) - len(replace(x, {delimiter}, ''))) = {beyond * len(layout.delimiter)}"
+            if columns.value is None:
+                is_row = f"{delimiters} AND NOT contains(x, {_quoted(layout.delimiter + ' ')})"
+            else:
+                rating = f"trim(split_part(x, {delimiter}, {columns.value + 1}))"
+                is_row = f"{delimiters} AND ({rating} = '' OR try_cast({rating} AS DOUBLE) IS NOT NULL)"
+            whole = f"repeat({delimiter}, {place}) || {field} || repeat({delimiter}, {beyond - place})"
+            lines = f"string_split({whole}, chr(10))"
+            breaks += f" AND 2 * len(list_filter({lines}, lambda x: {is_row})) > len({lines})"
+        cases.append(f"CASE WHEN {breaks} THEN {field} END")
+    return f"coalesce({', '.join(cases)})"
+
+
+def _text(field):
+    """SQL of a text without spaces around it; NULL if nothing is left."""
+    return f"nullif(trim({field}), '')"
+
+
+def _number(text, delimiter):
+    """SQL of a number: 2.5, 1e3, true, 2,5 and, between commas, "1,234"."""
+    pattern, point = (r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", "") if delimiter == "," else (r"[+-]?\d+,\d+", ".")
+    return (
+        f"coalesce(try_cast({text} AS FLOAT), "
+        f"CASE WHEN regexp_full_match({text}, '{pattern}') THEN try_cast(replace({text}, ',', '{point}') AS FLOAT) END, "
+        f"CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
+    )
+
+
+def _rejected(database, file):
+    """[(line, text, line breaks in it)] of the rows that DuckDB could not read; its list of them is emptied."""
+    rows = database.execute(
+        "SELECT line_byte_position, any_value(csv_line) FROM reject_errors GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    database.execute("DELETE FROM reject_errors; DELETE FROM reject_scans")
+    rejected, at, line = [], 0, 1
+    with open(file.path, "rb") as content:
+        for position, text in rows:
+            line += _line_feeds(content, position - 1 - at)
+            at, text = position - 1, (text or "").rstrip("\r\n")
+            row = text.lstrip("\r\n")  # empty lines before it are no rows
+            breaks = row.count("\n")
+            rejected.append((line + text.count("\n") - breaks, _excerpt(row, breaks), breaks))
+    return rejected
+
+
+def _line_feeds(file, count):
+    """How many line feeds the next `count` bytes have."""
+    found = 0
+    while count > 0 and (block := file.read(min(count, plain.BLOCK))):
+        found, count = found + block.count(b"\n"), count - len(block)
+    return found
+
+
+def _excerpt(text, breaks):
+    return shown(text) + (f" ({breaks + 1:,} lines within quotes)" if breaks else "")
+
+
+def _bad_rows(database, part, is_bad, start, stop, marked):
+    """[(line, what is wrong)] of the first bad rows that DuckDB could read."""
+    rows = database.execute(
+        f"SELECT rowid, u, i, torn FROM raw WHERE rowid >= {start} AND rowid < {stop} AND {is_bad} LIMIT {EXAMPLES}"
+    ).fetchall()
+    if not rows:
+        return []
+    faults = [_fault(user, item, torn) for _, user, item, torn in rows]
+    if part.file.kind != "text":
+        return [(row[0] - start + 1, fault) for row, fault in zip(rows, faults)]
+    wanted, numbers = [row[0] - start for row in rows], []
+    for place, line in enumerate(_lines_of_rows(part, marked)):
+        if len(numbers) == len(wanted):
+            break
+        if place == wanted[len(numbers)]:
+            numbers.append(line)
+    return list(zip(numbers, faults))
+
+
+def _fault(user, item, torn):
+    if torn is not None:
+        return _excerpt(torn, torn.count("\n"))
+    if user is None:
+        return "no user id"
+    return "no item id" if item is None else "the rating is not a number"
+
+
+def _lines_of_rows(part, marked):
+    """Generates the line on which each row of the table raw begins, as DuckDB reads the file."""
+    layout = part.layout
+    with open(part.file.path, encoding="utf-8-sig", newline="\n") as file:
+        for _ in range(layout.skip):
+            next(file)
+        if layout.quote:
+            csv.field_size_limit(LONGEST_ROW)
+            rows = csv.reader(file, delimiter=layout.delimiter, strict=True)
+        else:
+            rows = (line.rstrip("\r\n").split(layout.delimiter) for line in file)
+        before, count = layout.skip, 0
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error:  # a row that DuckDB rejects, too
+                row = []
+            count = rows.line_num if layout.quote else count + 1
+            line, before = before + 1, layout.skip + count
+            if marked and re.fullmatch(r"\d+:", row[0].strip()):
+                continue
+            if (len(row) == layout.width or marked and len(row) < layout.width) and any(row):
+                yield line
+
+
+def _times(database, is_bad, time_type):
+    """(notes, SQL of the seconds since 1970 of the column t of raw), by one format for the whole column."""
+    good = f"FROM raw WHERE NOT {is_bad} AND (t IS NOT NULL OR odd IS NOT NULL)"
+    total = database.execute(f"SELECT count(*) {good}").fetchone()[0]
+    if not total:
+        return [], "NULL"
+    if time_type == "DOUBLE":
+        largest = database.execute(f"SELECT max(t) {good} AND isfinite(t)").fetchone()[0] or 0
+        unit = next((unit for unit in (1, 1e3, 1e6, 1e9) if largest < LARGEST_SECONDS * unit), 1)
+        formats = [(f"CASE WHEN isfinite(t) THEN t / {unit:g} END", None)]
+    else:
+        formats = [("epoch(try_cast(t AS TIMESTAMPTZ))", None)]
+        formats += [
+            (f"epoch(try_strptime(t, {_quoted(date + clock)}))", date + clock)
+            for date in DATES
+            for clock in CLOCKS
+        ]
+    read, sql, name = 0, "NULL", None
+    for one, format_name in formats:
+        count = database.execute(f"SELECT count({one}) {good}").fetchone()[0]
+        if count > read:
+            read, sql, name = count, one, format_name
+        if read == total:
+            return ([f"times are read as {name}"] if name else []), sql
+    other = database.execute(
+        f"SELECT coalesce(odd, t::VARCHAR) {good} AND ({sql}) IS NULL LIMIT 1"
+    ).fetchone()[0]
+    like = database.execute(f"SELECT t::VARCHAR {good} AND ({sql}) IS NOT NULL LIMIT 1").fetchone()
+    if read < (1 - MOST_ODD_TIMES) * total:
+        such = " and ".join(f"'{shown(text, 40)}'" for text in [*(like or []), other])
+        raise UserError(
+            f"the times are not all of one kind, such as {such}. Write them alike, or leave them out with --time-col=-"
+        )
+    return [
+        f"{total - read:,} times cannot be read, such as '{shown(other, 40)}': taken for the earliest"
+    ], sql
+
+
+def _distinct(database, column):
+    """(ids, places, whether all are plain numbers) of the texts in a column of raw; see `canonical`.
+
+    In a column of whole numbers, words such as NaN stand for a missing id: there the column becomes NULL.
+    """
+    texts = [text for (text,) in database.execute(_distinct_sql(column)).fetchall()]
+    missing = [text for text in texts if text.lower() in MISSING]
+    if missing and all(map(WHOLE.fullmatch, set(texts) - set(missing))) and len(missing) < len(texts):
+        words = ", ".join(map(_quoted, missing))
+        database.execute(f"UPDATE raw SET {column} = NULL WHERE {column} IN ({words})")
+        return _distinct(database, column)
+    return *canonical(texts), bool(texts) and all(map(PLAIN.fullmatch, texts))
+
+
+def _distinct_sql(column):
+    return f"SELECT DISTINCT {column} FROM raw WHERE {column} IS NOT NULL AND isfinite(v) ORDER BY 1"
+
+
+def _fetch(database, is_bad, time, users, items):
+    """(user codes, item codes, ratings, times or None) of the good rows of raw, a column at a time.
+
+    Args:
+        users, items: from `_distinct`.
+    """
+    fetch = lambda sql: database.execute(f"SELECT {sql} AS x FROM raw WHERE NOT {is_bad}").fetchnumpy()["x"]
+    codes = []
+    for column, (ids, places, are_plain) in (("u", users), ("i", items)):
+        if are_plain:  # a hash of numbers is ten times faster than an enum's of texts
+            code = pd.Index(ids).get_indexer(np.ma.filled(fetch(f"{column}::BIGINT"), 0)).astype(np.int32)
+        else:
+            database.execute(f"CREATE TYPE ids_{column} AS ENUM ({_distinct_sql(column)})")
+            code = places[np.ma.filled(fetch(f"enum_code({column}::ids_{column})::INTEGER"), 0)]
+        codes.append(code)
+    rating = np.ma.filled(fetch("v"), 1).astype(np.float32, copy=False)
+    return *codes, rating, None if time == "NULL" else np.ma.filled(fetch(f"({time})::DOUBLE"), -np.inf)
+
+
+def canonical(texts):
+    """(ids sorted and distinct, (n,) int32 place of each text among them).
+
+    The ids are int64 if every text spells a whole number, whatever its spelling; else the texts themselves.
+    """
+    texts = np.array(texts, object)
+    if len(texts) and all(map(WHOLE.fullmatch, texts)):
+        numbers = [int(text) if text.lstrip("-").isdigit() else int(Decimal(text)) for text in texts]
+        if max(map(abs, numbers)) < LARGEST_ID:
+            texts = np.array(numbers, np.int64)
+    ids, places = np.unique(texts, return_inverse=True)
+    return ids, places.astype(np.int32)
+
+
+def _spelled_alike(texts):
+    """Ids in the spelling of `canonical`, as text."""
+    ids, places = canonical(texts)
+    return ids.astype(str).astype(object)[places]
+
+
+def _quoted(text):
+    """A text in SQL."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def _identifier(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+# ---- Other shapes --------------------------------------------------------------------------------------
+
+
+def _read_other(parts):
+    """The Reading of a matrix or of lists."""
+    if len(parts) > 1:
+        raise UserError(
+            f"{parts[0].file.name} and {parts[1].file.name} are {_shape_in_words(parts[0])}. Name one file"
+        )
+    file, layout, _ = parts[0]
+    read = _read_npz if file.kind == "npz" else _read_matrix if layout.shape == "matrix" else _read_lists
+    users, items, values = read(file, layout)
+    (user, user_ids), (item, item_ids) = map(encode, (users, items))
+    values = np.asarray(values, np.float32)
+    return Reading(Interactions(user, user_ids, item, item_ids, values, is_count=True), rows=len(values))
+
+
+def encode(column):
+    """((n,) int32 codes, ids) of a column of n numbers or texts; see `canonical`."""
+    codes, distinct = pd.factorize(np.asarray(column, object if isinstance(column, list) else None))
+    if (codes < 0).any():
+        raise UserError(f"{int((codes < 0).sum()):,} interactions have no user or no item")
+    ids, places = canonical(list(map(str, distinct)))
+    return places[codes], ids
+
+
+def _read_npz(file, layout):
+    """(users, items, values) of a matrix that scipy or numpy has saved; ids are the numbers of rows and columns."""
+    try:
+        with open(file.path, "rb") as content:
+            matrix = (
+                sp.load_npz(content) if content.peek(2)[:2] == b"PK" else np.load(content, allow_pickle=False)
+            )
+        matrix = sp.coo_array(matrix)
+        if matrix.ndim != 2:
+            raise ValueError(f"it has {matrix.ndim} dimensions, not 2")
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds
+        raise UserError(
+            f"{file.name} is no matrix of scipy.sparse.save_npz or numpy.save: {shown(str(error), 120)}"
+        ) from error
+    entries = matrix.data != 0
+    return matrix.row[entries], matrix.col[entries], matrix.data[entries]
+
+
+def _read_matrix(file, layout):
+    """(users, items, values) of a table with a row for each user and a column for each item."""
+    users, items, values = [], [], []
+    chunks = pd.read_csv(
+        file.path, sep=layout.delimiter, skiprows=layout.skip, header=None, dtype={0: str}, chunksize=10_000,
+        keep_default_na=False, na_values=[""],
+    )  # fmt: skip
+    try:
+        for chunk in chunks:
+            cells = chunk.iloc[:, 1:].to_numpy(np.float32, na_value=0)
+            row, column = cells.nonzero()
+            users += chunk[0].to_numpy(object)[row].tolist()
+            items += np.array(layout.names[1:], object)[column].tolist()
+            values.append(cells[row, column])
+    except ValueError as error:
+        raise UserError(
+            f"{file.name} is no matrix of numbers: {shown(str(error).splitlines()[0], 120)}"
+        ) from error
+    return users, items, np.concatenate([np.empty(0, np.float32), *values])
+
+
+def _read_lists(file, layout):
+    """(users, items, ones) of lines "user item item …"; counted: "how many item item …", users by line, from 0."""
+    users, items = [], []
+    with open(file.path, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines):
+            first, *rest = re.split(r"[\s,;]+", line.strip())
+            users += [first if layout.shape == "lists" else str(number)] * len(rest)
+            items += rest
+    return users, items, np.ones(len(items), np.float32)

@@ -91,7 +91,10 @@ def open_distilled(folder):
             config,
             json.loads(str(arrays["settings"])),
             result,
-            *(arrays[name] for name in ("data", "logits", "item_ids", "item_weights")),
+            arrays["data"],
+            arrays["logits"],
+            unpack_ids(arrays["item_ids"]),
+            arrays["item_weights"],
             float(arrays["lamda"]),
             float(arrays["real_length"]),
             hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -104,6 +107,21 @@ def open_distilled(folder):
         raise UserError(f"{damaged}: its settings are {json.dumps(run.settings)[:40]}; {START_AGAIN}")
     _check_same_run(run.settings, config["settings"], path)
     return run
+
+
+def pack_ids(ids):
+    """Ids for an .npz file: numbers as they are; texts as the bytes of a JSON list.
+
+    An array of texts would make each as long as the longest.
+    """
+    return ids if ids.dtype != object else np.frombuffer(json.dumps(ids.tolist()).encode(), np.uint8)
+
+
+def unpack_ids(ids):
+    """The ids of `pack_ids`; files of earlier versions hold texts as an array."""
+    if ids.dtype == np.uint8:
+        return np.array(json.loads(ids.tobytes()), object)
+    return ids.astype(object) if ids.dtype.kind == "U" else ids
 
 
 def _is_sound(run):

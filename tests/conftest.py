@@ -54,19 +54,44 @@ def arc_cosine_ntk(x, y, depth):
     return tangent
 
 
+def pairs_of(interactions):
+    """[(user, item, rating)] in the sources' own ids, sorted."""
+    return sorted(
+        zip(
+            interactions.user_ids[interactions.user].tolist(),
+            interactions.item_ids[interactions.item].tolist(),
+            interactions.rating.tolist(),
+        )
+    )
+
+
+def reading_of(path, read=None, **columns):
+    """The prep.tables.Reading of a file; columns are roles, such as user="buyer"."""
+    from prep import tables
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return read(path, Path(scratch)) if read else tables.read(path, Path(scratch), columns)
+
+
+def write(path, content):
+    """Writes text or bytes to a path, which is returned."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 def write_layout(folder, user, item, part):
     """Writes a data set of these interactions, all rated 1, into the folder."""
-    from prep import preprocess
+    from prep import write
 
     folder.mkdir(parents=True, exist_ok=True)
     user, item = (np.asarray(column, np.int32) for column in (user, item))
-    preprocess.write_layout(folder, user, item, np.ones(len(user), np.float32), np.asarray(part))
+    write.write_layout(folder, user, item, np.ones(len(user), np.float32), np.asarray(part))
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """A data_dir with the data set 'tiny': 150 users, 200 items."""
-    from prep.preprocess import split_interactions
+    from prep.filters import split_interactions
 
     rng = np.random.default_rng(0)
     user, item = clustered_interactions(150, 200, 4, rng)
@@ -141,12 +166,12 @@ def titled_data(tmp_path_factory):
     """A data_dir with the data set 'titled': 60 users u0 ..., 80 items with text ids and harmful titles."""
     import pandas as pd
 
-    from prep import preprocess
+    from prep.filters import split_interactions
 
     rng = np.random.default_rng(1)
     user, item = clustered_interactions(60, 80, 3, rng)
     folder = tmp_path_factory.mktemp("data")
-    write_layout(folder / "titled", user, item, preprocess.split_interactions(user, rng))
+    write_layout(folder / "titled", user, item, split_interactions(user, rng))
     users, items = np.unique(user), np.unique(item)
     item_ids = [f'i,{item}"' if item % 7 == 0 else f"i{item}" for item in items]
     titles = [*NASTY, *(f"Film {item}" for item in items[len(NASTY) :])]

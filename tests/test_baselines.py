@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 from conftest import ROOT, write_layout
 
-from prep.preprocess import split_interactions
+from prep.filters import split_interactions
 from rivals import closed_forms
 
 QUICK = {

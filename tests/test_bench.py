@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import reading_of
 
 import bench
 import data
@@ -143,6 +144,7 @@ def test_generated_interactions_are_distinct_and_near_the_given_number():
 def test_the_netflix_file_reads_back(tmp_path):
     user, item = generate.interactions(np.random.default_rng(0), 50, 40, 1000)
     generate.write_netflix(tmp_path / "combined_data_1.txt", user, item, np.random.default_rng(1))
-    read, _ = sources.read_netflix(tmp_path)
+    reading = reading_of(tmp_path, sources.read_netflix)
+    read = reading.interactions
     pairs = zip(read.user_ids[read.user], read.item_ids[read.item])
-    assert sorted(pairs) == sorted(zip(user, item + 1)) and not read.bad
+    assert sorted(pairs) == sorted(zip(user, item + 1)) and not reading.bad

@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 
 import data
 from lib.errors import UserError
+from runs.synthetic_users import pack_ids, unpack_ids
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -290,7 +291,7 @@ def test_the_released_files_as_they_are(name, shape, train, validation, test):
     assert dataset.train.shape == shape and counts == (train, validation, test)
 
 
-def test_ids_and_titles_that_are_text_can_be_saved_without_pickles(tmp_path):
+def test_ids_and_titles_may_be_text(tmp_path):
     write_layout(tmp_path / "set", [0, 0, 1], [0, 1, 1], [0, 0, 0])
     (tmp_path / "set" / "items.csv").write_text('index,id,title\n0,B0001,"Tea, green"\n1,B0002,NA\n')
     (tmp_path / "set" / "users.csv").write_text("index,id\n0,007\n1,x\n")
@@ -299,7 +300,15 @@ def test_ids_and_titles_that_are_text_can_be_saved_without_pickles(tmp_path):
     assert dataset.titles.tolist() == ["Tea, green", "NA"] and dataset.user_ids.tolist() == ["007", "x"]
     (tmp_path / "set" / "users.csv").write_text("index,id\n0,007\n1,10\n")
     assert data.load("set", tmp_path).user_ids.tolist() == ["007", "10"]
-    assert not any(array.dtype.hasobject for array in (dataset.item_ids, dataset.titles, dataset.user_ids))
+
+
+@pytest.mark.parametrize(
+    "ids", [np.array([3, 7]), np.array(["007", "a\0b"], object), np.array(["é", "x" * 9999], object)]
+)
+def test_ids_of_a_run_are_saved_without_pickles_and_as_long_as_they_are(ids):
+    packed = pack_ids(ids)
+    assert not packed.dtype.hasobject and packed.nbytes < 20_000
+    assert unpack_ids(packed).tolist() == ids.tolist() == unpack_ids(np.asarray(ids.tolist())).tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,230 @@
+"""How the rows of a text stand: the delimiter, quotes, the header, and whether it is a table at all."""
+
+import csv
+import re
+from typing import NamedTuple
+
+from lib.errors import UserError
+from prep.columns import is_header, listed, words_of
+
+DELIMITERS = ("\t", "::", ";", "|", ",", " ")
+NAMES_OF = {"\t": "tabs", " ": "spaces"}
+SAMPLE = 2**18  # characters at the start, by which a file is judged
+MOST_BEFORE = 20  # lines before the table, such as a licence
+FEWEST_ALIKE = 0.6  # the share of rows with the usual number of fields, or it is no table
+FEWEST_MATRIX_COLUMNS = 5
+SHAPES = ("table", "lists", "counted-lists", "matrix")
+NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|true|false", re.IGNORECASE)
+OLDEST_TIME = 10**8  # seconds since 1970: smaller numbers are not taken for times
+
+
+class Layout(NamedTuple):
+    """How a text is read; `rows` are the first ones, as texts."""
+
+    delimiter: str = ","
+    quote: str = ""
+    skip: int = 0  # lines before the first row, the header included
+    names: tuple | None = None  # the header
+    width: int = 0
+    shape: str = "table"
+    rows: tuple = ()
+
+    def column(self, place):
+        """The values of a column in the first rows, without the empty ones."""
+        return [row[place].strip() for row in self.rows if len(row) > place and row[place].strip()]
+
+    def is_number(self, place):
+        values = self.column(place)
+        return bool(values) and sum(bool(NUMBER.fullmatch(value)) for value in values) > 0.9 * len(values)
+
+    def largest(self, place):
+        return max(
+            (float(value) for value in self.column(place) if re.fullmatch(r"\d+(\.\d+)?", value)), default=0
+        )
+
+    def looks_like_time(self, place):
+        values = self.column(place)[:50]
+        if self.is_number(place):
+            return all(re.fullmatch(r"\d+(\.\d*)?", value) and float(value) > OLDEST_TIME for value in values)
+        return bool(values) and all(re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b", value) for value in values)
+
+
+def sniff(plain, delimiter=None, header=None, shape=None):
+    """The Layout of a text.
+
+    Args:
+        plain: plain.Plain.
+        delimiter, header, shape: what the user has said; None: found.
+
+    Raises:
+        UserError: it has only one column, or the header and the rows do not fit together.
+    """
+    with open(plain.path, encoding="utf-8-sig", errors="replace") as file:
+        text = file.read(SAMPLE)
+        lines = (text.rpartition("\n")[0] if file.read(1) and "\n" in text else text).split("\n")
+    filled = [line for line in lines if line.strip()]
+    if not filled:
+        raise UserError(f"{plain.name} is empty")
+    if shape in (None, "table") and delimiter is None:
+        found = [one for one in DELIMITERS if any(one in line for line in filled)]
+        if not found:
+            raise UserError(
+                f"{plain.name} has one column, such as '{shown(filled[0])}': a row needs a user and an item"
+            )
+        delimiter = max(found, key=lambda one: _consistency(filled, one))
+    if shape is None and (lists := _lists(filled, delimiter)):
+        shape = lists
+    if shape in ("lists", "counted-lists"):
+        return Layout(shape=shape, delimiter=delimiter or "")
+    delimiter = delimiter or max(DELIMITERS, key=lambda one: _consistency(filled, one))
+    quote = _quote(filled, delimiter)
+    rows = [(number, row) for number, row in _rows(lines, delimiter, quote) if any(map(str.strip, row))]
+    return _with_header(plain.name, rows, Layout(delimiter, quote), header, shape)
+
+
+def shown(text, length=80):
+    """The start of a text as one printable line."""
+    escaped = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:length])
+    return escaped + ("..." if len(text) > length else "")
+
+
+def separated_by(delimiter):
+    """The delimiter in words."""
+    return NAMES_OF.get(delimiter, f"'{delimiter}'")
+
+
+def _consistency(lines, delimiter):
+    """(the share of lines with the usual number of fields, that number), to compare delimiters."""
+    widths = [len(row) for _, row in _rows(lines, delimiter, '"')]
+    usual = _usual(widths)
+    share = sum(width == usual for width in widths) / len(widths) if usual > 1 else 0
+    return round(share, 1), usual
+
+
+def _usual(widths):
+    """The most frequent number of fields; behind a few first lines, which may be something else."""
+    behind = widths[1:] or widths
+    return max(set(behind), key=lambda width: (behind.count(width), width), default=1)
+
+
+def _rows(lines, delimiter, quote):
+    """[(line number from 1, fields)]; a quoted field may go on over lines."""
+    if delimiter == " ":
+        return [
+            (number, [field for field in line.split(" ") if field]) for number, line in enumerate(lines, 1)
+        ]
+    if not quote:
+        return [(number, line.split(delimiter)) for number, line in enumerate(lines, 1)]
+    lines, delimiter = _with_one_character(lines, delimiter)
+    reader, rows, first = csv.reader((line + "\n" for line in lines), delimiter=delimiter), [], 1
+    try:
+        for row in reader:
+            rows.append((first, [field.removesuffix("\n") for field in row]))
+            first = reader.line_num + 1
+    except csv.Error:  # a field of many lines: a quote that does not close
+        pass
+    return rows
+
+
+def _quote(lines, delimiter):
+    """The quote character. In tables with tabs and the like, names may have stray quotes: there it is one only
+    if some fields begin with it, and all of these end with it.
+    """
+    if delimiter in ",;":
+        return '"'
+    if not any(line.startswith('"') or delimiter + '"' in line for line in lines):
+        return ""
+    try:
+        lines, delimiter = _with_one_character(lines, delimiter)
+        for _ in csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True):
+            pass
+    except csv.Error as error:
+        return '"' if "unexpected end" in str(error) else ""  # where the sample ends
+    return '"'
+
+
+def _with_one_character(lines, delimiter):
+    """(lines, delimiter) for the csv module, which knows no longer delimiters."""
+    if len(delimiter) == 1:
+        return lines, delimiter
+    return [line.replace(delimiter, "\x1f") for line in lines], "\x1f"
+
+
+def _lists(lines, delimiter):
+    """ "lists" or "counted-lists" if every line is a list of whole numbers of its own length; else None."""
+    if _consistency(lines, delimiter)[0] >= 0.8 and len(lines) > 1:
+        return None
+    rows = [re.split(r"[\s,;]+", line.strip()) for line in lines]
+    if len(rows) < 3 or not all(field.isdigit() for row in rows for field in row):
+        return None
+    if all(int(row[0]) == len(row) - 1 for row in rows):
+        return "counted-lists"
+    return "lists" if len({row[0] for row in rows}) == len(rows) else None
+
+
+def _with_header(name, rows, layout, header, shape):
+    """The Layout with the header, the lines before it, and the first rows."""
+    if not rows:
+        raise UserError(f"{name} cannot be read: a quote opens in its first lines, and does not close")
+    usual = _usual([len(row) for _, row in rows])
+    share = sum(len(row) == usual for _, row in rows) / len(rows)
+    if share < FEWEST_ALIKE and not is_header(rows[0][1]):
+        raise UserError(
+            f"{name} has rows with different numbers of fields between {separated_by(layout.delimiter)}, such as "
+            f"'{shown(layout.delimiter.join(rows[-1][1]))}': it is no table. --format and --delimiter say otherwise"
+        )
+    start = 0
+    for place, (_, row) in enumerate(rows[: MOST_BEFORE + 1]):
+        if len(row) == usual or header is not False and len(row) > 1 and is_header(row):
+            start = place
+            break
+    first_line, first = rows[start][0], [field.strip() for field in rows[start][1]]
+    body = [row for _, row in rows[start + 1 :]]
+    if header is None:
+        header = _is_header(first, body)
+    if not header:
+        before = rows[start][0] - 1
+        return layout._replace(
+            skip=before, width=usual, rows=tuple(row for _, row in rows[start:]), shape=shape or "table"
+        )
+    names = first
+    while len(names) > usual and not names[-1]:  # empty names at the end, which no row has fields for
+        names = names[:-1]
+    if len(names) < usual:
+        beyond = [field for row in body if len(row) == usual for field in row[len(names) :]]
+        if any(field.strip() for field in beyond):
+            raise UserError(
+                f"{name}: the rows have {usual} fields, the header has {len(names)}: {listed(names)}. "
+                "Give it a name for every column"
+            )
+        names = names + [""] * (usual - len(names))
+    second = rows[start + 1][0] if start + 1 < len(rows) else first_line + 1
+    layout = layout._replace(
+        skip=second - 1, names=tuple(names), width=max(len(names), usual), rows=tuple(body)
+    )
+    return layout._replace(shape=shape or ("matrix" if _is_matrix(layout) else "table"))
+
+
+def _is_header(first, body):
+    """Whether the first row has names: known ones, or texts above numbers."""
+    if is_header(first):
+        return True
+    if not body or any(NUMBER.fullmatch(field) for field in first):
+        return False
+    below = Layout(rows=tuple(body))
+    return any(below.is_number(place) for place in range(len(first)))
+
+
+def _is_matrix(layout):
+    """Whether rows are users and columns items: numbers only, beside the first column, under names of items."""
+    columns = range(1, layout.width)
+    return (
+        layout.width >= FEWEST_MATRIX_COLUMNS
+        and all(layout.names[place] for place in columns)
+        and not any(
+            is_header([layout.names[place]]) or words_of(layout.names[place])[-1:] == ["time"]
+            for place in columns
+        )
+        and all(re.fullmatch(r"(\d+(\.\d*)?)?", field.strip()) for row in layout.rows for field in row[1:])
+        and bool(layout.rows)
+    )

@@ -1,0 +1,269 @@
+"""Whatever people have → plain files: a folder, a pattern, an archive, any encoding → UTF-8 text or Parquet.
+
+What a file is shows in its first bytes, never in its ending. A file that is plain already is read where it
+lies; of the others a copy is written into a scratch folder.
+"""
+
+import bz2
+import codecs
+import glob
+import gzip
+import re
+import shutil
+import sys
+import zipfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.errors import UserError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+BLOCK = 2**22  # bytes looked at, or copied, at once
+LARGEST_MEMBER = 64 * 2**30  # bytes of a zip member: more is an attack, or a mistake
+PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\x28\xb5\x2f\xfd": zstd.open}
+DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, zstd.ZstdError, NotImplementedError)
+# (how a file begins, what it is, what to do)
+REFUSED = [
+    (rb"\s*<(!doctype|html|\?xml)", "a web page", "Download the data themselves; a browser shows what it is"),
+    (rb"%PDF", "a PDF", "Export the table as CSV"),
+    (rb"\x89HDF", "HDF5", "Export the interactions as CSV or Parquet"),
+    (rb"\xd0\xcf\x11\xe0", "an old Excel workbook", "Save the sheet as CSV"),
+    (rb"SQLite format 3", "an SQLite database", "Export the table as CSV"),
+    (rb"\x80[\2-\5]", "a Python pickle, which may run any code", "Save the table with to_parquet"),
+    (rb"7z\xbc\xaf|Rar!|\xfd7zXZ", "an archive that cannot be read here", "Unpack it first"),
+]
+
+
+class Plain(NamedTuple):
+    """One file that can be read."""
+
+    path: Path
+    name: str  # as messages show it
+    kind: str  # "text", "parquet", "json" or "npz"
+    has_quotes: bool = False  # text with a double quote somewhere
+    has_spaces: bool = True  # or with a space, so that ids may have some around them
+
+
+def unpack(path, scratch, encoding=None):
+    """The plain files behind a path, and what is to be said about them.
+
+    Args:
+        path: a file; a folder of files; a pattern such as "part-*.csv"; a member of a zip, "a.zip/b.csv".
+        scratch: an empty folder for copies.
+        encoding: of texts, such as "cp1251"; None: UTF-8 or UTF-16 if it is that, else Windows-1252.
+
+    Returns:
+        ([Plain], [lines for the user]).
+
+    Raises:
+        UserError: there is no such file, or it is damaged, or neither text nor another known kind.
+    """
+    files, notes = [], []
+    for file, name in find(path):
+        for opened, inner in _members(file, name, scratch):
+            plain, note = look(opened, inner, scratch, encoding)
+            files.append(plain)
+            notes += note
+    if not files:
+        raise UserError(f"{path} holds no files")
+    return files, notes
+
+
+def find(path):
+    """[(Path, name)] of the files that a path or pattern stands for; UserError if there are none."""
+    expanded = Path(path).expanduser()
+    if expanded.is_dir():
+        found = [
+            file
+            for file in sorted(expanded.rglob("*"))
+            if file.is_file() and not any(part[0] in "._" for part in file.relative_to(expanded).parts)
+        ]
+        return [(file, str(file.relative_to(expanded))) for file in found]
+    if expanded.exists() or any(parent.is_file() for parent in expanded.parents):
+        return [(expanded, expanded.name)]
+    found = sorted(Path(match) for match in glob.glob(str(expanded), recursive=True))
+    found = [file for file in found if file.is_file()]
+    if not found:
+        raise UserError(f"there is no file '{path}'")
+    return [(file, file.name) for file in found]
+
+
+@contextmanager
+def damage_of(name):
+    """Turns what damaged archives raise into a UserError."""
+    try:
+        yield
+    except DAMAGED as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name} is damaged or truncated: {reason}. Download or copy it again") from error
+
+
+def _members(path, name, scratch):
+    """Generates (path, name) of what is to be read: the file itself, or the members of a zip, unpacked."""
+    archive = path if path.exists() else next(parent for parent in path.parents if parent.is_file())
+    wanted = path.relative_to(archive).as_posix() if archive != path else None
+    if not zipfile.is_zipfile(archive):
+        if wanted:
+            raise UserError(f"there is no file '{path}': {archive} is no folder and no zip")
+        yield path, name
+        return
+    with damage_of(archive), zipfile.ZipFile(archive) as file:
+        members = [info for info in file.infolist() if not info.is_dir()]
+        names = [info.filename for info in members]
+        if any(one.endswith(".npy") for one in names):
+            yield path, name
+            return
+        if "[Content_Types].xml" in names:
+            raise UserError(f"{archive} is an Excel workbook or another Office file. Save the sheet as CSV")
+        members = [info for info in members if not re.search(r"(^|/)[._]", info.filename)]
+        if wanted:
+            members = [info for info in members if info.filename == wanted]
+            if not members:
+                raise UserError(f"{archive} has no member {wanted}, only {', '.join(names[:20])}")
+        for number, info in enumerate(members):
+            yield extract(file, info, scratch / f"{number}-{archive.name}.member"), info.filename
+
+
+def extract(archive, info, target):
+    """Copies a member of a zip to the path target, which is returned: no archive chooses where it goes."""
+    if info.file_size > LARGEST_MEMBER:
+        raise UserError(f"{archive.filename}: {info.filename} claims {info.file_size:,} bytes")
+    if info.flag_bits & 1:
+        raise UserError(f"{archive.filename}: {info.filename} is encrypted. Make a zip without a password")
+    with archive.open(info) as source, open(target, "wb") as copy:
+        shutil.copyfileobj(source, copy, BLOCK)
+    return target
+
+
+def look(path, name, scratch, encoding=None):
+    """(Plain, notes) of one file."""
+    start = _start(path)
+    for magic, open_packed in PACKED.items():
+        if start.startswith(magic):
+            target = scratch / f"{len(list(scratch.iterdir()))}.unpacked"
+            with damage_of(name), open_packed(path) as source, open(target, "wb") as copy:
+                shutil.copyfileobj(source, copy, BLOCK)
+            path, start = target, _start(target)
+    if start.startswith(b"PAR1"):
+        return Plain(path, name, "parquet"), []
+    if start.startswith(b"PK\3\4") and not zipfile.is_zipfile(path):
+        raise UserError(f"{name} is a truncated zip. Download or copy it again")
+    if start.startswith((b"PK\3\4", b"\x93NUMPY")):
+        return Plain(path, name, "npz"), []
+    for pattern, what, remedy in REFUSED:
+        if re.match(pattern, start, re.IGNORECASE):
+            raise UserError(f"{name} is {what}, not a table. {remedy}")
+    if not start.strip():
+        raise UserError(f"{name} is empty")
+    encoding = encoding or _encoding_by_start(start, name)
+    survey = _survey(path)
+    if survey.nul and not encoding.startswith("utf-16"):
+        raise UserError(f"{name} is not text: it holds NUL bytes, the first at byte {survey.nul:,}")
+    notes = []
+    if encoding == "utf-8" and not survey.is_utf_8:
+        encoding = "cp1252"
+        notes.append(
+            f"{name} is not UTF-8: read as Windows-1252, such as '{_example(path, encoding, name)}'; "
+            "--encoding=NAME says otherwise"
+        )
+    if encoding != "utf-8" or survey.has_other_line_ends:
+        target = scratch / f"{len(list(scratch.iterdir()))}.txt"
+        _rewrite(path, target, encoding, name)
+        path, start = target, _start(target)
+    kind = "json" if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[") else "text"
+    return Plain(path, name, kind, survey.has_quotes, survey.has_spaces), notes
+
+
+def with_tabs(file, scratch):
+    """A text whose fields are separated by any number of spaces, again with a tab between them."""
+    target = scratch / f"{len(list(scratch.iterdir()))}.tabs"
+    with (
+        open(file.path, encoding="utf-8-sig") as lines,
+        open(target, "w", encoding="utf-8", newline="\n") as copy,
+    ):
+        copy.writelines(re.sub(" +", "\t", line.strip(" \n")) + "\n" for line in lines)
+    return file._replace(path=target)
+
+
+def _start(path):
+    with open(path, "rb") as file:
+        return file.read(BLOCK)
+
+
+def _encoding_by_start(start, name):
+    """ "utf-16" by its byte order mark or the zeros of its Latin letters; else "utf-8"."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for zeros, encoding in ((start[1:4096:2], "utf-16-le"), (start[0:4096:2], "utf-16-be")):
+        if zeros.count(0) > 0.6 * len(zeros) and start[:4096].count(0) < 0.55 * len(start[:4096]):
+            return encoding
+    return "utf-8"
+
+
+class _Survey(NamedTuple):
+    """What one pass over the bytes of a text shows."""
+
+    is_utf_8: bool
+    nul: int  # the place of the first NUL byte, from 1; 0 without one
+    has_quotes: bool
+    has_spaces: bool
+    has_other_line_ends: bool  # a carriage return alone, or both kinds of line ends
+
+
+def _survey(path):
+    decoder, is_utf_8, before, last = codecs.getincrementaldecoder("utf-8")(), True, 0, b""
+    nul, quotes, spaces, lines, returns, pairs = 0, False, False, 0, 0, 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            if is_utf_8 and (decoder.getstate()[0] or not block.isascii()):
+                try:
+                    decoder.decode(block)
+                except UnicodeDecodeError:
+                    is_utf_8 = False
+            nul = nul or (before + block.index(0) + 1 if 0 in block else 0)
+            quotes, spaces = quotes or b'"' in block, spaces or b" " in block
+            lines, returns = lines + block.count(b"\n"), returns + block.count(b"\r")
+            pairs += block.count(b"\r\n") + (last == b"\r" and block[:1] == b"\n")
+            before, last = before + len(block), block[-1:]
+    is_utf_8 = is_utf_8 and not decoder.getstate()[0]
+    return _Survey(is_utf_8, nul, quotes, spaces, returns > pairs or 0 < pairs < lines)
+
+
+def _rewrite(path, target, encoding, name):
+    """Writes a text again as UTF-8 with line feeds."""
+    try:
+        with (
+            open(path, encoding=encoding) as source,
+            open(target, "w", encoding="utf-8", newline="\n") as copy,
+        ):
+            shutil.copyfileobj(source, copy, BLOCK)
+    except LookupError as error:
+        raise UserError(f"--encoding: there is no encoding '{encoding}'") from error
+    except UnicodeError as error:
+        raise UserError(_not_decodable(name, encoding)) from error
+
+
+def _not_decodable(name, encoding):
+    if encoding == "cp1252":
+        return (
+            f"{name} is neither UTF-8 nor Windows-1252. Say what it is, such as --encoding=cp1251 (Cyrillic), "
+            "gb18030 (Chinese) or shift_jis (Japanese)"
+        )
+    return f"{name} is not {encoding}. Give another --encoding"
+
+
+def _example(path, encoding, name):
+    """The first word of a text that is not ASCII, for the user to judge."""
+    try:
+        with open(path, encoding=encoding) as file:
+            for line in file:
+                if not line.isascii():
+                    return re.search(r"[\w.' -]*[^\x00-\x7f][\w.' -]*", line).group()[:40].strip()
+    except UnicodeError as error:
+        raise UserError(_not_decodable(name, encoding)) from error

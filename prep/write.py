@@ -1,0 +1,71 @@
+"""Interactions → the files of data/<name>/, in the layout that data.py reads."""
+
+import io
+import json
+
+import h5py
+import numpy as np
+import pandas as pd
+import pooch
+
+from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION, names_digest
+from lib.files import atomic
+from prep.filters import split_sorted
+
+
+def write_layout(folder, user, item, rating, part):
+    """Writes the two files that data.py needs.
+
+    Args:
+        folder: an existing folder.
+        user, item, rating, part: (N,) arrays, one entry an interaction.
+    """
+    image = io.BytesIO()  # in memory, since the HDF5 library may crash if a write to the disk fails
+    with h5py.File(image, "w") as out:
+        for name, column in (("user", user), ("item", item), ("rating", rating)):
+            out.create_dataset(name, data=column, compression="gzip", shuffle=True, fletcher32=True)
+    with atomic(folder / INTERACTIONS) as file:
+        file.write(image.getbuffer())
+    with atomic(folder / INDEX) as file:
+        np.savez_compressed(file, data=part)
+
+
+def write_dataset(folder, interactions, titles, seed, every_user, manifest):
+    """Splits the interactions and writes the folder's files, the manifest with their checksums last.
+
+    Args:
+        folder: an empty folder.
+        interactions: as from `filter_interactions`. They are sorted by id, so the same interactions are
+            split alike with the same seed, wherever they came from.
+        titles: DataFrame with the columns item (ids as text) and title, or None.
+        seed, every_user: of the split, as in filters.split_sorted.
+        manifest: dict, what the manifest says beside the checksums; counts are added to manifest["counts"].
+
+    Returns:
+        {"users", "items", "interactions", "train", "validation", "test", "dropped": count}.
+    """
+    part = split_sorted(interactions.user, seed, every_user)
+    write_layout(folder, interactions.user, interactions.item, interactions.rating, part)
+    tables = {
+        "users.csv": pd.DataFrame({"id": interactions.user_ids}),
+        "items.csv": pd.DataFrame({"id": interactions.item_ids}),
+    }
+    if titles is not None:
+        titles = titles.drop_duplicates("item").set_index("item").title
+        tables["items.csv"]["title"] = titles.reindex(interactions.item_ids.astype(str)).fillna("").to_numpy()
+    for name, table in tables.items():
+        with atomic(folder / name) as file:
+            table.to_csv(file, index_label="index")
+    parts = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "dropped": DROPPED}
+    counts = {
+        "users": len(interactions.user_ids),
+        "items": len(interactions.item_ids),
+        "interactions": len(part),
+        **{name: int((part == code).sum()) for name, code in parts.items()},
+    }
+    checksums = {name: pooch.file_hash(folder / name) for name in (INTERACTIONS, INDEX)}
+    checksums |= {name: names_digest(folder / name) for name in tables}
+    manifest = {**manifest, "counts": {**manifest["counts"], **counts}, "sha256": checksums}
+    with atomic(folder / MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=2).encode())
+    return counts
