@@ -22,7 +22,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from lib.errors import Parser, UserError, run_script
-from lib.files import atomic
+from lib.files import atomic, write_parquet
 from runs.synthetic_users import folder_of, open_distilled, to_matrix, warn_if_not_learnt
 
 FORMATS = ("recbole", "lenskit", "implicit", "csv")
@@ -87,7 +87,7 @@ def write(matrix, item_ids, kind, out, name):
         return [out / "user_items.npz", out / "items.csv"]
     path = out / ("interactions.parquet" if kind == "lenskit" else "interactions.csv")
     with atomic(path) as file:
-        frame.to_parquet(file, index=False) if kind == "lenskit" else frame.to_csv(file, index=False)
+        write_parquet(file, frame) if kind == "lenskit" else frame.to_csv(file, index=False)
     return [path]
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,7 +41,7 @@ def read_back(kind, out, distilled):
         )
         return sp.load_npz(out / "user_items.npz")
     table = (
-        pd.read_parquet(out / "interactions.parquet")
+        duckdb.read_parquet(str(out / "interactions.parquet")).df()
         if kind == "lenskit"
         else pd.read_csv(out / "interactions.csv")
     )
