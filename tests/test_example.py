@@ -81,7 +81,8 @@ def test_the_own_baseline_is_better_than_popularity(example):
 
 def test_the_block_of_the_readme_runs(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace = {"table": example["table"], "histories": example["history"]}
+    example["table"].to_csv("ratings.csv", index=False)
+    namespace = {"histories": example["history"]}
     assert run_blocks(ROOT / "README.md", namespace) == 1
     assert namespace["users"].rows.shape == (100, 90)
     assert namespace["ids"].shape == (1, 10)
