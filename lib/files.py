@@ -81,6 +81,17 @@ def new_folder(path):
 
 
 @contextmanager
+def empty_folder(folder):
+    """An empty folder for temporary files; what a killed call has left there goes first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def lock(path, message=None):
     """Holds a lock on the file path; the system releases it when the process ends, however it ends.
 

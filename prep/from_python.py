@@ -11,7 +11,8 @@ import scipy.sparse as sp
 from lib.errors import UserError
 from lib.files import lock, new_folder
 from prep.filters import Filters, filter_interactions
-from prep.preprocess import READING, check_bad_rows, read_own
+from prep.own_file import OPTIONS, read_own
+from prep.preprocess import check_bad_rows
 from prep.tables import Interactions, encode
 from prep.write import write_dataset
 
@@ -32,7 +33,7 @@ def load(path, max_bad_share=0.01, **options):
     Raises:
         UserError: it cannot be read; one line says why.
     """
-    reading_options = {key: options.pop(key, None) for key in READING}
+    reading_options = {key: options.pop(key, None) for key in OPTIONS}
     filters = Filters(**{"min_user_count": 1, **options})
     with tempfile.TemporaryDirectory() as scratch:
         reading = read_own(path, Path(scratch), reading_options)

@@ -13,9 +13,7 @@ left as it is. A folder appears when all of its files are written, or not at all
 
 import json
 import math
-import shutil
 import sys
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -23,21 +21,19 @@ import pooch
 
 from data import INDEX, INTERACTIONS, MANIFEST
 from lib.errors import Parser, UserError, run_script
-from lib.files import lock, new_folder
+from lib.files import empty_folder, lock, new_folder
 from lib.settings import adapter, checked
-from prep import plain, tables
+from prep import plain
 from prep.columns import ROLES
 from prep.download import Unreachable, fetch
 from prep.filters import FEWEST_INTERACTIONS, Filters, filter_interactions
 from prep.layouts import SHAPES
+from prep.own_file import OPTIONS, read_own
 from prep.sources import MOVIELENS, SOURCES
 from prep.write import write_dataset
 
-COLUMNS = [f"{role}_col" for role in ROLES]
-READING = [*COLUMNS, "encoding", "delimiter", "header", "format", "titles"]  # options of one's own file
 # The options that shape a data set, by their keys in the manifest. Older manifests lack some.
-DEFAULTS = {"split_seed": 42, **Filters()._asdict(), **dict.fromkeys(READING)}
-WORDS = {"tab": "\t", "space": " "}
+DEFAULTS = {"split_seed": 42, **Filters()._asdict(), **dict.fromkeys(OPTIONS)}
 
 
 def prepare(name, options, unreachable=()):
@@ -54,11 +50,11 @@ def prepare(name, options, unreachable=()):
     with lock(options.data_dir / f".{name}.lock", f"another process is preparing {folder}"):
         if _exists(folder, options):
             return
-        with _scratch(options.data_dir / f".{name}.reading") as scratch:
+        with empty_folder(options.data_dir / f".{name}.reading") as scratch:
             is_own = options.name is not None
             if is_own:
                 path, source = options.file, f"file:{options.file}"
-                reading = read_own(path, scratch, {key: getattr(options, key) for key in READING})
+                reading = read_own(path, scratch, {key: getattr(options, key) for key in OPTIONS})
             else:
                 downloads = options.data_dir / ".downloads"
                 given = options.url, options.file, options.sha256
@@ -82,45 +78,6 @@ def prepare(name, options, unreachable=()):
             counts = write_dataset(partial, interactions, reading.titles, options.seed, is_own, manifest)
     for line in _summary(folder, reading, lost, counts):
         _print(line)
-
-
-def read_own(path, scratch, options):
-    """The tables.Reading of a user's own file.
-
-    Args:
-        scratch: an empty folder.
-        options: {key of READING: value or None}.
-    """
-    given = {role: options[f"{role}_col"] for role in ROLES}
-    delimiter = WORDS.get(options["delimiter"], options["delimiter"])
-    header = {None: None, "yes": True, "no": False}[options["header"]]
-    reading = tables.read(path, scratch, given, options["encoding"], delimiter, header, options["format"])
-    if options["titles"] is not None:
-        with _scratch(scratch / "titles") as folder:
-            reading = reading._replace(
-                titles=tables.read_titles(options["titles"], folder, options["encoding"])
-            )
-    if reading.titles is not None:
-        titled = reading.titles.item.nunique()
-        ids = reading.interactions.item_ids.astype(str)
-        found = int(reading.titles.drop_duplicates("item").item.isin(ids).sum())
-        reading.notes.append(f"{found:,} of {len(ids):,} items have a title" + _unused(titled - found))
-    return reading
-
-
-def _unused(count):
-    return f"; {count:,} titles are of items without interactions" if count else ""
-
-
-@contextmanager
-def _scratch(folder):
-    """An empty folder for temporary files; what a killed call has left there goes first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_bad_rows(reading, max_bad_share):
@@ -174,7 +131,7 @@ def _file_hash(path):
 
 def _shaping_options(options):
     """The options that shape the data set, by their keys in the manifest."""
-    keys = [key for key in DEFAULTS if key not in READING or options.name is not None]
+    keys = [key for key in DEFAULTS if key not in OPTIONS or options.name is not None]
     return {key: options.seed if key == "split_seed" else getattr(options, key) for key in keys}
 
 
@@ -323,7 +280,7 @@ def _check_names(options):
         checked("--name", options.name, adapter("dataset"))
         if options.name in SOURCES:
             raise UserError(f"--name: {options.name} is a data set that prep.sh knows. Choose another name.")
-    elif chosen := [key for key in READING if getattr(options, key) is not None]:
+    elif chosen := [key for key in OPTIONS if getattr(options, key) is not None]:
         raise UserError(f"{_option(chosen[0])} is for a table of your own. Add --file=TABLE --name=NAME.")
     elif options.file is not None and not options.names:
         raise UserError(

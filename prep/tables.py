@@ -1,8 +1,7 @@
-"""Rows of a file → Interactions, by DuckDB, which works on disk where the memory is too small.
+"""Tables whose layout and columns are known → Interactions, by DuckDB, which works on disk where memory ends.
 
-prep/plain.py opens the files, prep/layouts.py and prep/columns.py say how their rows stand. Rows that cannot
-be used are left out, counted, and the first of them named by their lines. A stray quote makes one row of many
-lines: it counts as all of them.
+Rows that cannot be used are left out, counted, and the first of them named by their lines. A stray quote makes
+one row of many lines: it counts as all of them.
 """
 
 import csv
@@ -13,20 +12,17 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from data import WHOLE_NUMBER
 from lib.errors import UserError
-from prep import columns as columns_of
 from prep import plain
 from prep.columns import Columns
-from prep.layouts import Layout, shown, sniff
+from prep.layouts import Layout, shown
 
 LONGEST_ROW = 2**26  # bytes
 LARGEST_SECONDS = 1e11  # since 1970: larger numbers are milliseconds, or less
 MOST_ODD_TIMES = 0.01  # the share of times that may be unreadable
 EXAMPLES = 5  # bad rows that are named
-SAMPLE_ROWS = 1000
 # An id that is a whole number, however a table spells it, such as 7, 7.0 or 7e3; not 007.
 WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0*)?([eE]\+?\d{1,2})?")
 PLAIN = re.compile(WHOLE_NUMBER)
@@ -79,151 +75,37 @@ class Part(NamedTuple):
     columns: Columns
 
 
-def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, shape=None):
-    """The Reading of a user's own file, folder, pattern or archive; see docs/data.md.
-
-    Args:
-        scratch: an empty folder for what has to be unpacked, and for DuckDB.
-        given: {role: column} as in columns.choose; None: all columns are found.
-        encoding, delimiter, header, shape: as in plain.unpack and layouts.sniff; None: found.
-
-    Raises:
-        UserError: it cannot be read; one line says what to do.
-    """
-    files, notes = plain.unpack(path, scratch, encoding)
-    with database_in(scratch) as database:
-        parts, more = _parts(database, path, files, scratch, given or {}, delimiter, header, shape)
-        notes = notes + more
-        first = parts[0]
-        if first.file.kind == "npz" or first.layout.shape != "table":
-            reading = _read_other(parts)
-        else:
-            reading = read_parts(database, parts)
-    return reading._replace(notes=notes + reading.notes)
-
-
-def read_titles(path, scratch, encoding=None):
-    """A DataFrame with the columns item and title, from a table of the user's own."""
-    files, _ = plain.unpack(path, scratch, encoding)
-    with database_in(scratch) as database:
-        file = files[0]
-        layout = _layout(database, file, None, None, "table")
-        names = layout.names or []
-        ranks = [columns_of.rank(columns_of.words_of(name)) for name in names]
-        best = lambda role: min((one[role], place) for place, one in enumerate(ranks) if role in one)[1]
-        try:
-            item = best("item") if names else 0
-            title = best("title") if names else 1
-        except ValueError as error:
-            raise UserError(
-                f"{file.name} must have a column of items and one of titles, such as item and title; "
-                f"it has {columns_of.listed(names)}"
-            ) from error
-        fields, source = _source(file, layout)
-        rows = database.execute(f"SELECT {fields[item]}, {fields[title]} FROM {source}").fetchall()
-    table = pd.DataFrame(rows, columns=["item", "title"]).dropna()
-    return table.assign(item=_spelled_alike(table.item))
-
-
 def database_in(scratch):
     """A DuckDB connection that keeps its tables in the scratch folder."""
     database = duckdb.connect(str(scratch / "rows.duckdb"))
     database.execute(
-        f"SET memory_limit = '2GB'; SET TimeZone = 'UTC'; SET temp_directory = {_quoted(scratch / 'spill')}"
+        f"SET memory_limit = '2GB'; SET TimeZone = 'UTC'; SET temp_directory = {quoted(scratch / 'spill')}"
     )
     return database
 
 
-def _parts(database, path, files, scratch, given, delimiter, header, shape):
-    """([Part] of the files that are read, notes). Of a folder's files, those without such columns are left out."""
-    parts, said, errors = [], [], []
-    for file in files:
-        try:
-            layout = _layout(database, file, delimiter, header, shape)
-            if layout.delimiter == " " and layout.shape == "table":
-                file, layout = plain.with_tabs(file, scratch), layout._replace(delimiter="\t")
-            is_table = file.kind != "npz" and layout.shape == "table"
-            columns, line = columns_of.choose(file.name, layout, given) if is_table else (Columns(0, 1), None)
-            parts.append(Part(file, layout, columns))
-            said.append(line)
-        except UserError as error:
-            errors.append((file.name, error))
-    if not parts:
-        raise errors[0][1]
-    if any(part.layout.names for part in parts):  # then a text without a header is no table, but prose
-        errors += [(part.file.name, None) for part in parts if not part.layout.names]
-        said = [line for part, line in zip(parts, said) if part.layout.names]
-        parts = [part for part in parts if part.layout.names]
-    for part in parts:
-        if (part.layout.names, part.layout.width) != (parts[0].layout.names, parts[0].layout.width):
-            listed = lambda one: columns_of.listed(
-                one.layout.names or list(map(str, range(one.layout.width)))
-            )
-            raise UserError(
-                f"{path} holds tables with different columns: {parts[0].file.name} ({listed(parts[0])}) and "
-                f"{part.file.name} ({listed(part)}). Name one file, or a pattern of those that belong together"
-            )
-    notes = [f"read as {_shape_in_words(parts[0])}" if said[0] is None else f"columns: {said[0]}"]
-    if len(files) > 1:
-        notes.append(
-            f"{len(parts):,} files are read"
-            + (f"; left out: {', '.join(name for name, _ in errors[:9])}" if errors else "")
-        )
-    if parts[0].layout.skip > bool(parts[0].layout.names):
-        notes.append(
-            f"{parts[0].file.name}: {parts[0].layout.skip - bool(parts[0].layout.names)} lines before the table are left out"
-        )
-    return parts, notes
-
-
-def _shape_in_words(part):
-    if part.file.kind == "npz":
-        return "a matrix, users x items, with their numbers as ids"
-    return {
-        "lists": "lists: a user, then their items, a line each",
-        "counted-lists": "counted lists: how many, then the items, a line for each user",
-        "matrix": "a matrix: a row for each user, a column for each item",
-    }[part.layout.shape]
-
-
-def _layout(database, file, delimiter, header, shape):
-    if file.kind == "npz":
-        return Layout(shape="matrix")
-    if file.kind == "text":
-        return sniff(file, delimiter, header, shape)
-    source = _reader(file)
-    try:
-        rows = database.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {source} LIMIT {SAMPLE_ROWS}")
-        names, rows = rows.columns, rows.fetchall()
-    except duckdb.Error as error:
-        raise _unreadable(file, error) from error
-    return Layout(
-        names=tuple(names), width=len(names), rows=tuple([field or "" for field in row] for row in rows)
-    )
-
-
-def _unreadable(file, error):
+def unreadable(file, error):
     kind = {"parquet": " as Parquet", "json": " as JSON"}.get(file.kind, "")
     return UserError(f"{file.name} cannot be read{kind}: {shown(str(error).splitlines()[0], 200)}")
 
 
-def _reader(file):
+def reader_of(file):
     """The DuckDB function that reads a Parquet or JSON file."""
     if file.kind == "parquet":
-        return f"read_parquet({_quoted(file.path)})"
-    return f"read_json_auto({_quoted(file.path)}, maximum_object_size={LONGEST_ROW}, sample_size=-1)"
+        return f"read_parquet({quoted(file.path)})"
+    return f"read_json_auto({quoted(file.path)}, maximum_object_size={LONGEST_ROW}, sample_size=-1)"
 
 
-def _source(file, layout, marked=False):
+def source_of(file, layout, marked=False):
     """([SQL of each field as text], SQL of the table) of a file; marked: without the marks, in a column mark."""
     if file.kind != "text":
-        return [_text(f"{_identifier(name)}::VARCHAR") for name in layout.names], _reader(file)
+        return [_text(f"{_identifier(name)}::VARCHAR") for name in layout.names], reader_of(file)
     fields = [f"c{place}" for place in range(layout.width)]
     types = ", ".join(f"{field}: 'VARCHAR'" for field in fields)
     fields = list(map(_text, fields)) if file.has_spaces else fields
     source = (
-        f"read_csv({_quoted(file.path)}, auto_detect=false, compression='none', delim={_quoted(layout.delimiter)}, "
-        f"quote={_quoted(layout.quote)}, escape={_quoted(layout.quote)}, header=false, skip={layout.skip}, "
+        f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={quoted(layout.delimiter)}, "
+        f"quote={quoted(layout.quote)}, escape={quoted(layout.quote)}, header=false, skip={layout.skip}, "
         f"columns={{{types}}}, max_line_size={LONGEST_ROW}, store_rejects=true, rejects_limit=0, "
         f"null_padding={marked})"
     )
@@ -271,7 +153,7 @@ def read_parts(database, parts, marked=False):
             f"SELECT i AS item, arg_min(title, rowid) AS title FROM raw WHERE NOT {is_bad} AND title IS NOT NULL "
             "GROUP BY i"
         ).df()
-        titles = titles.assign(item=_spelled_alike(titles.item))
+        titles = titles.assign(item=spelled_alike(titles.item))
     return Reading(
         Interactions(user, users[0], item, items[0], rating, times, is_count=columns.rating is None),
         titles,
@@ -289,29 +171,31 @@ def _load(database, part, is_first, marked, time_type):
     swallowed other rows; odd, a time that is no number.
     """
     file, layout, columns = part
-    fields, source = _source(file, layout, marked)
+    fields, source = source_of(file, layout, marked)
     item, torn = "mark" if marked else fields[columns.item], "NULL"
     if file.kind == "text" and file.has_quotes:
-        torn = _torn_sql([f"c{place}" for place in range(layout.width)], layout, columns)
-    sound = lambda field: f"CASE WHEN torn IS NULL THEN {field} END"
+        torn, source = "torn", f"(SELECT *, {_torn_sql(layout, columns)} AS torn FROM {source})"
+    elif marked:
+        source = f"(SELECT * FROM {source})"
+    sound = lambda field: f"CASE WHEN {torn} IS NULL THEN {field} END"
     optional = lambda place: "NULL" if place is None else fields[place]
     number = "1" if columns.value is None else _number(fields[columns.value], layout.delimiter)
     time = f"try_cast({optional(columns.time)} AS {time_type})"
     select = (
         f"SELECT {sound(fields[columns.user])} AS u, {sound(item)} AS i, {number}::FLOAT AS v, {time} AS t, "
-        f"{optional(columns.title)}::VARCHAR AS title, torn, "
+        f"{optional(columns.title)}::VARCHAR AS title, {torn}::VARCHAR AS torn, "
         f"CASE WHEN {time} IS NULL THEN {optional(columns.time)}::VARCHAR END AS odd "
-        f"FROM (SELECT *, ({torn})::VARCHAR AS torn FROM {source})"
+        f"FROM {source}"
     )
     if file.kind == "text":
         select += f" WHERE coalesce({', '.join(f'c{place}' for place in range(layout.width))}) IS NOT NULL"
     try:
         database.execute(f"{'CREATE TABLE raw AS' if is_first else 'INSERT INTO raw'} {select}")
     except duckdb.Error as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
 
 
-def _torn_sql(fields, layout, columns):
+def _torn_sql(layout, columns):
     """SQL for the value of a row that swallowed other rows, or NULL.
 
     A line break in an id or a rating is a fault. In another column, such as a review's text, it is one if most
@@ -319,13 +203,14 @@ def _torn_sql(fields, layout, columns):
     many delimiters, and a number, or nothing, as rating.
     """
     cases = []
-    for place, field in enumerate(fields):
+    for place in range(layout.width):
+        field = f"c{place}"
         breaks = f"contains({field}, chr(10))"
         if place not in (columns.user, columns.item, columns.value):
-            delimiter, beyond = _quoted(layout.delimiter), layout.width - 1
+            delimiter, beyond = quoted(layout.delimiter), layout.width - 1
             delimiters = f"(len(x) - len(replace(x, {delimiter}, ''))) = {beyond * len(layout.delimiter)}"
             if columns.value is None:
-                is_row = f"{delimiters} AND NOT contains(x, {_quoted(layout.delimiter + ' ')})"
+                is_row = f"{delimiters} AND NOT contains(x, {quoted(layout.delimiter + ' ')})"
             else:
                 rating = f"trim(split_part(x, {delimiter}, {columns.value + 1}))"
                 is_row = f"{delimiters} AND ({rating} = '' OR try_cast({rating} AS DOUBLE) IS NOT NULL)"
@@ -447,7 +332,7 @@ def _times(database, is_bad, time_type):
     else:
         formats = [("epoch(try_cast(t AS TIMESTAMPTZ))", None)]
         formats += [
-            (f"epoch(try_strptime(t, {_quoted(date + clock)}))", date + clock)
+            (f"epoch(try_strptime(t, {quoted(date + clock)}))", date + clock)
             for date in DATES
             for clock in CLOCKS
         ]
@@ -480,7 +365,7 @@ def _distinct(database, column):
     texts = [text for (text,) in database.execute(_distinct_sql(column)).fetchall()]
     missing = [text for text in texts if text.lower() in MISSING]
     if missing and all(map(WHOLE.fullmatch, set(texts) - set(missing))) and len(missing) < len(texts):
-        words = ", ".join(map(_quoted, missing))
+        words = ", ".join(map(quoted, missing))
         database.execute(f"UPDATE raw SET {column} = NULL WHERE {column} IN ({words})")
         return _distinct(database, column)
     return *canonical(texts), bool(texts) and all(map(PLAIN.fullmatch, texts))
@@ -523,36 +408,19 @@ def canonical(texts):
     return ids, places.astype(np.int32)
 
 
-def _spelled_alike(texts):
+def spelled_alike(texts):
     """Ids in the spelling of `canonical`, as text."""
     ids, places = canonical(texts)
     return ids.astype(str).astype(object)[places]
 
 
-def _quoted(text):
+def quoted(text):
     """A text in SQL."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def _identifier(name):
     return '"' + name.replace('"', '""') + '"'
-
-
-# ---- Other shapes --------------------------------------------------------------------------------------
-
-
-def _read_other(parts):
-    """The Reading of a matrix or of lists."""
-    if len(parts) > 1:
-        raise UserError(
-            f"{parts[0].file.name} and {parts[1].file.name} are {_shape_in_words(parts[0])}. Name one file"
-        )
-    file, layout, _ = parts[0]
-    read = _read_npz if file.kind == "npz" else _read_matrix if layout.shape == "matrix" else _read_lists
-    users, items, values = read(file, layout)
-    (user, user_ids), (item, item_ids) = map(encode, (users, items))
-    values = np.asarray(values, np.float32)
-    return Reading(Interactions(user, user_ids, item, item_ids, values, is_count=True), rows=len(values))
 
 
 def encode(column):
@@ -562,53 +430,3 @@ def encode(column):
         raise UserError(f"{int((codes < 0).sum()):,} interactions have no user or no item")
     ids, places = canonical(list(map(str, distinct)))
     return places[codes], ids
-
-
-def _read_npz(file, layout):
-    """(users, items, values) of a matrix that scipy or numpy has saved; ids are the numbers of rows and columns."""
-    try:
-        with open(file.path, "rb") as content:
-            matrix = (
-                sp.load_npz(content) if content.peek(2)[:2] == b"PK" else np.load(content, allow_pickle=False)
-            )
-        matrix = sp.coo_array(matrix)
-        if matrix.ndim != 2:
-            raise ValueError(f"it has {matrix.ndim} dimensions, not 2")
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds
-        raise UserError(
-            f"{file.name} is no matrix of scipy.sparse.save_npz or numpy.save: {shown(str(error), 120)}"
-        ) from error
-    entries = matrix.data != 0
-    return matrix.row[entries], matrix.col[entries], matrix.data[entries]
-
-
-def _read_matrix(file, layout):
-    """(users, items, values) of a table with a row for each user and a column for each item."""
-    users, items, values = [], [], []
-    chunks = pd.read_csv(
-        file.path, sep=layout.delimiter, skiprows=layout.skip, header=None, dtype={0: str}, chunksize=10_000,
-        keep_default_na=False, na_values=[""],
-    )  # fmt: skip
-    try:
-        for chunk in chunks:
-            cells = chunk.iloc[:, 1:].to_numpy(np.float32, na_value=0)
-            row, column = cells.nonzero()
-            users += chunk[0].to_numpy(object)[row].tolist()
-            items += np.array(layout.names[1:], object)[column].tolist()
-            values.append(cells[row, column])
-    except ValueError as error:
-        raise UserError(
-            f"{file.name} is no matrix of numbers: {shown(str(error).splitlines()[0], 120)}"
-        ) from error
-    return users, items, np.concatenate([np.empty(0, np.float32), *values])
-
-
-def _read_lists(file, layout):
-    """(users, items, ones) of lines "user item item …"; counted: "how many item item …", users by line, from 0."""
-    users, items = [], []
-    with open(file.path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines):
-            first, *rest = re.split(r"[\s,;]+", line.strip())
-            users += [first if layout.shape == "lists" else str(number)] * len(rest)
-            items += rest
-    return users, items, np.ones(len(items), np.float32)

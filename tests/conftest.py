@@ -67,10 +67,10 @@ def pairs_of(interactions):
 
 def reading_of(path, read=None, **columns):
     """The prep.tables.Reading of a file; columns are roles, such as user="buyer"."""
-    from prep import tables
+    from prep import own_file
 
     with tempfile.TemporaryDirectory() as scratch:
-        return read(path, Path(scratch)) if read else tables.read(path, Path(scratch), columns)
+        return read(path, Path(scratch)) if read else own_file.read(path, Path(scratch), columns)
 
 
 def write(path, content):
