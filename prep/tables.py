@@ -6,12 +6,15 @@ one row of many lines: it counts as all of them.
 
 import csv
 import re
+import threading
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from data import WHOLE_NUMBER
 from lib.errors import UserError
@@ -75,13 +78,19 @@ class Part(NamedTuple):
     columns: Columns
 
 
+@contextmanager
 def database_in(scratch):
     """A DuckDB connection that keeps its tables in the scratch folder."""
-    database = duckdb.connect(str(scratch / "rows.duckdb"))
-    database.execute(
-        f"SET memory_limit = '2GB'; SET TimeZone = 'UTC'; SET temp_directory = {quoted(scratch / 'spill')}"
-    )
-    return database
+    with duckdb.connect(str(scratch / "rows.duckdb")) as database:
+        database.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+        database.execute(f"SET memory_limit = '2GB'; SET temp_directory = {quoted(scratch / 'spill')}")
+        database.execute("SET TimeZone = 'UTC'")
+        try:
+            yield database
+        except RuntimeError as error:
+            if "interrupted" in str(error):  # so DuckDB says that Ctrl-C was pressed
+                raise KeyboardInterrupt from error
+            raise
 
 
 def unreadable(file, error):
@@ -190,9 +199,29 @@ def _load(database, part, is_first, marked, time_type):
     if file.kind == "text":
         select += f" WHERE coalesce({', '.join(f'c{place}' for place in range(layout.width))}) IS NOT NULL"
     try:
-        database.execute(f"{'CREATE TABLE raw AS' if is_first else 'INSERT INTO raw'} {select}")
+        with _bar(database, file.name):
+            database.execute(f"{'CREATE TABLE raw AS' if is_first else 'INSERT INTO raw'} {select}")
     except duckdb.Error as error:
         raise unreadable(file, error) from error
+
+
+@contextmanager
+def _bar(database, name):
+    """On a terminal, a bar of the progress of what the database does in the block, if it takes long."""
+    done = threading.Event()
+
+    def watch():
+        with tqdm(total=100, desc=f"reading {name}", unit="%", disable=None, delay=2, leave=False) as bar:
+            while not done.wait(0.5):
+                bar.update(max(0, database.query_progress() - bar.n))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _torn_sql(layout, columns):
