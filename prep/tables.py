@@ -211,7 +211,10 @@ def _bar(database, name):
     done = threading.Event()
 
     def watch():
-        with tqdm(total=100, desc=f"reading {name}", unit="%", disable=None, delay=2, leave=False) as bar:
+        form = "{desc} |{bar}| {percentage:.0f} %, {remaining} left"
+        with tqdm(
+            total=100, desc=f"reading {name}", bar_format=form, disable=None, delay=2, leave=False
+        ) as bar:
             while not done.wait(0.5):
                 bar.update(max(0, database.query_progress() - bar.n))
 
