@@ -1,4 +1,4 @@
-"""Which column is what: users, items, ratings or counts, times, titles, by the names that people give them."""
+"""Which column is what: users, items, ratings or counts, times, titles, by names that people give them."""
 
 import re
 from typing import NamedTuple
@@ -145,7 +145,8 @@ def _place(path, layout, role, column):
     if len(exact or alike) > 1:
         numbers = " or ".join(map(str, exact or alike))
         raise UserError(
-            f"{path} has {len(exact or alike)} columns named {column}. Give --{role}-col as a number: {numbers}"
+            f"{path} has {len(exact or alike)} columns named {column}. "
+            f"Give --{role}-col as a number: {numbers}"
         )
     if exact or alike:
         return (exact or alike)[0]
@@ -216,7 +217,8 @@ def _check(path, layout, places):
                 )
             example = next((str(place) for place in range(layout.width) if place not in places.values()), "0")
             raise UserError(
-                f"{path} has no column '{role}', only {listed(layout.names)}. Name it with --{role}-col=NAME, "
+                f"{path} has no column '{role}', only {listed(layout.names)}. Name it with "
+                f"--{role}-col=NAME, "
                 f"or by its number from 0, such as --{role}-col={example}"
             )
 

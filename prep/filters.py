@@ -27,8 +27,8 @@ def filter_interactions(interactions, filters, only_likes=False):
     """The interactions that count, each pair once, sorted by user and item, and how many were left out.
 
     Rows outside of since and until go first. Then a pair's rows become one: counts are summed; of ratings the
-    latest by time is kept or, without times, the last in the file. Then pairs with too low a value go: sums of
-    0 and less always. At last users and items with too few pairs go, until all that remain have enough.
+    latest by time is kept or, without times, the last in the file. Then pairs with too low a value go, sums
+    of 0 and less always. At last users and items with too few pairs go, until all that remain have enough.
 
     Args:
         interactions: tables.Interactions.
@@ -133,8 +133,8 @@ def _high_enough(rating, is_count, filters, only_likes):
     if not enough.any():
         what, name = ("count", "--min-count") if filters.min_rating is None else ("rating", "--min-rating")
         raise UserError(
-            f"nothing is left: the highest {what} of {len(rating):,} is {rating.max():g}, and {option} is wanted"
-            + (f". Lower {name}" if lowest else "")
+            f"nothing is left: the highest {what} of {len(rating):,} is {rating.max():g}, "
+            f"and {option} is wanted" + (f". Lower {name}" if lowest else "")
         )
     return enough
 
@@ -152,8 +152,8 @@ def _nothing_left(pairs, most_of_user, most_of_item, filters):
     ]
     return (
         f"nothing is left: of {pairs:,} interactions, leaving out users with fewer than "
-        f"{filters.min_user_count} and items with fewer than {filters.min_item_count} leaves none. At last no "
-        f"user had more than {most_of_user}, no item more than {most_of_item}. "
+        f"{filters.min_user_count} and items with fewer than {filters.min_item_count} leaves none. At last "
+        f"no user had more than {most_of_user}, no item more than {most_of_item}. "
         + (f"Lower {' or '.join(lowered)}" if lowered else "Check that the columns are the right ones")
     )
 

@@ -18,7 +18,7 @@ from prep.write import write_dataset
 
 
 def load(path, max_bad_share=0.01, **options):
-    """The interactions in a file, folder, pattern or archive, as ./prep.sh --file=PATH reads and filters them.
+    """The interactions in a file, folder or archive, as ./prep.sh --file=PATH reads and filters them.
 
     Args:
         path: text or Path.

@@ -127,8 +127,10 @@ def _rows(lines, delimiter, quote):
 
 
 def _quote(lines, delimiter):
-    """The quote character. In tables with tabs and the like, names may have stray quotes: there it is one only
-    if some fields begin with it, and all of these end with it.
+    """The quote character, or none.
+
+    In tables with tabs and the like, names may have stray quotes: there it is one only if some fields begin
+    with it, and all of these end with it.
     """
     if delimiter in ",;":
         return '"'
@@ -170,8 +172,9 @@ def _with_header(name, rows, layout, header, shape):
     share = sum(len(row) == usual for _, row in rows) / len(rows)
     if share < FEWEST_ALIKE and not is_header(rows[0][1]):
         raise UserError(
-            f"{name} has rows with different numbers of fields between {separated_by(layout.delimiter)}, such as "
-            f"'{shown(layout.delimiter.join(rows[-1][1]))}': it is no table. --format and --delimiter say otherwise"
+            f"{name} has rows with different numbers of fields between {separated_by(layout.delimiter)}, "
+            f"such as '{shown(layout.delimiter.join(rows[-1][1]))}': it is no table. "
+            "--format and --delimiter say otherwise"
         )
     start = 0
     for place, (_, row) in enumerate(rows[: MOST_BEFORE + 1]):
@@ -216,7 +219,7 @@ def _is_header(first, body):
 
 
 def _is_matrix(layout):
-    """Whether rows are users and columns items: numbers only, beside the first column, under names of items."""
+    """Whether rows are users and columns items: under names of items, behind the first column, numbers."""
     columns = range(1, layout.width)
     return (
         layout.width >= FEWEST_MATRIX_COLUMNS

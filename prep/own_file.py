@@ -92,7 +92,7 @@ def read_titles(path, scratch, encoding=None):
 
 
 def _parts(database, path, files, scratch, given, delimiter, header, shape):
-    """([Part] of the files that are read, notes). Of a folder's files, those without such columns are left out."""
+    """([Part] of the files that are read, notes). A folder's files without such columns are left out."""
     parts, said, errors = [], [], []
     for file in files:
         try:
@@ -124,10 +124,9 @@ def _parts(database, path, files, scratch, given, delimiter, header, shape):
             f"{len(parts):,} files are read"
             + (f"; left out: {', '.join(name for name, _ in errors[:9])}" if errors else "")
         )
-    if parts[0].layout.skip > bool(parts[0].layout.names):
-        notes.append(
-            f"{parts[0].file.name}: {parts[0].layout.skip - bool(parts[0].layout.names)} lines before the table are left out"
-        )
+    before = parts[0].layout.skip - bool(parts[0].layout.names)
+    if before > 0:
+        notes.append(f"{parts[0].file.name}: {before} lines before the table are left out")
     return parts, notes
 
 
@@ -175,7 +174,7 @@ def _read_other(parts):
 
 
 def _read_npz(file, layout):
-    """(users, items, values) of a matrix that scipy or numpy has saved; ids are the numbers of rows and columns."""
+    """(users, items, values) of a matrix that scipy or numpy has saved; ids are places, from 0."""
     try:
         with open(file.path, "rb") as content:
             matrix = (
@@ -214,7 +213,7 @@ def _read_matrix(file, layout):
 
 
 def _read_lists(file, layout):
-    """(users, items, ones) of lines "user item item …"; counted: "how many item item …", users by line, from 0."""
+    """(users, items, ones) of lines "user item …"; counted: "how many item …", and users are lines, from 0."""
     users, items = [], []
     with open(file.path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines):

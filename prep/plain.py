@@ -252,8 +252,8 @@ def _rewrite(path, target, encoding, name):
 def _not_decodable(name, encoding):
     if encoding == "cp1252":
         return (
-            f"{name} is neither UTF-8 nor Windows-1252. Say what it is, such as --encoding=cp1251 (Cyrillic), "
-            "gb18030 (Chinese) or shift_jis (Japanese)"
+            f"{name} is neither UTF-8 nor Windows-1252. Say what it is, such as --encoding=cp1251 "
+            "(Cyrillic), gb18030 (Chinese) or shift_jis (Japanese)"
         )
     return f"{name} is not {encoding}. Give another --encoding"
 

@@ -4,7 +4,7 @@
     ./prep.sh ml-1m ml-100k                the first of these that can be downloaded
     ./prep.sh ml-1m --url=https://mirror.example/ml-1m.zip
     ./prep.sh netflix --file=Downloads/netflix-prize
-    ./prep.sh --file=ratings.csv --name=mine                    your own file: nearly any table, list or matrix
+    ./prep.sh --file=ratings.csv --name=mine                    your own: nearly any table, list or matrix
     ./prep.sh --file='parts/*.parquet' --name=shop --min-count=2 --titles=products.csv
 
 What was chosen is said in lines, with the option that decides otherwise. A data set that exists already is
@@ -118,7 +118,8 @@ def _summary(folder, reading, lost, counts):
     for line in filter(None, lines):
         yield f"left out: {line}"
     yield (
-        f"{folder}: {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions: "
+        f"{folder}: {counts['users']:,} users, {counts['items']:,} items, "
+        f"{counts['interactions']:,} interactions: "
         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test"
     )
 

@@ -102,10 +102,10 @@ def read_table(layout, columns=RATED):
 def read_recbole_ml_100k(path, scratch):
     """RecBole's example data: tables with a header of name:type; years have a column of their own."""
     names = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
-    return read_movielens(
-        "recbole/dataset_example/ml-100k", "ml-100k.inter", TABS._replace(skip=1, names=names), "ml-100k.item",
-        sep="\t", skiprows=1, names=["item", "title", "year", "genres"],
-    )(path, scratch)  # fmt: skip
+    layout = TABS._replace(skip=1, names=names)
+    options = {"sep": "\t", "skiprows": 1, "names": ["item", "title", "year", "genres"]}
+    folder = "recbole/dataset_example/ml-100k"
+    return read_movielens(folder, "ml-100k.inter", layout, "ml-100k.item", **options)(path, scratch)
 
 
 def read_netflix(path, scratch):

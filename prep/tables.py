@@ -1,7 +1,7 @@
 """Tables whose layout and columns are known → Interactions, by DuckDB, which works on disk where memory ends.
 
-Rows that cannot be used are left out, counted, and the first of them named by their lines. A stray quote makes
-one row of many lines: it counts as all of them.
+Rows that cannot be used are left out, counted, and the first of them named by their lines. A stray quote
+makes one row of many lines: it counts as all of them.
 """
 
 import csv
@@ -106,15 +106,15 @@ def reader_of(file):
 
 
 def source_of(file, layout, marked=False):
-    """([SQL of each field as text], SQL of the table) of a file; marked: without the marks, in a column mark."""
+    """([SQL of each field as text], SQL of the table) of a file; marked: the marks become a column."""
     if file.kind != "text":
         return [_text(f"{_identifier(name)}::VARCHAR") for name in layout.names], reader_of(file)
     fields = [f"c{place}" for place in range(layout.width)]
     types = ", ".join(f"{field}: 'VARCHAR'" for field in fields)
     fields = list(map(_text, fields)) if file.has_spaces else fields
     source = (
-        f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={quoted(layout.delimiter)}, "
-        f"quote={quoted(layout.quote)}, escape={quoted(layout.quote)}, header=false, skip={layout.skip}, "
+        f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', "
+        f"delim={quoted(layout.delimiter)}, quote={quoted(layout.quote)}, escape={quoted(layout.quote)}, header=false, skip={layout.skip}, "
         f"columns={{{types}}}, max_line_size={LONGEST_ROW}, store_rejects=true, rejects_limit=0, "
         f"null_padding={marked})"
     )
@@ -142,9 +142,9 @@ def read_parts(database, parts, marked=False):
         starts.append(database.execute("SELECT count(*) FROM raw").fetchone()[0])
     users, items = (_distinct(database, column) for column in "ui")
     is_bad = "(u IS NULL OR i IS NULL OR v IS NULL OR NOT isfinite(v))"
+    breaks = "coalesce(sum(len(torn) - len(replace(torn, chr(10), ''))), 0)"
     rows, bad, swallowed = database.execute(
-        f"SELECT count(*), count(*) FILTER ({is_bad}), coalesce(sum(len(torn) - len(replace(torn, chr(10), ''))), 0) "
-        "FROM raw"
+        f"SELECT count(*), count(*) FILTER ({is_bad}), {breaks} FROM raw"
     ).fetchone()
     examples = []
     for number, (part, rejected) in enumerate(zip(parts, faults)):
@@ -159,8 +159,8 @@ def read_parts(database, parts, marked=False):
     titles = None
     if columns.title is not None:
         titles = database.execute(
-            f"SELECT i AS item, arg_min(title, rowid) AS title FROM raw WHERE NOT {is_bad} AND title IS NOT NULL "
-            "GROUP BY i"
+            "SELECT i AS item, arg_min(title, rowid) AS title FROM raw "
+            f"WHERE NOT {is_bad} AND title IS NOT NULL GROUP BY i"
         ).df()
         titles = titles.assign(item=spelled_alike(titles.item))
     return Reading(
@@ -230,9 +230,9 @@ def _bar(database, name):
 def _torn_sql(layout, columns):
     """SQL for the value of a row that swallowed other rows, or NULL.
 
-    A line break in an id or a rating is a fault. In another column, such as a review's text, it is one if most
-    of the value's lines, the first and the last with the fields around them, read like rows: they have as
-    many delimiters, and a number, or nothing, as rating.
+    A line break in an id or a rating is a fault. In another column, such as a review's text, it is one if
+    most of the value's lines, the first and the last with the fields around them, read like rows: they have
+    as many delimiters, and a number, or nothing, as rating.
     """
     cases = []
     for place in range(layout.width):
@@ -261,15 +261,16 @@ def _text(field):
 def _number(text, delimiter):
     """SQL of a number: 2.5, 1e3, true, 2,5 and, between commas, "1,234"."""
     pattern, point = (r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", "") if delimiter == "," else (r"[+-]?\d+,\d+", ".")
+    replaced = f"try_cast(replace({text}, ',', '{point}') AS FLOAT)"
     return (
         f"coalesce(try_cast({text} AS FLOAT), "
-        f"CASE WHEN regexp_full_match({text}, '{pattern}') THEN try_cast(replace({text}, ',', '{point}') AS FLOAT) END, "
+        f"CASE WHEN regexp_full_match({text}, '{pattern}') THEN {replaced} END, "
         f"CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
     )
 
 
 def _rejected(database, file):
-    """[(line, text, line breaks in it)] of the rows that DuckDB could not read; its list of them is emptied."""
+    """[(line, text, line breaks in it)] of the rows that DuckDB could not read; its list is emptied."""
     rows = database.execute(
         "SELECT line_byte_position, any_value(csv_line) FROM reject_errors GROUP BY 1 ORDER BY 1"
     ).fetchall()
@@ -300,7 +301,8 @@ def _excerpt(text, breaks):
 def _bad_rows(database, part, is_bad, start, stop, marked):
     """[(line, what is wrong)] of the first bad rows that DuckDB could read."""
     rows = database.execute(
-        f"SELECT rowid, u, i, torn FROM raw WHERE rowid >= {start} AND rowid < {stop} AND {is_bad} LIMIT {EXAMPLES}"
+        "SELECT rowid, u, i, torn FROM raw "
+        f"WHERE rowid >= {start} AND rowid < {stop} AND {is_bad} LIMIT {EXAMPLES}"
     ).fetchall()
     if not rows:
         return []
@@ -382,7 +384,8 @@ def _times(database, is_bad, time_type):
     if read < (1 - MOST_ODD_TIMES) * total:
         such = " and ".join(f"'{shown(text, 40)}'" for text in [*(like or []), other])
         raise UserError(
-            f"the times are not all of one kind, such as {such}. Write them alike, or leave them out with --time-col=-"
+            f"the times are not all of one kind, such as {such}. "
+            "Write them alike, or leave them out with --time-col=-"
         )
     return [
         f"{total - read:,} times cannot be read, such as '{shown(other, 40)}': taken for the earliest"
