@@ -213,7 +213,7 @@ def _read_matrix(file, layout):
 
 
 def _read_lists(file, layout):
-    """(users, items, ones) of lines "user item …"; counted: "how many item …", and users are lines, from 0."""
+    """(users, items, ones) of lines "user item …"; counted: "how many item …", users are lines, from 0."""
     users, items = [], []
     with open(file.path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines):
