@@ -114,9 +114,9 @@ def source_of(file, layout, marked=False):
     fields = list(map(_text, fields)) if file.has_spaces else fields
     delimiter, quote = quoted(layout.delimiter), quoted(layout.quote)
     source = (
-        f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={delimiter}, quote={quote}, "
-        f"escape={quote}, header=false, skip={layout.skip}, columns={{{types}}}, max_line_size={LONGEST_ROW}, "
-        f"store_rejects=true, rejects_limit=0, null_padding={marked})"
+        f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={delimiter}, "
+        f"quote={quote}, escape={quote}, header=false, skip={layout.skip}, columns={{{types}}}, "
+        f"max_line_size={LONGEST_ROW}, store_rejects=true, rejects_limit=0, null_padding={marked})"
     )
     if marked:
         is_mark = "coalesce(c1, c2) IS NULL AND regexp_full_match(trim(c0), '\\d+:')"
