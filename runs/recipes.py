@@ -13,6 +13,10 @@ from lib.settings import Settings, defaults
 
 SPARSE = 20  # data with fewer train interactions per user are sparse
 WELL_KNOWN = 100  # from this many train interactions per item on, a squared loss is better
+MOST_USERS, MOST_DRAWS = 500, 200  # the paper's user_support and num_per_user
+ITEMS_PER_DRAW = (
+    5  # with fewer, the sum of the draws nears 1 at every item, and the clipping ends all learning
+)
 LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
 
 PLAIN = {
@@ -93,7 +97,7 @@ def resolve_auto(settings, data, of_run=None):
         (Settings, {key that was "auto": the reason for its value}).
     """
     if "sampler" in settings:  # infinite_ae.py and baselines.py
-        values = FULL_DATA if of_run is None else of_run
+        values = {"user_support": -1, **(FULL_DATA if of_run is None else of_run)}
         reason = "the paper's, on real users" if of_run is None else "as in the run of the synthetic users"
         reasons = dict.fromkeys(values, reason)
     else:
@@ -105,14 +109,17 @@ def resolve_auto(settings, data, of_run=None):
 
 def _for_synthetic_users(settings, data):
     """({key: value}, {key: reason}) for distill.py and stream.py."""
+    values, reasons = _sizes(data)
     users, tau = settings["user_support"], settings["gumbel_tau"]
+    users = values["user_support"] if users == "auto" else users
     name, reason = choose(data, users)
     loss = RECIPES[name].get("loss", PLAIN["loss"])
     if settings["loss"] not in ("auto", loss):
         loss = settings["loss"]
         name, reason = "plain", f"'{name}' is not for loss={loss}"
-    values = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
-    reasons = dict.fromkeys(values, f"recipe '{name}': {reason}")
+    recipe = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
+    values |= recipe
+    reasons |= dict.fromkeys(recipe, f"recipe '{name}': {reason}")
     if tau < LOW_TAU:  # a draw depends on the largest logits alone, which small updates do not reorder
         rate = values["learning_rate"]
         values["learning_rate"] = max(rate, min(5 * rate, 0.4))
@@ -124,6 +131,18 @@ def _for_synthetic_users(settings, data):
     reasons["train_steps"] = f"{users} synthetic users"
     values["noise_groups"] = 1 if tau >= LOW_TAU else -1
     reasons["noise_groups"] = f"gumbel_tau {tau:g}, {'at least' if tau >= LOW_TAU else 'below'} {LOW_TAU}"
+    return values, reasons
+
+
+def _sizes(data):
+    """({key: value}, {key: reason}) of user_support and num_per_user, for data of these Statistics."""
+    draws = max(1, data.items // ITEMS_PER_DRAW)
+    values = {"user_support": min(MOST_USERS, data.users), "num_per_user": min(MOST_DRAWS, draws)}
+    reasons = dict.fromkeys(values, "as in the paper")
+    if data.users < MOST_USERS:
+        reasons["user_support"] = f"all users, fewer than {MOST_USERS}"
+    if draws < MOST_DRAWS:
+        reasons["num_per_user"] = f"{data.items} items, of which a draw needs {ITEMS_PER_DRAW}"
     return values, reasons
 
 

@@ -12,6 +12,8 @@ from runs.recipes import Statistics, choose, resolve_auto, score_scale
 ML_1M = Statistics(6040, 3706, 791_718)
 MAGAZINE = Statistics(3092, 1305, 5934)
 ML_100K = Statistics(943, 1682, 80_000)
+DOUBAN, ML_LATEST_SMALL = Statistics(2666, 34893, 965_353), Statistics(671, 9066, 79_077)
+STEAM, ANIME = Statistics(3625, 3569, 45_143), Statistics(2204, 4315, 24_193)
 
 
 def chosen(data, *arguments, script="distill", of_run=None):
@@ -45,6 +47,47 @@ def test_everything_that_was_auto_has_a_reason_and_nothing_else():
     assert settings["learning_rate"] == 0.5 and settings["depth"] == 2
     line = recipes.say(settings, reasons)
     assert "\n" not in line and all(f"{key}=" in line for key in reasons)
+
+
+@pytest.mark.parametrize("data", [ML_1M, MAGAZINE, ML_100K, DOUBAN, ML_LATEST_SMALL, STEAM, ANIME])
+def test_the_numbers_of_users_and_draws_are_the_paper_s(data):
+    settings, reasons = chosen(data)
+    assert (settings["user_support"], settings["num_per_user"]) == (500, 200)
+    assert reasons["user_support"] == reasons["num_per_user"] == "as in the paper"
+
+
+@pytest.mark.parametrize("users, support", [(1, 1), (3, 3), (499, 499), (500, 500), (501, 500)])
+def test_there_are_at_most_as_many_synthetic_users_as_real_ones(users, support):
+    data = ML_100K._replace(users=users, interactions=200 * users)
+    settings, reasons = chosen(data)
+    assert settings["user_support"] == support
+    assert (reasons["user_support"] == "all users, fewer than 500") == (users < 500)
+    alike = chosen(data, f"--user_support={support}")[0]
+    assert settings == alike, "the other rules know the number of users"
+    assert chosen(data, "--user_support=700")[0]["user_support"] == 700, "what is asked for stays"
+
+
+@pytest.mark.parametrize(
+    "items, draws", [(1, 1), (9, 1), (10, 2), (50, 10), (999, 199), (1000, 200), (5000, 200)]
+)
+def test_few_items_get_few_draws(items, draws):
+    data = ML_1M._replace(items=items)
+    settings, reasons = chosen(data, "--user_support=10")
+    assert settings["num_per_user"] == draws
+    assert (reasons["num_per_user"] == f"{items} items, of which a draw needs 5") == (items < 1000)
+    assert chosen(data, "--num_per_user=70")[0]["num_per_user"] == 70, "what is asked for stays"
+    assert chosen(data, script="stream")[0]["num_per_user"] == draws
+
+
+def test_a_stream_and_real_users_keep_their_own_numbers_of_users():
+    for script, users in (("stream", 200), ("infinite_ae", -1), ("baselines", -1)):
+        assert chosen(ML_1M, script=script)[0]["user_support"] == users
+    assert chosen(ML_1M, "--user_support=auto", script="infinite_ae")[0]["user_support"] == -1
+    settings, reasons = chosen(ML_100K._replace(users=30, items=40), "--paper=true")
+    assert (settings["user_support"], settings["num_per_user"]) == (
+        500,
+        200,
+    ) and "user_support" not in reasons
 
 
 def test_the_name_of_the_data_set_decides_nothing(tiny):
