@@ -14,9 +14,8 @@ from lib.settings import Settings, defaults
 SPARSE = 20  # data with fewer train interactions per user are sparse
 WELL_KNOWN = 100  # from this many train interactions per item on, a squared loss is better
 MOST_USERS, MOST_DRAWS = 500, 200  # the paper's user_support and num_per_user
-ITEMS_PER_DRAW = (
-    5  # with fewer, the sum of the draws nears 1 at every item, and the clipping ends all learning
-)
+ITEMS_PER_DRAW = 5  # with fewer, the sum of the draws nears 1 at every item, where nothing is learnt
+TUNED_ITEMS_PER_DRAW = 18  # ML-1M's, for which the squared and the generalized loss got their score_scale
 LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
 
 PLAIN = {
@@ -75,13 +74,12 @@ def statistics_of(dataset):
 def choose(data, user_support):
     """(the name of a recipe, the reason) for data of these Statistics and this many synthetic users."""
     per_user, per_item = data.interactions / data.users, data.interactions / data.items
+    if per_item >= WELL_KNOWN:
+        size = next((f", up to {limit} users" for limit in (20, 50) if user_support <= limit), "")
+        return f"well-known items{size}", f"{per_item:.3g} train interactions an item, {WELL_KNOWN} or more"
     if per_user < SPARSE:
         return "sparse", f"{per_user:.3g} train interactions a user, fewer than {SPARSE}"
-    reason = f"{per_item:.3g} train interactions an item"
-    if per_item < WELL_KNOWN:
-        return "plain", f"{reason}, fewer than {WELL_KNOWN}"
-    size = next((f", up to {limit} users" for limit in (20, 50) if user_support <= limit), "")
-    return f"well-known items{size}", f"{reason}, {WELL_KNOWN} or more"
+    return "plain", f"{per_item:.3g} train interactions an item, fewer than {WELL_KNOWN}"
 
 
 def resolve_auto(settings, data, of_run=None):
@@ -127,6 +125,11 @@ def _for_synthetic_users(settings, data):
     if "score_scale" not in values:
         values["score_scale"] = score_scale(loss, users, data.interactions)
         reasons["score_scale"] = f"{loss} loss, {users} synthetic users"
+    draws = values["num_per_user"] if settings["num_per_user"] == "auto" else settings["num_per_user"]
+    share = data.items / draws / TUNED_ITEMS_PER_DRAW
+    if loss != "softmax" and share < 1:  # X_syn and so the scores grow with n / I
+        values["score_scale"] *= share
+        reasons["score_scale"] += f", {draws} draws of {data.items} items"
     values["train_steps"] = 150 if users <= 100 else 100 if users <= 200 else 60
     reasons["train_steps"] = f"{users} synthetic users"
     values["noise_groups"] = 1 if tau >= LOW_TAU else -1

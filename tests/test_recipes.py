@@ -14,6 +14,7 @@ MAGAZINE = Statistics(3092, 1305, 5934)
 ML_100K = Statistics(943, 1682, 80_000)
 DOUBAN, ML_LATEST_SMALL = Statistics(2666, 34893, 965_353), Statistics(671, 9066, 79_077)
 STEAM, ANIME = Statistics(3625, 3569, 45_143), Statistics(2204, 4315, 24_193)
+FEW_ITEMS = Statistics(5838, 50, 79_493)
 
 
 def chosen(data, *arguments, script="distill", of_run=None):
@@ -30,6 +31,9 @@ def chosen(data, *arguments, script="distill", of_run=None):
         (MAGAZINE, 500, "sparse"),
         (MAGAZINE, 10, "sparse"),
         (ML_100K, 500, "plain"),
+        (FEW_ITEMS, 500, "well-known items"),  # few interactions a user, since there are few items
+        (FEW_ITEMS, 20, "well-known items, up to 20 users"),
+        (ANIME, 500, "sparse"),
     ],
 )
 def test_which_recipe(data, users, name):
@@ -128,6 +132,16 @@ def test_the_scale_of_the_scores():
     assert score_scale("squared", 500, 5_000) == 8 and score_scale("squared", 200, 10**6) == 12
     assert score_scale("generalized", 25, 10**6) == 100 and score_scale("generalized", 500, 5_000) == 1
     assert chosen(ML_1M)[0]["score_scale"] == 8 and chosen(ML_1M, "--score_scale=3")[0]["score_scale"] == 3
+
+
+def test_the_scale_of_a_squared_loss_falls_where_a_draw_has_fewer_items_than_on_ml_1m():
+    settings, reasons = chosen(FEW_ITEMS)
+    assert settings["score_scale"] == pytest.approx(8 * 5 / 18)
+    assert reasons["score_scale"] == "squared loss, 500 synthetic users, 10 draws of 50 items"
+    few = chosen(ML_1M, "--num_per_user=20")[0], chosen(FEW_ITEMS, "--num_per_user=2")[0]
+    assert [settings["score_scale"] for settings in few] == [8, 8]
+    assert chosen(FEW_ITEMS, "--user_support=50")[0]["score_scale"] == pytest.approx(8 * 5 / 18)
+    assert chosen(FEW_ITEMS, "--loss=softmax")[0]["score_scale"] == score_scale("softmax", 500, 79_493)
 
 
 def test_the_infinite_ae_has_the_paper_s_kernel_on_real_users_and_the_run_s_on_synthetic_ones():
