@@ -38,8 +38,8 @@ hyper_params = {
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------
-    "user_support": "auto",    # S, how many synthetic users to learn; each starts as a random real user, so
-                               # they are at most as many (the paper: 500)
+    "user_support": "auto",    # S, how many synthetic users to learn; each starts as a random real user
+                               # (the paper: 500)
     "num_per_user": "auto",    # n, Gumbel draws that are summed into one synthetic user (the paper: 200). Too
                                # many for the number of items make all synthetic users alike
     "gumbel_tau": 10.0,        # temperature of a draw

@@ -140,10 +140,11 @@ def _for_synthetic_users(settings, data):
 def _sizes(data):
     """({key: value}, {key: reason}) of user_support and num_per_user, for data of these Statistics."""
     draws = max(1, data.items // ITEMS_PER_DRAW)
-    values = {"user_support": min(MOST_USERS, data.users), "num_per_user": min(MOST_DRAWS, draws)}
+    values = {"user_support": MOST_USERS, "num_per_user": min(MOST_DRAWS, draws)}
     reasons = dict.fromkeys(values, "as in the paper")
-    if data.users < MOST_USERS:
-        reasons["user_support"] = f"all users, fewer than {MOST_USERS}"
+    if data.users < MOST_USERS:  # with more than half of them, often nothing is learnt
+        values["user_support"] = max(1, data.users // 2)
+        reasons["user_support"] = f"half of the users, who are fewer than {MOST_USERS}"
     if draws < MOST_DRAWS:
         reasons["num_per_user"] = f"{data.items} items, of which a draw needs {ITEMS_PER_DRAW}"
     return values, reasons

@@ -60,12 +60,12 @@ def test_the_numbers_of_users_and_draws_are_the_paper_s(data):
     assert reasons["user_support"] == reasons["num_per_user"] == "as in the paper"
 
 
-@pytest.mark.parametrize("users, support", [(1, 1), (3, 3), (499, 499), (500, 500), (501, 500)])
-def test_there_are_at_most_as_many_synthetic_users_as_real_ones(users, support):
+@pytest.mark.parametrize("users, support", [(1, 1), (3, 1), (40, 20), (499, 249), (500, 500), (501, 500)])
+def test_few_users_give_half_as_many_synthetic_ones(users, support):
     data = ML_100K._replace(users=users, interactions=200 * users)
     settings, reasons = chosen(data)
     assert settings["user_support"] == support
-    assert (reasons["user_support"] == "all users, fewer than 500") == (users < 500)
+    assert (reasons["user_support"] == "half of the users, who are fewer than 500") == (users < 500)
     alike = chosen(data, f"--user_support={support}")[0]
     assert settings == alike, "the other rules know the number of users"
     assert chosen(data, "--user_support=700")[0]["user_support"] == 700, "what is asked for stays"
