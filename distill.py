@@ -241,7 +241,8 @@ def check_fits(settings, dataset, mesh):
     s, n, items = settings["user_support"], settings["num_per_user"], dataset.items
     if not 1 <= s <= dataset.users:
         raise UserError(
-            f"user_support is {s:,}, but {dataset.name} has {dataset.users:,} users to start from"
+            f"user_support is {s:,}, but {dataset.name} has {dataset.users:,} users to start from. "
+            "Try --user_support=auto"
         )
     if settings["noise_groups"] > s:
         raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({s})")

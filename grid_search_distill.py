@@ -38,7 +38,7 @@ from sweep.worker import find_devices
 # ---- Edit here: a list means, try each ---------------------------------------------------------------------
 gpu_ids = "auto"  # all GPUs, or the CPU where there is none; [0, 2]: a worker on each of these; []: the CPU
 
-common_hyper_params = {"seed": 42, "user_support": 500}
+common_hyper_params = {"seed": 42}
 
 data_set_hyper_params = {
     "ml-1m": {"gumbel_tau": [5.0, 10.0, 20.0], "learning_rate": [0.04, 0.08], "keep_prob": [0.5, 0.8]}

@@ -38,8 +38,10 @@ hyper_params = {
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------
-    "user_support": 500,       # S, how many synthetic users to learn; each starts as a random real user
-    "num_per_user": 200,       # n, Gumbel draws that are summed into one synthetic user
+    "user_support": "auto",    # S, how many synthetic users to learn; each starts as a random real user
+                               # (the paper: 500)
+    "num_per_user": "auto",    # n, Gumbel draws that are summed into one synthetic user (the paper: 200). Too
+                               # many for the number of items make all synthetic users alike
     "gumbel_tau": 10.0,        # temperature of a draw
     "noise_groups": "auto",    # groups of users that share their noise: 1 (fastest) to S; -1: S (the paper).
                                # Sharing hinders learning at a low gumbel_tau, so "auto" follows it
@@ -220,11 +222,11 @@ everything, auto = Literal[-1], Literal["auto"]
 _name = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 kinds = {
     **dict.fromkeys(("float64", "learn_lamda", "cosine_decay", "resume", "paper", "distributed"), bool),
-    **dict.fromkeys(("num_per_user", "accumulate_steps", "eval_batch_size", "parts"), count),
+    **dict.fromkeys(("accumulate_steps", "eval_batch_size", "parts"), count),
     **dict.fromkeys(("patience", "log_freq", "epochs"), count),
     **dict.fromkeys(("gumbel_tau", "lamda"), positive),
     **dict.fromkeys(("data_dir", "results_dir"), text),
-    **dict.fromkeys(("user_support", "batch_size", "validation_users", "num_processes"), count | everything),
+    **dict.fromkeys(("batch_size", "validation_users", "num_processes"), count | everything),
     "distilled": str,
     "dataset": Annotated[str, Field(pattern=_name, description="the name of a folder under data_dir")],
     "repeats": Literal["keep", "drop"],
@@ -232,6 +234,8 @@ kinds = {
     "depth": Annotated[int, Field(ge=0, le=4)] | auto,
     "normalize": bool | auto,
     "item_discount": Annotated[float, Field(ge=-1, le=1)] | auto,
+    "user_support": count | everything | auto,
+    "num_per_user": count | auto,
     "noise_groups": count | everything | auto,
     "objective": Literal["held_out", "reconstruct"],
     "keep_prob": Annotated[float, Field(gt=0, lt=1)] | auto,

@@ -154,7 +154,7 @@ def by_size(groups):
         first = runs[0]
         users = first.settings.get("user_support", -1)
         if first.script in ("distill", "infinite_ae") and (users != -1 or first.statistics):
-            follows = "seed", "user_support", *first.auto
+            follows = {"seed", "user_support", *first.auto} - {"num_per_user"}  # it follows the data alone
             fixed = {key: value for key, value in first.settings.items() if key not in follows}
             x = first.statistics.users if users == -1 else users
             lines.setdefault(json.dumps([first.script, fixed]), {})[x] = runs

@@ -70,7 +70,8 @@ FULL = System("∞-AE, all users", "infinite_ae", seeds=SEEDS[:1], in_paper="inf
 # Item weights and normalised rows raise the validation NDCG@10 of ∞-AE itself, too, on ML-1M.
 _WEIGHTS = "--normalize=true", "--item_discount=0.25"
 WEIGHTED = System("∞-AE, all users, items weighted", "infinite_ae", _WEIGHTS, SEEDS[:1])
-DISTILLED = System(f"∞-AE on Distill-CF, S = {SUMMARY}", "distill", in_paper="distill")
+_SIZE = (f"--user_support={SUMMARY}",)
+DISTILLED = System(f"∞-AE on Distill-CF, S = {SUMMARY}", "distill", _SIZE, in_paper="distill")
 # Twice as many epochs would gain LightGCN little on ML-1M, and take long.
 LIGHTGCN = _baseline("LightGCN", "lightgcn", "--epochs=150", best_by=CHOSEN_BEFORE)
 TABLE = (

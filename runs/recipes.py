@@ -13,6 +13,9 @@ from lib.settings import Settings, defaults
 
 SPARSE = 20  # data with fewer train interactions per user are sparse
 WELL_KNOWN = 100  # from this many train interactions per item on, a squared loss is better
+MOST_USERS, MOST_DRAWS = 500, 200  # the paper's user_support and num_per_user
+ITEMS_PER_DRAW = 5  # with fewer, the sum of the draws nears 1 at every item, where nothing is learnt
+TUNED_ITEMS_PER_DRAW = 18  # ML-1M's, for which the squared and the generalized loss got their score_scale
 LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
 
 PLAIN = {
@@ -71,13 +74,12 @@ def statistics_of(dataset):
 def choose(data, user_support):
     """(the name of a recipe, the reason) for data of these Statistics and this many synthetic users."""
     per_user, per_item = data.interactions / data.users, data.interactions / data.items
+    if per_item >= WELL_KNOWN:
+        size = next((f", up to {limit} users" for limit in (20, 50) if user_support <= limit), "")
+        return f"well-known items{size}", f"{per_item:.3g} train interactions an item, {WELL_KNOWN} or more"
     if per_user < SPARSE:
         return "sparse", f"{per_user:.3g} train interactions a user, fewer than {SPARSE}"
-    reason = f"{per_item:.3g} train interactions an item"
-    if per_item < WELL_KNOWN:
-        return "plain", f"{reason}, fewer than {WELL_KNOWN}"
-    size = next((f", up to {limit} users" for limit in (20, 50) if user_support <= limit), "")
-    return f"well-known items{size}", f"{reason}, {WELL_KNOWN} or more"
+    return "plain", f"{per_item:.3g} train interactions an item, fewer than {WELL_KNOWN}"
 
 
 def resolve_auto(settings, data, of_run=None):
@@ -93,7 +95,7 @@ def resolve_auto(settings, data, of_run=None):
         (Settings, {key that was "auto": the reason for its value}).
     """
     if "sampler" in settings:  # infinite_ae.py and baselines.py
-        values = FULL_DATA if of_run is None else of_run
+        values = {"user_support": -1, **(FULL_DATA if of_run is None else of_run)}
         reason = "the paper's, on real users" if of_run is None else "as in the run of the synthetic users"
         reasons = dict.fromkeys(values, reason)
     else:
@@ -105,14 +107,17 @@ def resolve_auto(settings, data, of_run=None):
 
 def _for_synthetic_users(settings, data):
     """({key: value}, {key: reason}) for distill.py and stream.py."""
+    values, reasons = _sizes(data)
     users, tau = settings["user_support"], settings["gumbel_tau"]
+    users = values["user_support"] if users == "auto" else users
     name, reason = choose(data, users)
     loss = RECIPES[name].get("loss", PLAIN["loss"])
     if settings["loss"] not in ("auto", loss):
         loss = settings["loss"]
         name, reason = "plain", f"'{name}' is not for loss={loss}"
-    values = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
-    reasons = dict.fromkeys(values, f"recipe '{name}': {reason}")
+    recipe = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
+    values |= recipe
+    reasons |= dict.fromkeys(recipe, f"recipe '{name}': {reason}")
     if tau < LOW_TAU:  # a draw depends on the largest logits alone, which small updates do not reorder
         rate = values["learning_rate"]
         values["learning_rate"] = max(rate, min(5 * rate, 0.4))
@@ -120,10 +125,28 @@ def _for_synthetic_users(settings, data):
     if "score_scale" not in values:
         values["score_scale"] = score_scale(loss, users, data.interactions)
         reasons["score_scale"] = f"{loss} loss, {users} synthetic users"
+    draws = values["num_per_user"] if settings["num_per_user"] == "auto" else settings["num_per_user"]
+    share = data.items / draws / TUNED_ITEMS_PER_DRAW
+    if loss != "softmax" and share < 1:  # X_syn and so the scores grow with n / I
+        values["score_scale"] *= share
+        reasons["score_scale"] += f", {draws} draws of {data.items} items"
     values["train_steps"] = 150 if users <= 100 else 100 if users <= 200 else 60
     reasons["train_steps"] = f"{users} synthetic users"
     values["noise_groups"] = 1 if tau >= LOW_TAU else -1
     reasons["noise_groups"] = f"gumbel_tau {tau:g}, {'at least' if tau >= LOW_TAU else 'below'} {LOW_TAU}"
+    return values, reasons
+
+
+def _sizes(data):
+    """({key: value}, {key: reason}) of user_support and num_per_user, for data of these Statistics."""
+    draws = max(1, data.items // ITEMS_PER_DRAW)
+    values = {"user_support": MOST_USERS, "num_per_user": min(MOST_DRAWS, draws)}
+    reasons = dict.fromkeys(values, "as in the paper")
+    if data.users < MOST_USERS:  # with more than half of them, often nothing is learnt
+        values["user_support"] = max(1, data.users // 2)
+        reasons["user_support"] = f"half of the users, who are fewer than {MOST_USERS}"
+    if draws < MOST_DRAWS:
+        reasons["num_per_user"] = f"{data.items} items, of which a draw needs {ITEMS_PER_DRAW}"
     return values, reasons
 
 

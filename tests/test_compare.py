@@ -737,6 +737,8 @@ def test_mine_draws_the_metric_over_the_number_of_users(own):
     [(label, line)] = compare.own_runs.by_size(groups).items()
     assert label.startswith("∞-AE on Distill-CF") and "S =" not in label
     assert line.values.tolist() == [[10, 22, 1], [100, 30, 0]], "nor has it the run at another temperature"
+    groups[0][:] = [run._replace(auto={**run.auto, "num_per_user": "as in the paper"}) for run in groups[0]]
+    assert len(compare.own_runs.by_size(groups)) == 1, "the others were given the same"
 
 
 def test_mine_of_some_runs_and_of_one_data_set(own, capsys):

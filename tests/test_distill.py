@@ -194,7 +194,9 @@ def fails(done, *words):
 
 def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_script):
     here = [f"--data_dir={tiny_data}", f"--results_dir={tmp_path / 'results'}"]
-    fails(run_script("distill.py", *here, "--dataset=tiny"), "user_support is 500, but tiny has 150 users")
+    for asked in ("--user_support=500", "--paper=true"):
+        done = run_script("distill.py", *here, "--dataset=tiny", asked)
+        fails(done, "user_support is 500, but tiny has 150 users", "Try --user_support=auto")
     fails(run_script("distill.py", *here, *TINY, "--noise_groups=9"), "noise_groups is 9")
     fails(run_script("distill.py", *here, *TINY, "--gumbel_tau=-1"), "gumbel_tau must be a number from")
     fails(run_script("distill.py", *here, "--dataset=nothing"), "there is no data set", "./prep.sh nothing")
@@ -205,6 +207,24 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
         "tiny has no validation interactions",
     )
     assert not (tmp_path / "results").exists() or not folders(tmp_path / "results")
+
+
+@pytest.mark.parametrize("users, items", [(1, 3), (3, 5), (40, 5)])
+def test_very_few_users_and_items_make_a_run(tmp_path, run_script, users, items):
+    """Three interactions of each user, one in every part; the settings are the defaults."""
+    place = np.arange(3 * users)
+    user, part = place // 3, place % 3
+    write_layout(tmp_path / "tiny", user, (user + part) % items, part)
+    folders_of = f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"
+    done = run_script("distill.py", "--dataset=tiny", *folders_of, "--train_steps=3")
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("test  HR@10 "), done.stderr
+    support = max(1, users // 2)
+    assert f"user_support={support} (half of the users, who are fewer than 500)" in done.stdout
+    [folder] = folders(tmp_path / "results")
+    assert read_npz(folder / "distilled.npz", "")["data"].shape == (support, items)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["user_support"] == support and config["settings"]["num_per_user"] == 1
+    assert {"user_support", "num_per_user"} <= config["auto"].keys()
 
 
 def test_some_users_without_validation_items_and_items_without_train_rows(tmp_path, run_script):

@@ -12,6 +12,9 @@ from runs.recipes import Statistics, choose, resolve_auto, score_scale
 ML_1M = Statistics(6040, 3706, 791_718)
 MAGAZINE = Statistics(3092, 1305, 5934)
 ML_100K = Statistics(943, 1682, 80_000)
+DOUBAN, ML_LATEST_SMALL = Statistics(2666, 34893, 965_353), Statistics(671, 9066, 79_077)
+STEAM, ANIME = Statistics(3625, 3569, 45_143), Statistics(2204, 4315, 24_193)
+FEW_ITEMS = Statistics(5838, 50, 79_493)
 
 
 def chosen(data, *arguments, script="distill", of_run=None):
@@ -28,6 +31,9 @@ def chosen(data, *arguments, script="distill", of_run=None):
         (MAGAZINE, 500, "sparse"),
         (MAGAZINE, 10, "sparse"),
         (ML_100K, 500, "plain"),
+        (FEW_ITEMS, 500, "well-known items"),  # few interactions a user, since there are few items
+        (FEW_ITEMS, 20, "well-known items, up to 20 users"),
+        (ANIME, 500, "sparse"),
     ],
 )
 def test_which_recipe(data, users, name):
@@ -45,6 +51,47 @@ def test_everything_that_was_auto_has_a_reason_and_nothing_else():
     assert settings["learning_rate"] == 0.5 and settings["depth"] == 2
     line = recipes.say(settings, reasons)
     assert "\n" not in line and all(f"{key}=" in line for key in reasons)
+
+
+@pytest.mark.parametrize("data", [ML_1M, MAGAZINE, ML_100K, DOUBAN, ML_LATEST_SMALL, STEAM, ANIME])
+def test_the_numbers_of_users_and_draws_are_the_paper_s(data):
+    settings, reasons = chosen(data)
+    assert (settings["user_support"], settings["num_per_user"]) == (500, 200)
+    assert reasons["user_support"] == reasons["num_per_user"] == "as in the paper"
+
+
+@pytest.mark.parametrize("users, support", [(1, 1), (3, 1), (40, 20), (499, 249), (500, 500), (501, 500)])
+def test_few_users_give_half_as_many_synthetic_ones(users, support):
+    data = ML_100K._replace(users=users, interactions=200 * users)
+    settings, reasons = chosen(data)
+    assert settings["user_support"] == support
+    assert (reasons["user_support"] == "half of the users, who are fewer than 500") == (users < 500)
+    alike = chosen(data, f"--user_support={support}")[0]
+    assert settings == alike, "the other rules know the number of users"
+    assert chosen(data, "--user_support=700")[0]["user_support"] == 700, "what is asked for stays"
+
+
+@pytest.mark.parametrize(
+    "items, draws", [(1, 1), (9, 1), (10, 2), (50, 10), (999, 199), (1000, 200), (5000, 200)]
+)
+def test_few_items_get_few_draws(items, draws):
+    data = ML_1M._replace(items=items)
+    settings, reasons = chosen(data, "--user_support=10")
+    assert settings["num_per_user"] == draws
+    assert (reasons["num_per_user"] == f"{items} items, of which a draw needs 5") == (items < 1000)
+    assert chosen(data, "--num_per_user=70")[0]["num_per_user"] == 70, "what is asked for stays"
+    assert chosen(data, script="stream")[0]["num_per_user"] == draws
+
+
+def test_a_stream_and_real_users_keep_their_own_numbers_of_users():
+    for script, users in (("stream", 200), ("infinite_ae", -1), ("baselines", -1)):
+        assert chosen(ML_1M, script=script)[0]["user_support"] == users
+    assert chosen(ML_1M, "--user_support=auto", script="infinite_ae")[0]["user_support"] == -1
+    settings, reasons = chosen(ML_100K._replace(users=30, items=40), "--paper=true")
+    assert (settings["user_support"], settings["num_per_user"]) == (
+        500,
+        200,
+    ) and "user_support" not in reasons
 
 
 def test_the_name_of_the_data_set_decides_nothing(tiny):
@@ -85,6 +132,16 @@ def test_the_scale_of_the_scores():
     assert score_scale("squared", 500, 5_000) == 8 and score_scale("squared", 200, 10**6) == 12
     assert score_scale("generalized", 25, 10**6) == 100 and score_scale("generalized", 500, 5_000) == 1
     assert chosen(ML_1M)[0]["score_scale"] == 8 and chosen(ML_1M, "--score_scale=3")[0]["score_scale"] == 3
+
+
+def test_the_scale_of_a_squared_loss_falls_where_a_draw_has_fewer_items_than_on_ml_1m():
+    settings, reasons = chosen(FEW_ITEMS)
+    assert settings["score_scale"] == pytest.approx(8 * 5 / 18)
+    assert reasons["score_scale"] == "squared loss, 500 synthetic users, 10 draws of 50 items"
+    few = chosen(ML_1M, "--num_per_user=20")[0], chosen(FEW_ITEMS, "--num_per_user=2")[0]
+    assert [settings["score_scale"] for settings in few] == [8, 8]
+    assert chosen(FEW_ITEMS, "--user_support=50")[0]["score_scale"] == pytest.approx(8 * 5 / 18)
+    assert chosen(FEW_ITEMS, "--loss=softmax")[0]["score_scale"] == score_scale("softmax", 500, 79_493)
 
 
 def test_the_infinite_ae_has_the_paper_s_kernel_on_real_users_and_the_run_s_on_synthetic_ones():
