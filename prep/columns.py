@@ -7,16 +7,19 @@ from lib.errors import UserError
 
 # Words that stand for a role, alone or before one of SUFFIXES; the earlier of two is preferred.
 WORDS = {
-    "user": "user uid customer client visitor reviewer member account player listener viewer reader person "
-    "profile buyer subscriber author guest patient student session visit basket cart",
-    "item": "item iid product movie film anime book song track game artist album article asin isbn sku stock "
-    "business recipe restaurant venue poi place location video show series episode course news joke beer "
-    "wine app hotel listing offer content paper repo repository url page title name description",
-    "rating": "rating ratings stars star score overall value weight preference like likes liked label",
-    "count": "count counts plays playcount listens quantity qty times clicks views frequency purchases",
-    "time": "timestamp time date datetime when unixreviewtime unixtime reviewtime ts created createdat",
+    "user": "user uid uuid customer client visitor reviewer member account player listener viewer reader person "
+    "household profile buyer subscriber author guest patient student email benutzer nutzer kunde utilisateur "
+    "usuario cliente session visit basket cart order",
+    "item": "item iid sid product movie film anime bookmark book song track game artist album article asin isbn "
+    "sku stock business recipe restaurant venue poi place location video show series episode course news joke "
+    "beer wine app hotel listing offer ad content paper repo repository url page artikel produkt produit producto "
+    "campaign title name description",
+    "rating": "rating ratings stars star score overall value weight preference like likes liked label bewertung",
+    "count": "count counts plays playcount listens quantity qty times clicks views frequency purchases menge",
+    "time": "timestamp time date datetime when unixreviewtime unixtime reviewtime ts tdat created createdat datum",
     "title": "title name description",
 }
+WORDS = {role: words.split() for role, words in WORDS.items()}
 SUFFIXES = [
     "id",
     "ids",
@@ -33,9 +36,16 @@ SUFFIXES = [
     "name",
     "title",
 ]
+EXTRA = len(SUFFIXES)  # how much worse than any suffix a name with other words is
 RATING_WORDS, SUMMARIES = {"rating", "ratings", "score", "stars"}, {"average", "avg", "mean", "total", "imdb"}
-TIME_WORDS = {"time", "date", "timestamp", "datetime", "at"}
+UNSURE_RATINGS = {"value", "weight"}  # these may as well be counts
+BEHAVIOURS = {"click", "clicks", "share", "shares", "follow", "like", "likes", "liked", "favorite", "forward"}
+TIME_WORDS = {"time", "date", "timestamp", "datetime", "at", "dt", "ts"}
 TITLE_WORDS = ("title", "name", "description")
+REVIEW_WORDS = {"text", "review", "body", "comment", "helpful"}  # beside these, a title is that of a review
+LONGEST_NAME = 60  # characters: longer fields are no names
+LARGEST_RATING, LARGEST_COUNT = 100, 10**7  # larger numbers are counts; still larger ones something else
+MOST_RATINGS = 21  # different values in a column that is taken for ratings without a name
 ROLES = ("user", "item", "rating", "count", "time", "title")
 
 
@@ -59,10 +69,11 @@ def words_of(name):
     """The lower-case words of a column's name: userId, USER_ID, "user id" and user_id:token are alike."""
     name = name.partition(":")[0].strip()
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    words = re.findall(r"[a-z0-9]+", name.lower())
-    if len(words) == 1:  # userid
-        match = re.fullmatch(r"(.{3,}?)(id|name|code|key)", words[0])
-        words = list(match.groups()) if match and rank(match.groups()) else words
+    words = []
+    for word in re.findall(r"[^\W_]+", name.lower()):
+        match = re.fullmatch(r"(.{3,}?)(id|name|code|key)", word)  # userid
+        known = match and any(match[1] in WORDS[role] for role in ("user", "item"))
+        words += match.groups() if known else [word]
     return words
 
 
@@ -70,34 +81,30 @@ def rank(words):
     """{role: how well these words fit it, the smaller the better}; empty for unknown words."""
     found, joined = {}, "".join(words)
     for role, known in WORDS.items():
-        known = known.split()
         if joined in known:
             found[role] = known.index(joined) + len(known) * SUFFIXES.index("")
-            continue
-        head = next((word for word in words if word in known), None)
-        rest = [word for word in words if word != head]
-        if role in ("user", "item") and head and all(word in (*SUFFIXES, "parent") for word in rest):
-            suffix = min(
-                (SUFFIXES.index(word) for word in rest if word in SUFFIXES), default=SUFFIXES.index("")
-            )
-            found[role] = known.index(head) + len(known) * (suffix + ("parent" in rest))
+        elif role in ("user", "item"):
+            heads = [word for word in words if word in known]
+            rest = [word for word in words if word not in (*heads[:1], "parent")]
+            suffix = SUFFIXES.index(rest[-1]) if rest and rest[-1] in SUFFIXES else SUFFIXES.index("")
+            extra = [word for word in rest if word not in SUFFIXES and word not in heads]
+            if heads and (not extra or rest[-1] in SUFFIXES[: SUFFIXES.index("")] + ["name"]):
+                penalty = suffix + EXTRA * len(extra) - ("parent" in words)
+                found[role] = known.index(heads[0]) + len(known) * penalty
         elif role == "rating" and len(words) == 2 and words[1] in RATING_WORDS and words[0] not in SUMMARIES:
             found[role] = 50  # such as Book-Rating
         elif role == "time" and words and words[-1] in TIME_WORDS:
             found[role] = 50
-        elif (
-            role == "title"
-            and len(words) == 2
-            and words[1] in TITLE_WORDS
-            and words[0] in WORDS["item"].split()
-        ):
+        elif role == "title" and len(words) == 2 and words[1] in TITLE_WORDS and words[0] in WORDS["item"]:
             found[role] = TITLE_WORDS.index(words[1])
     return found
 
 
-def is_header(fields):
-    """Whether a row looks like the names of columns: one of them is that of users or items."""
-    ranks = [rank(words_of(field)) for field in fields]
+def is_header(fields, all_of=()):
+    """Whether a row looks like names of columns: users or items are among them, or all of these roles."""
+    ranks = [rank(words_of(field)) for field in fields if len(field) < LONGEST_NAME]
+    if all_of:
+        return all(any(role in one for one in ranks) for role in all_of)
     return any("user" in one or "item" in one for one in ranks)
 
 
@@ -160,52 +167,74 @@ def _place(path, layout, role, column):
 
 
 def _by_habit_of_places(layout, taken):
-    """{role: place} in a table without a header: user, item, then a value, then a time."""
+    """{role: place} in a table without a header: user, item, then perhaps a value, and a time anywhere."""
     free = [place for place in range(layout.width) if place not in taken]
-    found = dict(zip(("user", "item"), free))
-    times = [place for place in free[2:] if layout.looks_like_time(place)]
-    numbers = [place for place in free[2:3] if layout.is_number(place) and place not in times]
+    times = [place for place in free if layout.looks_like_time(place)]
+    ids = [place for place in free if place not in times and not layout.has_fractions(place)] or free
+    found = dict(zip(("user", "item"), ids))
+    rest = [place for place in free if place not in (*times, *found.values())]
     if times:
         found["time"] = times[0]
-    if numbers:
-        found["count" if layout.largest(numbers[0]) > 100 else "rating"] = numbers[0]
+    if len(rest) == 1 and layout.is_number(rest[0]):
+        kinds, largest = len(set(layout.column(rest[0]))), layout.largest(rest[0])
+        if LARGEST_RATING < largest < LARGEST_COUNT:
+            found["count"] = rest[0]
+        elif 0 < largest <= LARGEST_RATING and (kinds <= MOST_RATINGS or layout.has_fractions(rest[0])):
+            found["rating"] = rest[0]
     return found
 
 
 def _by_name(path, layout, roles, taken):
     """({role: place}, {role: the names of other candidates}) by the names in the header."""
     found, others = {}, {}
-    ranks = [rank(words_of(name)) for name in layout.names]
+    words = list(map(words_of, layout.names))
+    ranks = list(map(rank, words))
     for role in roles:
         fitting = sorted(
             (one[role], place)
             for place, one in enumerate(ranks)
             if role in one and place not in {*taken, *found.values()}
+            if _fits(layout, words, role, place)
         )
         if not fitting:
             continue
-        best = fitting[0][1]
         names = [layout.names[place] for _, place in fitting]
         if names.count(names[0]) > 1 and role in ("user", "item"):
             raise UserError(
                 f"{path} has two columns named {names[0]}. Give --{role}-col as a number, counted from 0"
             )
-        if role in ("rating", "count") and not layout.is_number(best):
-            numeric = [place for _, place in fitting if layout.is_number(place)]
-            best = numeric[0] if numeric else best
-        found[role] = best
+        found[role] = fitting[0][1]
         if (
             role in ("user", "item")
             and len(fitting) > 1
             and _is_rival(role, names, [one for one, _ in fitting])
         ):
             others[role] = names[1]
+    if "rating" in found and words[found["rating"]][0] in UNSURE_RATINGS:
+        if layout.largest(found["rating"]) > LARGEST_RATING:
+            found["count"] = found.pop("rating")
     return found, others
+
+
+def _fits(layout, words, role, place):
+    """Whether the values of a column, and the other columns, speak for the role that its name has."""
+    if not layout.column(place):
+        return role in ("user", "item")
+    if role == "rating" and words[place][-1] in RATING_WORDS:
+        return True  # whatever it holds: rows in which it is no number are bad
+    if role in ("rating", "count"):
+        behaviours = sum(len(one) == 1 and one[0] in BEHAVIOURS for one in words)
+        return layout.is_number(place) and not (behaviours > 1 and words[place][-1] in BEHAVIOURS)
+    if role == "time":
+        return layout.is_filled(place) and (layout.is_number(place) or layout.looks_like_time(place))
+    if role == "title" and words[place] == ["title"]:
+        return not any(REVIEW_WORDS & set(one) for one in words)
+    return True
 
 
 def _is_rival(role, names, ranks):
     """Whether the second best column could be meant: it is not a mere name beside an id."""
-    return ranks[1] - ranks[0] < 4 * len(WORDS[role].split()) and words_of(names[1])[-1] not in TITLE_WORDS
+    return ranks[1] - ranks[0] < 4 * len(WORDS[role]) and words_of(names[1])[-1] not in TITLE_WORDS
 
 
 def _check(path, layout, places):

@@ -39,7 +39,7 @@ def fetch(name, downloads, url, file, sha256, unreachable):
     if file is not None:
         path = Path(file).expanduser()
         if sha256 is not None and (given or zipfile.is_zipfile(path)):  # not a file out of the archive
-            _check_hash(path, sha256)
+            check_hash(path, sha256)
         return path, f"file:{file}", first.read
     if url is not None:
         return _download(url, downloads, sha256), url, first.read
@@ -103,13 +103,13 @@ def _download_wheel(origin, downloads):
             if pip.returncode or not wheels:
                 reason = (pip.stderr.strip().splitlines() or ["no wheel"])[-1]
                 raise Unreachable(f"pip cannot download {requirement}: {reason}")
-            _check_hash(wheels[0], origin.sha256)
+            check_hash(wheels[0], origin.sha256)
             wheels[0].rename(kept)
-    _check_hash(kept, origin.sha256)
+    check_hash(kept, origin.sha256)
     return kept
 
 
-def _check_hash(path, sha256):
+def check_hash(path, sha256):
     if pooch.file_hash(path) != sha256:
         raise _wrong_checksum(path, sha256)
 

@@ -154,7 +154,13 @@ def _nothing_left(pairs, most_of_user, most_of_item, filters):
         f"nothing is left: of {pairs:,} interactions, leaving out users with fewer than "
         f"{filters.min_user_count} and items with fewer than {filters.min_item_count} leaves none. At last "
         f"no user had more than {most_of_user}, no item more than {most_of_item}. "
-        + (f"Lower {' or '.join(lowered)}" if lowered else "Check that the columns are the right ones")
+        + (f"Lower {' or '.join(lowered)}. " if lowered else "")
+        + "Check that the columns are the right ones"
+        + (
+            "; if a row is a user with all of their items, say --format=lists or --format=matrix"
+            if most_of_user == 1
+            else ""
+        )
     )
 
 

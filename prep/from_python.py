@@ -12,7 +12,7 @@ from lib.errors import UserError
 from lib.files import lock, new_folder
 from prep.filters import Filters, filter_interactions
 from prep.own_file import OPTIONS, read_own
-from prep.preprocess import check_bad_rows
+from prep.preprocess import MOST_MISSING, check_bad_rows
 from prep.tables import Interactions, encode
 from prep.write import write_dataset
 
@@ -37,7 +37,7 @@ def load(path, max_bad_share=0.01, **options):
     filters = Filters(**{"min_user_count": 1, **options})
     with tempfile.TemporaryDirectory() as scratch:
         reading = read_own(path, Path(scratch), reading_options)
-    check_bad_rows(reading, max_bad_share)
+    check_bad_rows(reading, max_bad_share, MOST_MISSING)
     interactions, _ = filter_interactions(reading.interactions, filters, only_likes=True)
     columns = {
         "user": interactions.user_ids[interactions.user],

@@ -7,14 +7,18 @@ from typing import NamedTuple
 from lib.errors import UserError
 from prep.columns import is_header, listed, words_of
 
-DELIMITERS = ("\t", "::", ";", "|", ",", " ")
+DELIMITERS = ("\t", "::", ";", "|", ",")  # spaces only where none of these fits: names have spaces
+COMMENTS = ("#", "%")  # how lines before a table may begin
 NAMES_OF = {"\t": "tabs", " ": "spaces"}
 SAMPLE = 2**18  # characters at the start, by which a file is judged
 MOST_BEFORE = 20  # lines before the table, such as a licence
+MOST_GUESSED = 10  # columns without names among which users and items are looked for
 FEWEST_ALIKE = 0.6  # the share of rows with the usual number of fields, or it is no table
 FEWEST_MATRIX_COLUMNS = 5
-SHAPES = ("table", "lists", "counted-lists", "matrix")
+SHAPES = ("table", "lists", "counted-lists", "matrix", "netflix")
+MARK = re.compile(r"\d+:")  # the line before the rows of a film, in the Netflix Prize's files
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|true|false", re.IGNORECASE)
+DATE = re.compile(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?!\d)|[A-Za-z]{3,9}.*\b(19|20)\d\d$")
 OLDEST_TIME = 10**8  # seconds since 1970: smaller numbers are not taken for times
 
 
@@ -23,6 +27,7 @@ class Layout(NamedTuple):
 
     delimiter: str = ","
     quote: str = ""
+    escape: str = ""  # what stands before a quote within quotes: another one, or a backslash
     skip: int = 0  # lines before the first row, the header included
     names: tuple | None = None  # the header
     width: int = 0
@@ -37,16 +42,25 @@ class Layout(NamedTuple):
         values = self.column(place)
         return bool(values) and sum(bool(NUMBER.fullmatch(value)) for value in values) > 0.9 * len(values)
 
+    def has_fractions(self, place):
+        """Whether the values are numbers, and not all whole."""
+        values = self.column(place)
+        return self.is_number(place) and any(re.search(r"[.,]\d*[1-9]", value) for value in values)
+
     def largest(self, place):
         return max(
             (float(value) for value in self.column(place) if re.fullmatch(r"\d+(\.\d+)?", value)), default=0
         )
 
     def looks_like_time(self, place):
+        """Whether the values are dates, or numbers such as seconds since 1970."""
         values = self.column(place)[:50]
         if self.is_number(place):
             return all(re.fullmatch(r"\d+(\.\d*)?", value) and float(value) > OLDEST_TIME for value in values)
-        return bool(values) and all(re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b", value) for value in values)
+        return bool(values) and sum(bool(DATE.search(value)) for value in values) > 0.9 * len(values)
+
+    def is_filled(self, place):
+        return 2 * len(self.column(place)) > len(self.rows)
 
 
 def sniff(plain, delimiter=None, header=None, shape=None):
@@ -66,20 +80,21 @@ def sniff(plain, delimiter=None, header=None, shape=None):
     if not filled:
         raise UserError(f"{plain.name} is empty")
     if shape in (None, "table") and delimiter is None:
-        found = [one for one in DELIMITERS if any(one in line for line in filled)]
-        if not found:
+        if not any(one in line for line in filled for one in (*DELIMITERS, " ")):
             raise UserError(
                 f"{plain.name} has one column, such as '{shown(filled[0])}': a row needs a user and an item"
             )
-        delimiter = max(found, key=lambda one: _consistency(filled, one))
+        delimiter = _delimiter(filled)
+    if shape == "netflix" or shape is None and MARK.fullmatch(filled[0].strip()):
+        return Layout(",", width=3, shape="netflix", rows=tuple(line.split(",") for line in filled))
     if shape is None and (lists := _lists(filled, delimiter)):
         shape = lists
     if shape in ("lists", "counted-lists"):
         return Layout(shape=shape, delimiter=delimiter or "")
-    delimiter = delimiter or max(DELIMITERS, key=lambda one: _consistency(filled, one))
+    delimiter = delimiter or _delimiter(filled)
     quote = _quote(filled, delimiter)
     rows = [(number, row) for number, row in _rows(lines, delimiter, quote) if any(map(str.strip, row))]
-    return _with_header(plain.name, rows, Layout(delimiter, quote), header, shape)
+    return _with_header(plain.name, rows, Layout(delimiter, quote, _escape(text, quote)), header, shape)
 
 
 def shown(text, length=80):
@@ -91,6 +106,19 @@ def shown(text, length=80):
 def separated_by(delimiter):
     """The delimiter in words."""
     return NAMES_OF.get(delimiter, f"'{delimiter}'")
+
+
+def _delimiter(lines):
+    """What most likely stands between the fields of these lines."""
+    best = max(DELIMITERS, key=lambda one: _consistency(lines, one))
+    share, spaces = _consistency(lines, best)[0], _consistency(lines, " ")[0]
+    return " " if share < FEWEST_ALIKE and spaces > share else best
+
+
+def _escape(text, quote):
+    r"""A backslash where quotes within quotes are written as \", else the quote itself."""
+    by_backslash = re.search(r'\\"[^;,|\t\n]', text) and not re.search(r'[^;,|\t\n]""[^;,|\t\n]', text)
+    return "\\" if quote and by_backslash else quote
 
 
 def _consistency(lines, delimiter):
@@ -109,14 +137,14 @@ def _usual(widths):
 
 def _rows(lines, delimiter, quote):
     """[(line number from 1, fields)]; a quoted field may go on over lines."""
-    if delimiter == " ":
-        return [
-            (number, [field for field in line.split(" ") if field]) for number, line in enumerate(lines, 1)
-        ]
+    spaces = delimiter == " "
+    lines = [line.strip(" ") if spaces else line for line in lines]
     if not quote:
-        return [(number, line.split(delimiter)) for number, line in enumerate(lines, 1)]
+        split = (lambda line: re.split(" +", line)) if spaces else lambda line: line.split(delimiter)
+        return [(number, split(line)) for number, line in enumerate(lines, 1)]
     lines, delimiter = _with_one_character(lines, delimiter)
-    reader, rows, first = csv.reader((line + "\n" for line in lines), delimiter=delimiter), [], 1
+    reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, skipinitialspace=spaces)
+    rows, first = [], 1
     try:
         for row in reader:
             rows.append((first, [field.removesuffix("\n") for field in row]))
@@ -176,17 +204,22 @@ def _with_header(name, rows, layout, header, shape):
             f"such as '{shown(layout.delimiter.join(rows[-1][1]))}': it is no table. "
             "--format and --delimiter say otherwise"
         )
-    start = 0
-    for place, (_, row) in enumerate(rows[: MOST_BEFORE + 1]):
-        if len(row) == usual or header is not False and len(row) > 1 and is_header(row):
-            start = place
-            break
+    start = _start(rows, usual, header)
     first_line, first = rows[start][0], [field.strip() for field in rows[start][1]]
+    first[0] = first[0].lstrip("#% ") if is_header([first[0].lstrip("#% ")]) else first[0]
     body = [row for _, row in rows[start + 1 :]]
+    numbers = [str(place) for place in range(len(first))]
+    if header is None and first == ["", *numbers[:-1]]:  # as pandas numbers columns without names
+        start, header, body = start + 1, False, body
     if header is None:
         header = _is_header(first, body)
     if not header:
-        before = rows[start][0] - 1
+        if usual > MOST_GUESSED and shape is None:
+            raise UserError(
+                f"{name} has {usual} columns and no header. Say what it is: --format=matrix, or --format=table "
+                "with --user-col and --item-col, numbers from 0"
+            )
+        before = rows[start][0] - 1 if start < len(rows) else first_line
         return layout._replace(
             skip=before, width=usual, rows=tuple(row for _, row in rows[start:]), shape=shape or "table"
         )
@@ -194,18 +227,41 @@ def _with_header(name, rows, layout, header, shape):
     while len(names) > usual and not names[-1]:  # empty names at the end, which no row has fields for
         names = names[:-1]
     if len(names) < usual:
-        beyond = [field for row in body if len(row) == usual for field in row[len(names) :]]
-        if any(field.strip() for field in beyond):
-            raise UserError(
-                f"{name}: the rows have {usual} fields, the header has {len(names)}: {listed(names)}. "
-                "Give it a name for every column"
-            )
-        names = names + [""] * (usual - len(names))
+        names = _names_for_all(name, names, [row for row in body if len(row) == usual], usual, shape)
     second = rows[start + 1][0] if start + 1 < len(rows) else first_line + 1
     layout = layout._replace(
         skip=second - 1, names=tuple(names), width=max(len(names), usual), rows=tuple(body)
     )
     return layout._replace(shape=shape or ("matrix" if _is_matrix(layout) else "table"))
+
+
+def _start(rows, usual, header):
+    """The place of the header or, without one, of the first row; before it may be a title or comments."""
+    first = None
+    for place, (_, row) in enumerate(rows[: MOST_BEFORE + 1]):
+        if header is not False and len(row) > 1 and is_header(row, all_of=("user", "item")):
+            return place
+        is_comment = row[0].lstrip().startswith(COMMENTS) and not is_header([row[0].lstrip("#% "), *row[1:]])
+        fits = len(row) == usual and not is_comment
+        if first is None and (fits or header is not False and len(row) > 1 and is_header(row)):
+            first = place
+    return first or 0
+
+
+def _names_for_all(name, names, rows, width, shape):
+    """The names, filled up to the width of the rows."""
+    lacking = width - len(names)
+    if not any(field.strip() for row in rows for field in row[len(names) :]):
+        return names + [""] * lacking
+    numbers = [row[0].strip() for row in rows]
+    if lacking == 1 and numbers in ([str(n) for n in range(k, k + len(numbers))] for k in (0, 1)):
+        return ["", *names]  # the numbers of rows, as R writes them
+    if shape == "table":
+        return names + [""] * lacking
+    raise UserError(
+        f"{name}: the rows have {width} fields, the header has {len(names)}: {listed(names)}. Give it a name for "
+        "every column or, if the names are those of the first ones, add --format=table"
+    )
 
 
 def _is_header(first, body):

@@ -6,6 +6,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from scipy.io import mmread
 
 from lib.errors import UserError
 from lib.files import empty_folder
@@ -17,6 +18,15 @@ from prep.tables import Interactions, Part, Reading, database_in, encode, spelle
 OPTIONS = [*(f"{role}_col" for role in ROLES), "encoding", "delimiter", "header", "format", "titles"]
 DELIMITERS = {"tab": "\t", "space": " "}
 SAMPLE_ROWS = 1000
+MOST_LISTED = 9  # names of files, in a line
+LIKELY_NAMES = r"ratings?\b|interactions?\b|events?\b|reviews?\b|u\.data|\.inter$"  # of a file among others
+SHAPES_IN_WORDS = {
+    "lists": "lists: a user, then their items, a line each",
+    "counted-lists": "counted lists: how many, then the items, a line for each user",
+    "matrix": "a matrix: a row for each user, a column for each item",
+    "array": "an array: a row for each user, a column for each item or, with two or three, a row an interaction",
+    "netflix": "the Netflix Prize's files: 'film:', then its rows",
+}
 
 
 def read_own(path, scratch, options):
@@ -37,6 +47,11 @@ def read_own(path, scratch, options):
         titled = reading.titles.item.nunique()
         ids = reading.interactions.item_ids.astype(str)
         found = int(reading.titles.drop_duplicates("item").item.isin(ids).sum())
+        if options["titles"] is not None and not found:
+            raise UserError(
+                f"--titles: none of its items, such as {shown(str(reading.titles.item.iloc[0]))}, is among those of "
+                f"{path}, such as {shown(ids[0])}"
+            )
         reading.notes.append(f"{found:,} of {len(ids):,} items have a title" + _unused(titled - found))
     return reading
 
@@ -58,13 +73,16 @@ def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, 
     """
     files, notes = plain.unpack(path, scratch, encoding)
     with database_in(scratch) as database:
-        parts, more = _parts(database, path, files, scratch, given or {}, delimiter, header, shape)
-        notes = notes + more
-        first = parts[0]
-        if first.file.kind == "npz" or first.layout.shape != "table":
-            reading = _read_other(parts)
+        try:
+            parts, said = _parts(database, path, files, scratch, given or {}, delimiter, header, shape)
+        except UserError as error:
+            raise UserError("; ".join([str(error), *notes])) from error  # a wrong encoding may be why
+        notes = notes + said
+        shape = parts[0].layout.shape
+        if shape in ("table", "netflix"):
+            reading = tables.read_parts(database, parts, marked=shape == "netflix")
         else:
-            reading = tables.read_parts(database, parts)
+            reading = _read_other(parts)
     return reading._replace(notes=notes + reading.notes)
 
 
@@ -93,67 +111,87 @@ def read_titles(path, scratch, encoding=None):
 
 def _parts(database, path, files, scratch, given, delimiter, header, shape):
     """([Part] of the files that are read, notes). A folder's files without such columns are left out."""
-    parts, said, errors = [], [], []
+    parts, said, errors = [], {}, []
     for file in files:
         try:
-            layout = _layout(database, file, delimiter, header, shape)
-            if layout.delimiter == " " and layout.shape == "table":
-                file, layout = plain.with_tabs(file, scratch), layout._replace(delimiter="\t")
-            is_table = file.kind != "npz" and layout.shape == "table"
-            columns, line = choose(file.name, layout, given) if is_table else (Columns(0, 1), None)
-            parts.append(Part(file, layout, columns))
-            said.append(line)
+            part, said[file.name] = _part(database, file, scratch, given, delimiter, header, shape)
+            parts.append(part)
         except UserError as error:
-            errors.append((file.name, error))
+            errors.append(error)
     if not parts:
-        raise errors[0][1]
-    if any(part.layout.names for part in parts):  # then a text without a header is no table, but prose
-        errors += [(part.file.name, None) for part in parts if not part.layout.names]
-        said = [line for part, line in zip(parts, said) if part.layout.names]
-        parts = [part for part in parts if part.layout.names]
-    for part in parts:
-        if (part.layout.names, part.layout.width) != (parts[0].layout.names, parts[0].layout.width):
-            names = lambda one: listed(one.layout.names or list(map(str, range(one.layout.width))))
-            raise UserError(
-                f"{path} holds tables with different columns: {parts[0].file.name} ({names(parts[0])}) and "
-                f"{part.file.name} ({names(part)}). Name one file, or a pattern of those that belong together"
-            )
-    notes = [f"read as {_shape_in_words(parts[0])}" if said[0] is None else f"columns: {said[0]}"]
+        raise errors[0]
+    parts = _belonging_together(path, parts)
+    first, notes = parts[0], []
+    notes.append(said[first.file.name])
     if len(files) > 1:
+        left_out = [file.name for file in files if file.name not in {part.file.name for part in parts}]
+        more = ", ..." if len(left_out) > MOST_LISTED else ""
         notes.append(
-            f"{len(parts):,} files are read"
-            + (f"; left out: {', '.join(name for name, _ in errors[:9])}" if errors else "")
+            f"of {len(files):,} files, {len(parts):,} {'are' if len(parts) > 1 else 'is'} read"
+            + (f"; left out: {', '.join(left_out[:MOST_LISTED])}{more}" if left_out else "")
         )
-    before = parts[0].layout.skip - bool(parts[0].layout.names)
+    before = first.layout.skip - bool(first.layout.names)
     if before > 0:
-        notes.append(f"{parts[0].file.name}: {before} lines before the table are left out")
+        notes.append(f"{first.file.name}: what stands before the table is left out, {before} lines")
     return parts, notes
 
 
-def _shape_in_words(part):
-    if part.file.kind == "npz":
-        return "a matrix, users x items, with their numbers as ids"
-    return {
-        "lists": "lists: a user, then their items, a line each",
-        "counted-lists": "counted lists: how many, then the items, a line for each user",
-        "matrix": "a matrix: a row for each user, a column for each item",
-    }[part.layout.shape]
+def _part(database, file, scratch, given, delimiter, header, shape):
+    """(Part, a line that says what it is)."""
+    layout = _layout(database, file, delimiter, header, shape)
+    if layout.shape == "netflix":
+        return Part(
+            file, layout, Columns(user=0, item=None, rating=1)
+        ), f"read as {SHAPES_IN_WORDS['netflix']}"
+    if layout.shape != "table":
+        words = SHAPES_IN_WORDS["array" if file.kind == "array" else layout.shape]
+        return Part(file, layout, Columns(0, 1)), f"read as {words}"
+    if layout.delimiter == " ":
+        file, layout = plain.with_tabs(file, layout.quote, scratch), layout._replace(delimiter="\t")
+    columns, line = choose(file.name, layout, given)
+    for role in ("user", "item"):
+        example = next(iter(layout.column(getattr(columns, role))), "")
+        if file.kind == "json" and example[:1] in ("{", "["):
+            raise UserError(
+                f"{file.name}: the {role}s are lists or objects, such as {shown(example, 40)}, and no ids. "
+                f"Flatten them, for example with pandas.json_normalize"
+            )
+    return Part(file, layout, columns), f"columns: {line}"
+
+
+def _belonging_together(path, parts):
+    """The parts that have the same columns; UserError if there are several kinds, and none is the likeliest."""
+    kind = lambda part: (part.layout.shape, part.layout.names, part.layout.width)
+    for is_likely in (
+        lambda part: True,
+        lambda part: part.layout.names is not None,  # a text without a header may be prose
+        lambda part: re.search(LIKELY_NAMES, part.file.name, re.IGNORECASE),
+        lambda part: part.columns.value is not None,
+    ):
+        likely = list(filter(is_likely, parts))
+        if len(set(map(kind, likely))) == 1:
+            return likely
+        parts = likely or parts
+    names = lambda one: listed(one.layout.names or list(map(str, range(one.layout.width))))
+    other = next(part for part in parts if kind(part) != kind(parts[0]))
+    raise UserError(
+        f"{path} holds tables with different columns: {parts[0].file.name} ({names(parts[0])}) and "
+        f"{other.file.name} ({names(other)}). Name one file, or a pattern of those that belong together"
+    )
 
 
 def _layout(database, file, delimiter, header, shape):
-    if file.kind == "npz":
+    if file.kind == "array":
         return Layout(shape="matrix")
     if file.kind == "text":
         return sniff(file, delimiter, header, shape)
-    source = tables.reader_of(file)
     try:
-        rows = database.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {source} LIMIT {SAMPLE_ROWS}")
+        rows = database.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {tables.reader_of(file)} LIMIT {SAMPLE_ROWS}")
         names, rows = rows.columns, rows.fetchall()
     except duckdb.Error as error:
         raise tables.unreadable(file, error) from error
-    return Layout(
-        names=tuple(names), width=len(names), rows=tuple([field or "" for field in row] for row in rows)
-    )
+    rows = tuple([field or "" for field in row] for row in rows)
+    return Layout(names=tuple(names), width=len(names), rows=rows)
 
 
 # ---- Other shapes --------------------------------------------------------------------------------------
@@ -161,49 +199,59 @@ def _layout(database, file, delimiter, header, shape):
 
 def _read_other(parts):
     """The Reading of a matrix or of lists."""
-    if len(parts) > 1:
-        raise UserError(
-            f"{parts[0].file.name} and {parts[1].file.name} are {_shape_in_words(parts[0])}. Name one file"
+    if len(parts) > 1 and parts[0].layout.shape != "lists":
+        raise UserError(f"{parts[0].file.name} and {parts[1].file.name} are matrices. Name one file")
+    users, items, values = [], [], []
+    for file, layout, _ in parts:
+        read = (
+            _read_array if file.kind == "array" else _read_matrix if layout.shape == "matrix" else _read_lists
         )
-    file, layout, _ = parts[0]
-    read = _read_npz if file.kind == "npz" else _read_matrix if layout.shape == "matrix" else _read_lists
-    users, items, values = read(file, layout)
-    (user, user_ids), (item, item_ids) = map(encode, (users, items))
-    values = np.asarray(values, np.float32)
+        for column, more in zip((users, items, values), read(file, layout)):
+            column.append(np.asarray(more))
+    (user, user_ids), (item, item_ids) = (encode(np.concatenate(column)) for column in (users, items))
+    values = np.concatenate(values).astype(np.float32)
     return Reading(Interactions(user, user_ids, item, item_ids, values, is_count=True), rows=len(values))
 
 
-def _read_npz(file, layout):
-    """(users, items, values) of a matrix that scipy or numpy has saved; ids are places, from 0."""
+def _read_array(file, layout):
+    """(users, items, values) of a matrix of scipy, numpy or Matrix Market; ids are places, from 0.
+
+    A dense matrix of two or three columns has a row for each interaction: user, item, and perhaps a value.
+    """
     try:
         with open(file.path, "rb") as content:
-            matrix = (
-                sp.load_npz(content) if content.peek(2)[:2] == b"PK" else np.load(content, allow_pickle=False)
-            )
-        matrix = sp.coo_array(matrix)
+            start = content.peek(2)[:2]
+            if start == b"PK":
+                matrix = sp.load_npz(content)
+            else:
+                matrix = mmread(content) if start == b"%%" else np.load(content, allow_pickle=False)
         if matrix.ndim != 2:
             raise ValueError(f"it has {matrix.ndim} dimensions, not 2")
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds
+        if isinstance(matrix, np.ndarray) and matrix.shape[1] in (2, 3) and len(matrix) > 30:
+            return matrix[:, 0], matrix[:, 1], matrix[:, 2] if matrix.shape[1] > 2 else np.ones(len(matrix))
+        matrix = sp.coo_array(matrix)
+    except Exception as error:  # zipfile, zlib, scipy and numpy raise many kinds
         raise UserError(
-            f"{file.name} is no matrix of scipy.sparse.save_npz or numpy.save: {shown(str(error), 120)}"
+            f"{file.name} is no matrix of scipy, numpy or Matrix Market: {shown(str(error), 120)}"
         ) from error
     entries = matrix.data != 0
     return matrix.row[entries], matrix.col[entries], matrix.data[entries]
 
 
 def _read_matrix(file, layout):
-    """(users, items, values) of a table with a row for each user and a column for each item."""
+    """(users, items, values) of a row for each user and a column for each item; without a header, ids are places, from 0."""
     users, items, values = [], [], []
+    names = np.array(layout.names[1:] if layout.names else range(layout.width), object)
     chunks = pd.read_csv(
         file.path, sep=layout.delimiter, skiprows=layout.skip, header=None, dtype={0: str}, chunksize=10_000,
         keep_default_na=False, na_values=[""],
     )  # fmt: skip
     try:
         for chunk in chunks:
-            cells = chunk.iloc[:, 1:].to_numpy(np.float32, na_value=0)
+            cells = chunk.iloc[:, 1 if layout.names else 0 :].to_numpy(np.float32, na_value=0)
             row, column = cells.nonzero()
-            users += chunk[0].to_numpy(object)[row].tolist()
-            items += np.array(layout.names[1:], object)[column].tolist()
+            users += (chunk[0].to_numpy(object) if layout.names else chunk.index.to_numpy())[row].tolist()
+            items += names[column].tolist()
             values.append(cells[row, column])
     except ValueError as error:
         raise UserError(

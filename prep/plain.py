@@ -6,6 +6,7 @@ lies; of the others a copy is written into a scratch folder.
 
 import bz2
 import codecs
+import csv
 import glob
 import gzip
 import re
@@ -28,6 +29,10 @@ BLOCK = 2**22  # bytes looked at, or copied, at once
 LARGEST_MEMBER = 64 * 2**30  # bytes of a zip member: more is an attack, or a mistake
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\x28\xb5\x2f\xfd": zstd.open}
 DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, zstd.ZstdError, NotImplementedError)
+PYTHON_DICTIONARIES = (
+    "Make JSON of them: python -c 'import ast, json, sys; "
+    "[print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]' <FILE >NEW"
+)
 # (how a file begins, what it is, what to do)
 REFUSED = [
     (rb"\s*<(!doctype|html|\?xml)", "a web page", "Download the data themselves; a browser shows what it is"),
@@ -36,6 +41,7 @@ REFUSED = [
     (rb"\xd0\xcf\x11\xe0", "an old Excel workbook", "Save the sheet as CSV"),
     (rb"SQLite format 3", "an SQLite database", "Export the table as CSV"),
     (rb"\x80[\2-\5]", "a Python pickle, which may run any code", "Save the table with to_parquet"),
+    (rb"\{u?'", "lines of Python dictionaries", PYTHON_DICTIONARIES),
     (rb"7z\xbc\xaf|Rar!|\xfd7zXZ", "an archive that cannot be read here", "Unpack it first"),
 ]
 
@@ -45,7 +51,7 @@ class Plain(NamedTuple):
 
     path: Path
     name: str  # as messages show it
-    kind: str  # "text", "parquet", "json" or "npz"
+    kind: str  # "text", "parquet", "json" or "array", a matrix
     has_quotes: bool = False  # text with a double quote somewhere
     has_spaces: bool = True  # or with a space, so that ids may have some around them
 
@@ -67,6 +73,8 @@ def unpack(path, scratch, encoding=None):
     files, notes = [], []
     for file, name in find(path):
         for opened, inner in _members(file, name, scratch):
+            if files and not opened.stat().st_size:
+                continue  # an empty part among others
             plain, note = look(opened, inner, scratch, encoding)
             files.append(plain)
             notes += note
@@ -85,7 +93,9 @@ def find(path):
             if file.is_file() and not any(part[0] in "._" for part in file.relative_to(expanded).parts)
         ]
         return [(file, str(file.relative_to(expanded))) for file in found]
-    if expanded.exists() or any(parent.is_file() for parent in expanded.parents):
+    if expanded.exists() and not expanded.is_file():
+        raise UserError(f"{path} is no file, but a pipe or a device. Write it into a file first")
+    if expanded.is_file() or any(parent.is_file() for parent in expanded.parents):
         return [(expanded, expanded.name)]
     found = sorted(Path(match) for match in glob.glob(str(expanded), recursive=True))
     found = [file for file in found if file.is_file()]
@@ -150,12 +160,14 @@ def look(path, name, scratch, encoding=None):
             with damage_of(name), open_packed(path) as source, open(target, "wb") as copy:
                 shutil.copyfileobj(source, copy, BLOCK)
             path, start = target, _start(target)
+    if start[257:262] == b"ustar":
+        raise UserError(f"{name} is a tar archive. Unpack it first")
     if start.startswith(b"PAR1"):
         return Plain(path, name, "parquet"), []
     if start.startswith(b"PK\3\4") and not zipfile.is_zipfile(path):
         raise UserError(f"{name} is a truncated zip. Download or copy it again")
-    if start.startswith((b"PK\3\4", b"\x93NUMPY")):
-        return Plain(path, name, "npz"), []
+    if start.startswith((b"PK\3\4", b"\x93NUMPY", b"%%MatrixMarket")):
+        return Plain(path, name, "array"), []
     for pattern, what, remedy in REFUSED:
         if re.match(pattern, start, re.IGNORECASE):
             raise UserError(f"{name} is {what}, not a table. {remedy}")
@@ -180,14 +192,19 @@ def look(path, name, scratch, encoding=None):
     return Plain(path, name, kind, survey.has_quotes, survey.has_spaces), notes
 
 
-def with_tabs(file, scratch):
+def with_tabs(file, quote, scratch):
     """A text whose fields are separated by any number of spaces, again with a tab between them."""
     target = scratch / f"{len(list(scratch.iterdir()))}.tabs"
+    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     with (
         open(file.path, encoding="utf-8-sig") as lines,
-        open(target, "w", encoding="utf-8", newline="\n") as copy,
+        open(target, "w", encoding="utf-8", newline="") as copy,
     ):
-        copy.writelines(re.sub(" +", "\t", line.strip(" \n")) + "\n" for line in lines)
+        stripped = (line.strip(" ") for line in lines)
+        rows = csv.reader(stripped, delimiter=" ", quoting=quoting, skipinitialspace=True)
+        csv.writer(
+            copy, delimiter="\t", quoting=quoting, lineterminator="\n", quotechar=quote or None
+        ).writerows(rows)
     return file._replace(path=target)
 
 

@@ -25,7 +25,7 @@ from lib.files import empty_folder, lock, new_folder
 from lib.settings import adapter, checked
 from prep import plain
 from prep.columns import ROLES
-from prep.download import Unreachable, fetch
+from prep.download import Unreachable, check_hash, fetch
 from prep.filters import FEWEST_INTERACTIONS, Filters, filter_interactions
 from prep.layouts import SHAPES
 from prep.own_file import OPTIONS, read_own
@@ -34,6 +34,7 @@ from prep.write import write_dataset
 
 # The options that shape a data set, by their keys in the manifest. Older manifests lack some.
 DEFAULTS = {"split_seed": 42, **Filters()._asdict(), **dict.fromkeys(OPTIONS)}
+MOST_MISSING = 0.5  # the share of rows that may lack a user or an item
 
 
 def prepare(name, options, unreachable=()):
@@ -54,6 +55,8 @@ def prepare(name, options, unreachable=()):
             is_own = options.name is not None
             if is_own:
                 path, source = options.file, f"file:{options.file}"
+                if options.sha256 is not None:
+                    check_hash(Path(path).expanduser(), options.sha256)
                 reading = read_own(path, scratch, {key: getattr(options, key) for key in OPTIONS})
             else:
                 downloads = options.data_dir / ".downloads"
@@ -62,7 +65,7 @@ def prepare(name, options, unreachable=()):
                 reading = read(path, scratch)
         for note in reading.notes:
             _print(note)
-        check_bad_rows(reading, options.max_bad_share)
+        check_bad_rows(reading, options.max_bad_share, MOST_MISSING if is_own else 0)
         filters = Filters(**{key: getattr(options, key) for key in Filters._fields})
         interactions, lost = filter_interactions(reading.interactions, filters, only_likes=is_own)
         manifest = {
@@ -80,17 +83,24 @@ def prepare(name, options, unreachable=()):
         _print(line)
 
 
-def check_bad_rows(reading, max_bad_share):
-    """Prints how many rows were left out, with the first of them; UserError if they are too many."""
+def check_bad_rows(reading, max_bad_share, max_missing_share):
+    """Prints how many rows were left out, with the first of them; UserError if they are too many.
+
+    Args:
+        max_bad_share, max_missing_share: of rows that cannot be used, but for those that only lack a user or an
+            item; and of these, which many sources have.
+    """
     if not reading.bad:
         return
     examples = [f"{file}, line {line}: {fault}" for file, line, fault in reading.examples]
     more = ["..."] if reading.bad > len(examples) else []
     summary = f"{reading.bad:,} of {reading.rows:,} rows cannot be used ({'; '.join(examples + more)})"
-    if reading.bad == reading.rows:
-        raise UserError(f"{summary}. Look at the columns and the delimiter that were chosen")
-    if reading.bad > max_bad_share * reading.rows:
-        enough = math.ceil(1000 * reading.bad / reading.rows) / 1000
+    missing = reading.missing if max_missing_share else 0
+    bad = reading.bad - missing
+    if reading.bad > MOST_MISSING * reading.rows:
+        raise UserError(f"{summary}. Look at the columns that were chosen: {'; '.join(reading.notes)}")
+    if bad > max_bad_share * reading.rows:
+        enough = math.ceil(1000 * bad / reading.rows) / 1000
         raise UserError(
             f"{summary}, more than --max-bad-share={max_bad_share:g} allows. "
             f"Repair them, or leave them out with --max-bad-share={enough:g}."
@@ -126,7 +136,8 @@ def _summary(folder, reading, lost, counts):
 
 def _file_hash(path):
     """The sha256 of a file, or {name: sha256} of the files of a folder or pattern."""
-    hashes = {name: pooch.file_hash(file) for file, name in plain.find(path)}
+    archive = lambda file: file if file.exists() else next(one for one in file.parents if one.is_file())
+    hashes = {name: pooch.file_hash(archive(file)) for file, name in plain.find(path)}
     return hashes if len(hashes) > 1 else next(iter(hashes.values()))
 
 

@@ -24,7 +24,8 @@ from prep.layouts import Layout, shown
 
 LONGEST_ROW = 2**26  # bytes
 LARGEST_SECONDS = 1e11  # since 1970: larger numbers are milliseconds, or less
-MOST_ODD_TIMES = 0.01  # the share of times that may be unreadable
+MOST_ODD_TIMES = 0.2  # the share of times that may be unreadable
+MOST_COLUMNS_READ = 200
 EXAMPLES = 5  # bad rows that are named
 # An id that is a whole number, however a table spells it, such as 7, 7.0 or 7e3; not 007.
 WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0*)?([eE]\+?\d{1,2})?")
@@ -44,6 +45,7 @@ DATES = [
     "%m %d, %Y",
     "%Y%m%d",
 ]
+OTHER_TIMES = ["%a %b %d %H:%M:%S %z %Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%d-%b-%Y"]
 CLOCKS = ["", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p"]
 
 
@@ -65,7 +67,8 @@ class Reading(NamedTuple):
     interactions: Interactions
     titles: pd.DataFrame | None = None  # item (as text) and title
     rows: int = 0  # how many were read, with the bad ones and all lines that these swallowed
-    bad: int = 0
+    bad: int = 0  # of these, how many cannot be used
+    missing: int = 0  # of the bad, how many only lack a user or an item
     examples: list = []  # (file, line or row, what is wrong) of the first bad rows
     notes: list = []  # what was chosen, a line each
 
@@ -94,6 +97,9 @@ def database_in(scratch):
 
 
 def unreadable(file, error):
+    """A UserError for what DuckDB says about a file, or about the disk."""
+    if "space left" in str(error) or "Could not write" in str(error):
+        return UserError("the disk is full: --data_dir needs room for a copy of the rows")
     kind = {"parquet": " as Parquet", "json": " as JSON"}.get(file.kind, "")
     return UserError(f"{file.name} cannot be read{kind}: {shown(str(error).splitlines()[0], 200)}")
 
@@ -113,10 +119,12 @@ def source_of(file, layout, marked=False):
     types = ", ".join(f"{field}: 'VARCHAR'" for field in fields)
     fields = list(map(_text, fields)) if file.has_spaces else fields
     delimiter, quote = quoted(layout.delimiter), quoted(layout.quote)
+    nothing = "['']" if layout.escape == "\\" else "['', '\\N']"  # \N as MySQL and PostgreSQL write it
     source = (
         f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={delimiter}, "
-        f"quote={quote}, escape={quote}, header=false, skip={layout.skip}, columns={{{types}}}, "
-        f"max_line_size={LONGEST_ROW}, store_rejects=true, rejects_limit=0, null_padding={marked})"
+        f"quote={quote}, escape={quoted(layout.escape)}, header=false, skip={layout.skip}, columns={{{types}}}, "
+        f"max_line_size={LONGEST_ROW}, store_rejects=true, rejects_limit=0, null_padding={marked}, "
+        f"nullstr={nothing})"
     )
     if marked:
         is_mark = "coalesce(c1, c2) IS NULL AND regexp_full_match(trim(c0), '\\d+:')"
@@ -143,8 +151,9 @@ def read_parts(database, parts, marked=False):
     users, items = (_distinct(database, column) for column in "ui")
     is_bad = "(u IS NULL OR i IS NULL OR v IS NULL OR NOT isfinite(v))"
     breaks = "coalesce(sum(len(torn) - len(replace(torn, chr(10), ''))), 0)"
-    rows, bad, swallowed = database.execute(
-        f"SELECT count(*), count(*) FILTER ({is_bad}), {breaks} FROM raw"
+    lacks_id = "torn IS NULL AND (u IS NULL OR i IS NULL)"
+    rows, bad, missing, swallowed = database.execute(
+        f"SELECT count(*), count(*) FILTER ({is_bad}), count(*) FILTER ({lacks_id}), {breaks} FROM raw"
     ).fetchone()
     examples = []
     for number, (part, rejected) in enumerate(zip(parts, faults)):
@@ -168,6 +177,7 @@ def read_parts(database, parts, marked=False):
         titles,
         rows=int(rows + rejected + swallowed),
         bad=int(bad + rejected + swallowed),
+        missing=missing,
         examples=examples[:EXAMPLES],
         notes=notes,
     )
@@ -196,8 +206,10 @@ def _load(database, part, is_first, marked, time_type):
         f"CASE WHEN {time} IS NULL THEN {optional(columns.time)}::VARCHAR END AS odd "
         f"FROM {source}"
     )
-    if file.kind == "text":
-        select += f" WHERE coalesce({', '.join(f'c{place}' for place in range(layout.width))}) IS NOT NULL"
+    if file.kind == "text":  # an empty line is no row; of very wide tables, reading all columns would cost GB
+        wide = layout.width > MOST_COLUMNS_READ
+        read = [place for place in columns if place is not None] if wide else range(layout.width)
+        select += f" WHERE coalesce({', '.join(f'c{place}' for place in read)}) IS NOT NULL"
     try:
         with _bar(database, file.name):
             database.execute(f"{'CREATE TABLE raw AS' if is_first else 'INSERT INTO raw'} {select}")
@@ -334,7 +346,11 @@ def _lines_of_rows(part, marked):
             next(file)
         if layout.quote:
             csv.field_size_limit(LONGEST_ROW)
-            rows = csv.reader(file, delimiter=layout.delimiter, strict=True)
+            doubled = layout.escape == layout.quote
+            escape = None if doubled else layout.escape
+            rows = csv.reader(
+                file, delimiter=layout.delimiter, doublequote=doubled, escapechar=escape, strict=True
+            )
         else:
             rows = (line.rstrip("\r\n").split(layout.delimiter) for line in file)
         before, count = layout.skip, 0
@@ -365,6 +381,7 @@ def _times(database, is_bad, time_type):
         formats = [(f"CASE WHEN isfinite(t) THEN t / {unit:g} END", None)]
     else:
         formats = [("epoch(try_cast(t AS TIMESTAMPTZ))", None)]
+        formats += [(f"epoch(try_strptime(t, '{one}'))", one) for one in OTHER_TIMES]
         formats += [
             (f"epoch(try_strptime(t, {quoted(date + clock)}))", date + clock)
             for date in DATES
@@ -383,10 +400,7 @@ def _times(database, is_bad, time_type):
     like = database.execute(f"SELECT t::VARCHAR {good} AND ({sql}) IS NOT NULL LIMIT 1").fetchone()
     if read < (1 - MOST_ODD_TIMES) * total:
         such = " and ".join(f"'{shown(text, 40)}'" for text in [*(like or []), other])
-        raise UserError(
-            f"the times are not all of one kind, such as {such}. "
-            "Write them alike, or leave them out with --time-col=-"
-        )
+        return [f"times are left out: they are not all of one known kind, such as {such}"], "NULL"
     return [
         f"{total - read:,} times cannot be read, such as '{shown(other, 40)}': taken for the earliest"
     ], sql

@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import pairs_of, reading_of
+from conftest import pairs_of, reading_of, write
 from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 
@@ -107,20 +107,20 @@ READ = {
     "a zip with one table": ("a.zip", packed({"ratings.csv": text()}), ROWS, ""),
     "a zip with a table among others": (
         "a.zip", packed({"x/README.txt": "This is about tea.\n", "x/ratings.csv": text(), "x/items.csv": "item,title\ntea,Tea\n"}),
-        ROWS, "1 files are read; left out: x/items.csv, x/README.txt",
+        ROWS, "of 3 files, 1 is read; left out: x/README.txt, x/items.csv",
     ),
     "JSON lines": ("a.jsonl", "".join(json.dumps(row) + "\n" for row in OBJECTS), ROWS, "rating=stars"),
     "a JSON array": ("a.json", json.dumps(OBJECTS, indent=1), ROWS, ""),
     "JSON lines, packed": ("a.json.gz", gzip.compress(json.dumps(OBJECTS).encode()), ROWS, ""),
     "RecBole": ("a.inter", text("\t", "user_id:token,item_id:token,rating:float"), ROWS, "user=user_id:token"),
-    "a sparse matrix of scipy": ("a.npz", matrix(sp.save_npz, SPARSE), [(0, 2, 1), (1, 0, 1), (1, 2, 2)], "a matrix, users x items"),
+    "a sparse matrix of scipy": ("a.npz", matrix(sp.save_npz, SPARSE), [(0, 2, 1), (1, 0, 1), (1, 2, 2)], "read as an array"),
     "a matrix of numpy": ("a.npy", matrix(np.save, SPARSE.toarray()), [(0, 2, 1), (1, 0, 1), (1, 2, 2)], ""),
     "lists": ("train.txt", "1 10\n2 10 11\n3 11\n4 7 8 9\n", [*ONES, (4, 7, 1), (4, 8, 1), (4, 9, 1)], "read as lists"),
     "counted lists": ("users.dat", "1 10\n2 10 11\n1 11\n3 7 8 9\n", [(0, 10, 1), (1, 10, 1), (1, 11, 1), (2, 11, 1), (3, 7, 1), (3, 8, 1), (3, 9, 1)], "counted lists"),
     "a sequence": ("seq.txt", text(" ", None, NUMBERS, line="{0} {1}"), ONES, "user=0 item=1 rating=-"),
     "a matrix with names": ("a.csv", "user,tea,jam,oat,egg,nut\nann,1,0,0,2,0\nbob,0,1,,,\n", [("ann", "egg", 2), ("ann", "tea", 1), ("bob", "jam", 1)], "a row for each user"),
-    "lines before the table": ("a.dat", "18800\n92834\n" + text("\t", None, NUMBERS), NUMBERS, "2 lines before the table are left out"),
-    "comments before the table": ("a.csv", "# made by hand\n# in 2019\n" + text(), ROWS, "2 lines before"),
+    "lines before the table": ("a.dat", "18800\n92834\n" + text("\t", None, NUMBERS), NUMBERS, "before the table is left out, 2 lines"),
+    "comments before the table": ("a.csv", "# made by hand\n# in 2019\n" + text(), ROWS, "before the table is left out, 2 lines"),
     "empty columns at the end": ("a.csv", text(header="user,item,rating,,,", after=",,,"), ROWS, ""),
     "a comma at every row's end": ("a.csv", text(after=","), ROWS, ""),
     "names that occur twice": ("a.csv", text(header="x,x,user,item,rating", line="1,2,{0},{1},{2}"), ROWS, ""),
@@ -136,6 +136,20 @@ READ = {
     "two candidates": ("a.csv", text(header="user,movie,book,rating", line="{0},{1},x,{2}"), ROWS, "--item-col=book takes the other column"),
     "true and false": ("a.csv", "user,item,liked\na,b,True\na,c,false\n", [("a", "b", 1), ("a", "c", 0)], "rating=liked"),
     "numbers above 100 are counts": ("a.txt", "1 10 500\n2 10 3\n3 4 7\n", [(1, 10, 500), (2, 10, 3), (3, 4, 7)], "count=2"),
+    "the Netflix Prize's": ("a.txt", "5:\n1,4,2005-09-06\n2,3,2005-09-06\n6:\n1,2,2005-09-06\n", [(1, 5, 4), (1, 6, 2), (2, 5, 3)], "the Netflix Prize's files"),
+    "spaces in quoted names": ("a.csv", "user,item\n" + "".join(f'{u},"say {u}, ok"\n' for u in range(9)), [(u, f"say {u}, ok", 1) for u in range(9)], "user=user item=item"),
+    "spaces behind commas": ("a.csv", text(", ", "user,item,rating"), ROWS, ""),
+    "check-ins": ("a.txt", "".join(f"{u}\t2010-10-1{u}T23:55:27Z\t30.2359\t-97.79{u}\t22{u}\n" for u in range(5)), [(u, 220 + u, 1) for u in range(5)], "user=0 item=4 rating=- time=1"),
+    "clicks": ("a.dat", "1,2014-04-07T10:51:09.277Z,214,0\n1,2014-04-07T10:54:09.868Z,215,0\n2,2014-04-07T10:54:46.998Z,214,0\n", [(1, 214, 1), (1, 215, 1), (2, 214, 1)], "user=0 item=2"),
+    "behaviours of a shop": ("a.csv", "".join(f"{u},{i},0,pv,151154407{u}\n" for u, i, _ in NUMBERS), ONES, "rating=- time=4"),
+    "behaviours with names": ("a.csv", "user_id,item_id,click,like,share\n" + "".join(f"{u},{i},1,0,0\n" for u, i, _ in NUMBERS), ONES, "rating=-"),
+    "Amazon, 2023": ("a.csv", "rating,title,text,asin,parent_asin,user_id\n" + "".join(f"{r},Great,very,B0{i}X,B0{i},A{u}\n" for u, i, r in NUMBERS), [(f"A{u}", f"B0{i}", r) for u, i, r in NUMBERS], "item=parent_asin rating=rating time=-; --item-col=asin takes"),
+    "numbers of rows, as R writes them": ("a.txt", '"user" "item" "rating"\n' + "".join(f'"{n}" "{u}" "{i}" {r}\n' for n, (u, i, r) in enumerate(ROWS, 1)), ROWS, ""),
+    "quotes behind backslashes": ("a.csv", '"User-ID";"ISBN";"Book-Rating"\n"1";"05\\"";"4"\n"2";"06";"5"\n', [(1, '05"', 4), (2, "06", 5)], ""),
+    "a matrix of Matrix Market": ("a.mtx", "%%MatrixMarket matrix coordinate real general\n2 3 3\n1 3 1\n2 1 1\n2 3 2\n", [(0, 2, 1), (1, 0, 1), (1, 2, 2)], ""),
+    "a graph of KONECT": ("out.x", "% bip weighted\n% 4 3 2\n" + text(" ", None, NUMBERS), NUMBERS, ""),
+    "MySQL's word for nothing": ("a.tsv", text("\t") + "\\N\ttea\t3\n", ROWS, ""),
+    "a title above the table": ("a.csv", "All ratings,,\n,,\n" + text(), ROWS, "before the table is left out, 2 lines"),
     "a third column of times": ("a.txt", "1 10 978300760\n2 10 978300761\n3 4 978300762\n", [(1, 10, 1), (2, 10, 1), (3, 4, 1)], "rating=- time=2"),
 }  # fmt: skip
 
@@ -147,9 +161,8 @@ def test_a_file_is_read_with_nothing_else_said(tmp_path, kind):
     reading = reading_of(tmp_path / name)
     assert pairs_of(reading.interactions) == sorted(expected)
     assert words in "; ".join(reading.notes)
-    assert reading.bad == 2 * (
-        kind == "quoted, with delimiters"
-    )  # an id with a line break is none: two lines
+    # An id with a line break is none, which costs two lines; MySQL's word stands for a missing user.
+    assert reading.bad == {"quoted, with delimiters": 2, "MySQL's word for nothing": 1}.get(kind, 0)
 
 
 # What it is: (file name, content, words of the error).
@@ -165,7 +178,7 @@ REFUSED = {
     "a pickle": ("a.csv", b"\x80\x04\x95", "a Python pickle, which may run any code"),
     "Excel": ("a.xlsx", packed({"[Content_Types].xml": "", "xl/workbook.xml": ""}), "Save the sheet as CSV"),
     "HDF5": ("a.h5", b"\x89HDF\r\n\x1a\n\0", "is HDF5"),
-    "a tar": ("a.tgz", tar(), "is not text: it holds NUL bytes"),
+    "a tar": ("a.tgz", tar(), "is a tar archive. Unpack it first"),
     "half a gzip": ("a.csv.gz", gzip.compress(text().encode() * 99)[:-30], "is damaged or truncated"),
     "half a zip": ("a.zip", packed({"a.csv": text() * 99})[:-40], "is a truncated zip"),
     "half a Parquet file": ("a.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
@@ -179,10 +192,6 @@ REFUSED = {
     "all ratings bad": ("a.csv", b"user,item,rating\na,b,good\na,c,bad\n", "2 of 2 rows cannot be used .*the rating is not a number"),
     "an infinite rating": ("a.csv", text(after="").encode() + b"x,y,1e400\n", "1 of 5 rows .*line 6: the rating is not a number"),
     "more fields than names": ("a.csv", b"user,item\n1,2,3\n4,5,6\n", "the rows have 3 fields, the header has 2: user, item"),
-    "dates in two formats": (
-        "a.csv", b"user,item,time\n" + b"a,b,2020-01-01\na,c,31.12.2019\n" * 3,
-        "not all of one kind, such as '2020-01-01' and '31.12.2019'. Write them alike, or leave them out with --time-col=-",
-    ),
     "an unknown encoding": ("a.csv", "user,item\nа,б\nв,Џ\n".encode("koi8_u", "replace") + b"\x81,\x8d\n", "neither UTF-8 nor Windows-1252. Say what it is, such as --encoding=cp1251"),
     "a password": ("a.zip", packed({"a.csv": text()}).replace(b"PK\x03\x04\x14\0\0", b"PK\x03\x04\x14\0\x01").replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\x01"), "is encrypted"),
     "two tables in a zip": (
@@ -203,6 +212,37 @@ def test_a_file_that_cannot_be_read_ends_in_one_line(tmp_path, kind):
         preprocess.main([f"--file={tmp_path / name}", "--name=mine", f"--data_dir={tmp_path / 'data'}"])
     assert "\n" not in str(caught.value)
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".mine.lock"]
+
+
+def test_dates_in_two_formats_are_left_out_and_said(tmp_path):
+    rows = "ann,tea,1,2020-01-01\nann,tea,2,31.12.2019\n" * 3
+    reading = reading_of(write(tmp_path / "a.csv", "user,item,rating,time\n" + rows))
+    assert (
+        "times are left out: they are not all of one known kind, such as '2020-01-01' and '31.12.2019'"
+        in reading.notes
+    )
+    assert reading.interactions.time is None
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (["2020-01-01", "2020-01-02T00:00:01Z"], [1577836800, 1577923201]),
+        (["978300760", "978300761"], [978300760, 978300761]),
+        (["978300760000", "978300761000"], [978300760, 978300761]),
+        (["13/01/2020", "02/01/2020"], [1578873600, 1577923200]),
+        (["1/13/2020 8:26", "1/2/2020 0:00"], [1578903960, 1577923200]),
+        (["13.1.2020", "2.1.2020"], [1578873600, 1577923200]),
+        (["Sat Oct 07 00:00:00 -0700 2017", "Sun Oct 08 00:00:00 -0700 2017"], [1507359600, 1507446000]),
+        (["April 20, 2016", "May 1, 2016"], [1461110400, 1462060800]),
+        (["20200101", "20200102"], None),
+    ],
+)
+def test_times_of_many_kinds(tmp_path, values, expected):
+    rows = "".join(f'u,{place},"{value}"\n' for place, value in enumerate(values))
+    reading = reading_of(write(tmp_path / "a.csv", "user,item,date\n" + rows))
+    times = reading.interactions.time.tolist()
+    assert times == expected if expected else times == sorted(times)
 
 
 def test_folders_patterns_and_members(tmp_path):

@@ -159,8 +159,14 @@ def test_filters_against_a_loop(rows, chosen, timed, is_count, only_likes):
     "chosen, words",
     [
         (filters.Filters(min_rating=6), "the highest rating of 4 is 5, and 6 is wanted. Lower --min-rating"),
-        (filters.Filters(min_user_count=4, min_item_count=2), "Lower --min-user-count or --min-item-count$"),
-        (filters.Filters(), "Check that the columns are the right ones$"),
+        (
+            filters.Filters(min_user_count=4, min_item_count=2),
+            "Lower --min-user-count or --min-item-count. Check",
+        ),
+        (
+            filters.Filters(),
+            "Check that the columns are the right ones; if a row is a user with all of their items, say --format=lists",
+        ),
         (filters.Filters(since=0.0), "--since and --until need times"),
     ],
 )

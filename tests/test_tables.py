@@ -81,16 +81,17 @@ def test_bad_rows_have_the_lines_of_the_file(tmp_path):
 
 
 def test_more_bad_rows_than_allowed_stop(tmp_path, capsys):
-    rows = "user,item,rating\n" + "".join(f"{u},{i},3\n" for u in range(5) for i in range(10)) + "1,,3\n"
+    rows = "user,item,rating\n" + "".join(f"{u},{i},3\n" for u in range(5) for i in range(10)) + "1,2,x\n"
     arguments = [f"--file={write(tmp_path / 'a.csv', rows)}", "--name=mine", f"--data_dir={tmp_path}"]
-    words = (
-        r"1 of 51 rows cannot be used \(a.csv, line 52: no item id\), more than --max-bad-share=0.01 allows"
-    )
+    words = r"1 of 51 rows cannot be used \(a.csv, line 52: the rating is not a number\), more than --max-bad-share=0.01 allows"
     with pytest.raises(UserError, match=rf"^{words}.*with --max-bad-share=0\.02\.$"):
         preprocess.main(arguments)
     assert not (tmp_path / "mine").exists()
     preprocess.main([*arguments, "--max-bad-share=0.02"])
-    assert "1 of 51 rows cannot be used (a.csv, line 52: no item id): left out" in capsys.readouterr().err
+    assert (
+        "1 of 51 rows cannot be used (a.csv, line 52: the rating is not a number): left out"
+        in capsys.readouterr().err
+    )
     assert data.load("mine", tmp_path).lengths.sum() == 50
 
 
@@ -295,7 +296,7 @@ def test_of_a_pair_rated_twice_the_latest_counts_wherever_it_stands(tmp_path):
         assert pairs_of(left(reading)) == late, name
     for path, more in (
         (write(tmp_path / "b.csv", own.format("something")), {}),
-        (write(tmp_path / "c.csv", lines(",")), {"time": "-"}),
+        (write(tmp_path / "c.csv", lines(",")), {"rating": "2"}),
     ):
         assert pairs_of(left(reading_of(path, **more))) == last
 
