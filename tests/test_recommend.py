@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import jax
@@ -21,7 +22,7 @@ from lib.errors import UserError
 from lib.random_streams import Stream, generator
 from runs import recommender as recommender_module
 from runs.recommender import Recommender
-from runs.synthetic_users import load_dataset, open_distilled
+from runs.synthetic_users import folder_of, load_dataset, open_distilled
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +353,7 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     for name, says in (
         ("nothing", "is no run"),
         ("unfinished", "has not finished"),
-        ("baseline", "Give a run of distill.py"),
+        ("baseline", "it is the run of another script"),
         ("cut", "truncated or damaged"),
         ("torn", "config.json cannot be read"),
         ("versionless", "has no versions"),
@@ -376,6 +377,28 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
         load_dataset(open_distilled(distilled_run), titled_data).fingerprint
         == data.load("titled", titled_data).fingerprint
     )
+
+
+def test_a_wrong_run_lists_the_newest_that_can_be_used(distilled_run, tmp_path):
+    def says(run, results):
+        with pytest.raises(UserError) as error:
+            open_distilled(folder_of(run, results))
+        return str(error.value)
+
+    none = f"{tmp_path} has no finished run of distill.py: `python distill.py` makes one"
+    assert says("run", tmp_path).endswith(none)
+    (tmp_path / "empty").mkdir()
+    assert says("empty", tmp_path) == f"{tmp_path / 'empty'} is no run: it has no config.json. {none}"
+    for age, name in enumerate(["unfinished", "cut", "torn", "metrics", *"abcdefghijkl"]):
+        shutil.copytree(distilled_run, tmp_path / name)
+        os.utime(tmp_path / name / "distilled.npz", (1e9 - age, 1e9 - age))
+    (tmp_path / "unfinished" / "result.json").unlink()
+    (tmp_path / "cut" / "distilled.npz").write_bytes((tmp_path / "a" / "distilled.npz").read_bytes()[:-100])
+    (tmp_path / "torn" / "config.json").write_text("{")
+    (tmp_path / "metrics" / "distilled.npz").unlink()
+    newest = f"{tmp_path}, the newest first: a, b, c, d, e, f, g, h, i, j and 2 more"
+    for run in ("run", "empty", "metrics", tmp_path):
+        assert says(run, tmp_path).endswith(newest)
 
 
 @pytest.mark.parametrize("process", [False, True])
