@@ -85,19 +85,117 @@ def test_padding_ids_and_empty_histories(opened):
     assert recommender.rank(sp.csr_matrix((0, dataset.items)), 5)[0].shape == (0, 5)
 
 
+@pytest.fixture(scope="module")
+def larger(opened, tmp_path_factory):
+    """(SyntheticUsers, histories of 300 users): 50 random rows of 1,501 items, the last of them all 0."""
+    rng = np.random.default_rng(3)
+    rows = np.clip(rng.exponential(0.1, (50, 1501)), 0, 1).astype(np.float32)
+    rows[:, -9:] = 0
+    run = opened[0]._replace(
+        folder=tmp_path_factory.mktemp("larger"),
+        rows=rows,
+        item_ids=np.arange(1501),
+        item_weights=rng.uniform(0.5, 2, 1501).astype(np.float32),
+        lamda=0.01,
+    )
+    return run, sp.csr_matrix(rng.random((300, 1501)) < 0.03, dtype=np.int8)
+
+
+@pytest.mark.parametrize("batch_bytes", [2**28, 100_000, 1])  # 64, 16 and 1 users
+def test_lists_do_not_depend_on_who_else_is_asked_for(larger, monkeypatch, batch_bytes):
+    """One user, several, all, in any order: the same items, and the same bits of their scores."""
+    run, histories = larger
+    monkeypatch.setattr(recommender_module, "BATCH_BYTES", batch_bytes)
+    recommender = Recommender(run)
+    columns, scores = recommender.rank(histories, 20)
+    shuffled = np.random.default_rng(4).permutation(300)
+    groups = [[user] for user in range(0, 300, 5)] + [[7, 2, 299], range(100), shuffled]
+    for group in groups:
+        some, some_scores = recommender.rank(histories[group], 20)
+        assert (some == columns[group]).all() and (some_scores == scores[group]).all()
+    items, alike = np.array([5, 1500, 7, 5]), recommender.similar(np.arange(200), 20)
+    for asked in ([5], [7, 5], [199, 0, 64]):
+        for alone, together in zip(recommender.similar(np.array(asked), 20), alike):
+            assert (alone == together[asked]).all()
+    assert (recommender.similar(items, 20)[0][0] == alike[0][5]).all()
+
+
+def test_candidates_and_seen_items_against_a_loop(larger):
+    """Lists that run out of items, too."""
+    run, histories = larger
+    histories, recommender = histories[:20], Recommender(run)
+    columns, scores = recommender.rank(histories, 1501, include_seen=True)
+    assert (np.sort(columns, axis=1) == np.arange(1501)).all()
+    candidates = np.random.default_rng(5).random(1501) < 0.05
+    candidates[histories[3].indices] = True
+    for only in (None, candidates):
+        for include_seen in (False, True):
+            found, given = recommender.rank(histories, 130, only, include_seen)
+            for user in range(20):
+                seen = set() if include_seen else set(histories[user].indices)
+                allowed = [
+                    place
+                    for place, column in enumerate(columns[user])
+                    if column not in seen and (only is None or only[column])
+                ][:130]
+                rest = [-1] * (130 - len(allowed))
+                assert found[user].tolist() == columns[user, allowed].tolist() + rest
+                assert given[user].tolist() == scores[user, allowed].tolist() + [-np.inf] * len(rest)
+    assert (found == -1).any() and recommender.top_k(histories, 130, only)[0].mask.any()
+    with pytest.raises(ValueError, match="candidates have the shape"):
+        recommender.rank(histories, 5, candidates[1:])
+
+
+def test_similar_items_are_the_correlated_ones(larger):
+    run, _ = larger
+    items, candidates = np.array([3, 1000, 1499]), np.arange(1501) % 3 > 0
+    for only in (None, candidates):
+        columns, scores = Recommender(run).similar(items, 10, only)
+        for item, found, given in zip(items, columns, scores):
+            centred = run.rows - run.rows.mean(axis=0, dtype=float)
+            correlation = np.zeros(1501)
+            for other in range(1501):
+                norms = np.linalg.norm(centred[:, item]) * np.linalg.norm(centred[:, other])
+                correlation[other] = centred[:, item] @ centred[:, other] / norms if norms else 0
+            ranked = [other for other in range(1501) if other != item and (only is None or only[other])]
+            best = sorted(ranked, key=lambda other: -correlation[other])[:10]
+            assert found.tolist() == best
+            np.testing.assert_allclose(given, correlation[best], atol=1e-5)
+
+
+def test_large_rows_are_compared_by_parts(larger, monkeypatch):
+    run, histories = larger
+    columns, scores = Recommender(run).rank(histories[:9], 20)
+    (run.folder / "inverse.npz").unlink()
+    monkeypatch.setattr(recommender_module, "LARGE_ROWS", 0)
+    sizes, make = set(), model.make_kernel
+
+    def watched(*settings):
+        kernel = make(*settings)
+        return lambda rows, others=None: (sizes.add(len(rows)), kernel(rows, others))[1]
+
+    monkeypatch.setattr(model, "make_kernel", watched)
+    by_parts = Recommender(run).rank(histories[:9], 20)
+    (run.folder / "inverse.npz").unlink()
+    assert sizes == {64, 24, 25, 26}
+    np.testing.assert_allclose(by_parts[1], scores, atol=1e-4)
+    assert (by_parts[0] == columns).mean() > 0.95
+
+
 def test_contributions_against_a_loop(opened, monkeypatch):
     """Each item left out in turn, in blocks that cut histories, with short lists and an empty history."""
     distilled, dataset, recommender = opened
     histories = dataset.train[:6].toarray()
     histories[1, 3:], histories[2] = 1, 0
     columns, scores = recommender.rank(sp.csr_matrix(histories), 5)
-    monkeypatch.setattr(recommender_module, "USERS_AT_ONCE", 16)
+    monkeypatch.setattr(recommender_module, "HISTORIES_AT_ONCE", 16)
     found = recommender.contributions(sp.csr_matrix(histories * 2), columns)
     kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
+    alpha = np.asarray(model.ridge(kernel(distilled.rows), distilled.rows, distilled.lamda))
 
     def total(history, listed):
-        cross = np.asarray(kernel(history[None].astype(np.float32), recommender.rows))
-        return (cross @ np.asarray(recommender._alpha))[0, listed].sum(dtype=np.float64)
+        cross = np.asarray(kernel(history[None].astype(np.float32), distilled.rows))
+        return (cross @ alpha)[0, listed].sum(dtype=np.float64)
 
     assert columns[1, 3] == -1 and found[2].nnz == 0 and found.nnz == histories.sum()
     for user, history in enumerate(histories):
@@ -110,46 +208,46 @@ def test_contributions_against_a_loop(opened, monkeypatch):
                 total(history, listed) - total(without, listed), abs=2e-4
             )
     assert abs(found).max() > 0.01
-    users = recommend.Users(list("abcdef"), sp.csr_matrix(histories))
-    reasons = recommend.explain(recommender, users, columns)
+    reasons = recommender.reasons(sp.csr_matrix(histories), columns)
     best = np.argsort(-found[0].toarray()[0], kind="stable")[:3]
     assert reasons[2] == [] and [column for column, _ in reasons[0]] == best.tolist()
 
 
-def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
+def test_the_solution_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
     """Read back while distilled.npz is the same; not once it is another, nor when the file is damaged."""
     run = shutil.copytree(distilled_run, tmp_path / "run")
     Recommender.load(run)
     history = opened[1].train[:4]
-    expected = opened[2].rank(history, 5)[0]
-    fit = model.fit
-    monkeypatch.setattr(model, "fit", lambda *arguments: pytest.fail("solved again"))
+    expected, scores = opened[2].rank(history, 5)
+    ridge = model.ridge
+    monkeypatch.setattr(model, "ridge", lambda *arguments: pytest.fail("solved again"))
     assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
-    monkeypatch.setattr(model, "fit", fit)
-    (run / "alpha.npz").write_bytes((run / "alpha.npz").read_bytes()[:-100])
+    monkeypatch.setattr(model, "ridge", ridge)
+    (run / "inverse.npz").write_bytes((run / "inverse.npz").read_bytes()[:-100])
     assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
-    with np.load(run / "alpha.npz") as file:
+    with np.load(run / "inverse.npz") as file:
         kept = dict(file)
     for wrong in (
         {},
-        {"alpha": kept["alpha"][1:]},
-        {"alpha": kept["alpha"].astype(str)},
-        {"alpha": np.full_like(kept["alpha"], np.nan)},
+        {"inverse": kept["inverse"][1:]},
+        {"inverse": kept["inverse"].astype(str)},
+        {"inverse": np.full_like(kept["inverse"], np.nan)},
     ):
-        np.savez(run / "alpha.npz", key=kept["key"], **wrong)
+        np.savez(run / "inverse.npz", key=kept["key"], **wrong)
         assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
-    (run / "alpha.npz").unlink()
-    (run / "alpha.npz").mkdir()  # cannot be written
+    (run / "inverse.npz").unlink()
+    (run / "inverse.npz").mkdir()  # cannot be written
     assert (
         Recommender.load(run).rank(history, 5)[0] == expected
     ).all() and "could not be written" in capsys.readouterr().err
-    (run / "alpha.npz").rmdir()
+    (run / "inverse.npz").rmdir()
     with np.load(run / "distilled.npz") as file:
         arrays = dict(file)
     np.savez(run / "distilled.npz", **{**arrays, "data": arrays["data"][::-1] ** 3})
-    other = Recommender.load(run)
-    solved = np.asarray(model.fit(other._kernel, other._rows, [arrays["lamda"]])[0])
-    np.testing.assert_array_equal(np.asarray(other._alpha), solved)
+    made = Recommender.load(run).rank(history, 5)
+    (run / "inverse.npz").unlink()
+    again = Recommender.load(run).rank(history, 5)
+    assert (made[0] == again[0]).all() and (made[1] == again[1]).all() and (made[1] != scores).any()
     np.savez(run / "distilled.npz", **{**arrays, "data": np.full_like(arrays["data"], np.nan)})
     with pytest.raises(UserError, match="not finite"):
         Recommender.load(run)
