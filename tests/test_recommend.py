@@ -21,6 +21,7 @@ from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
 from runs import recommender as recommender_module
+from runs.histories import Ids
 from runs.recommender import Recommender
 from runs.synthetic_users import folder_of, load_dataset, open_distilled
 
@@ -268,7 +269,7 @@ def test_every_format_says_the_same(run_script, distilled_run, tmp_path, opened)
         done = run_script(
             "recommend.py", f"--run={distilled_run}", "--all", "--k=100", f"--out={tmp_path / 'lists'}.{kind}"
         )
-        assert done.returncode == 0 and "fewer than --k=100" in done.stderr, done.stderr
+        assert done.returncode == 0 and "60 of 60 lists are shorter than --k=100" in done.stderr, done.stderr
     with open(tmp_path / "lists.csv", newline="", encoding="utf-8") as file:
         plain = [
             (row["user"], int(row["rank"]), row["item"], float(row["score"]), row["title"])
@@ -325,7 +326,7 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
     "arguments, code, says",
     [
         (["--user=u1,missing"], 0, "titled has no user missing: left out"),
-        (["--user=missing"], 1, "nobody left"),
+        (["--user=missing"], 1, "no user is left"),
         (["--items=i1,missing"], 0, "titled has no item missing"),
         (["--items=,"], 1, "the history is empty"),
         (["--items=missing"], 1, "the history is empty"),
@@ -333,8 +334,18 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
         (
             ["--user=u1", "--all"],
             1,
-            "recommend: give one of --user, --all, --items and --history; --help lists the options",
+            "recommend: give one of --user, --all, --items, --history and --similar-to; --help lists the",
         ),
+        (["--user=u1", "--similar-to=i1"], 1, "give one of --user, --all"),
+        (["--similar-to=i1,missing"], 0, "titled has no item missing: left out"),
+        (["--similar-to=missing"], 1, "no item is left"),
+        (["--similar-to="], 1, "no item is left"),
+        (["--similar-to=i1", "--include-seen"], 1, "--include-seen is about a user's history"),
+        (["--similar-to=i1", "--explain"], 1, "--explain is about a user's history"),
+        (["--all", "--only=/nowhere.txt"], 1, "--only=/nowhere.txt cannot be read: No such file"),
+        (["--all", "--without=/"], 1, "--without=/ cannot be read: Is a directory"),
+        (["--all", "--only=/bin/sh"], 1, "--only=/bin/sh cannot be read: it is not text in UTF-8"),
+        (["--all", "--without=/dev/null"], 1, "--without=/dev/null is empty, and needs the id of an item"),
         (["--all", "--k=0"], 1, "at least 1"),
         (["--all", "--k=many"], 1, "recommend: argument --k: invalid int value"),
         (["--all", "--format=parquet"], 1, "needs --out"),
@@ -389,6 +400,135 @@ def test_histories_are_read_as_they_are_meant(tmp_path, capsys):
     assert recommend.split_ids('1, 2\n3,"a, b"\r\n\n4,') == ["1", "2", "3", "a, b", "4"]
 
 
+def lines_of(done):
+    """The JSON lines that a call of recommend.py has printed."""
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.split("\n")[:-1]]
+
+
+def test_one_user_several_and_all_get_the_same_bits(run_script, distilled_run):
+    call = lambda *asked: lines_of(
+        run_script("recommend.py", f"--run={distilled_run}", "--format=jsonl", *asked)
+    )
+    everybody = {line["user"]: line for line in call("--all")}
+    assert len(everybody) == 60
+    for asked in (["u3"], ["u59"], ["u8", "u3", "u41"]):
+        lines = call(*(f"--user={user}" for user in asked))
+        assert lines == [everybody[user] for user in asked]
+
+
+def test_only_without_and_seen_items(run_script, distilled_run, tmp_path, opened):
+    """Ids with commas and quotes are whole lines; a byte order mark and Windows' line ends do not matter."""
+    _, dataset, _ = opened
+    ids = [str(item) for item in dataset.item_ids]
+    comma = next(item for item in ids if "," in item)
+    only, without = [comma, *ids[1:21]], ids[11:15]
+    (tmp_path / "only.txt").write_text("\ufeff" + "\r\n\r\n".join([*only, "missing"]), encoding="utf-8")
+    (tmp_path / "without.txt").write_text("\n".join([*without, " "]))
+    options = [f"--run={distilled_run}", "--format=jsonl", f"--only={tmp_path / 'only.txt'}"]
+    options.append(f"--without={tmp_path / 'without.txt'}")
+    allowed = set(only) - set(without)
+    history = {
+        user: {
+            ids[column]
+            for part in (dataset.train, dataset.validation, dataset.test)
+            for column in part[row].indices
+        }
+        for row, user in enumerate(dataset.user_ids)
+    }
+    for more in ([], ["--include-seen"]):
+        done = run_script("recommend.py", *options, "--all", "--k=15", *more)
+        lengths = []
+        for line in lines_of(done):
+            listed = {item["item"] for item in line["items"]}
+            expected = allowed if more else allowed - history[line["user"]]
+            assert listed <= expected and len(listed) == len(line["items"]) == min(15, len(expected))
+            lengths.append(len(listed))
+        assert done.stderr.count("titled has no item missing: left out") == 1
+        short = sum(length < 15 for length in lengths)
+        says = f"{short} of 60 lists are shorter than --k=15, the shortest has {min(lengths)}"
+        assert (says in done.stderr) == (short > 0) == (not more)
+    alike = lines_of(
+        run_script(
+            "recommend.py", *options, f'--similar-to="{comma.replace(chr(34), chr(34) * 2)}"', "--k=99"
+        )
+    )
+    assert {item["item"] for item in alike[0]["items"]} == allowed - {comma}
+    assert alike[0]["similar_to"] == comma
+    (tmp_path / "without.txt").write_text("\n".join(only))
+    done = run_script("recommend.py", *options, "--all")
+    assert done.returncode == 1 and "--only and --without leave no item to recommend" in done.stderr
+
+
+def test_similar_items_in_every_format(run_script, distilled_run, tmp_path, opened):
+    _, dataset, recommender = opened
+    asked = [str(item) for item in dataset.item_ids if "," not in item][5:8]
+    columns, scores = recommender.similar(np.flatnonzero(np.isin(dataset.item_ids, asked)), 4)
+    expected = [
+        (item, rank, str(dataset.item_ids[column]), float(score), str(dataset.titles[column]))
+        for item, row, given in zip(asked, columns, scores)
+        for rank, (column, score) in enumerate(zip(row, given), 1)
+    ]
+    for kind in ("csv", "parquet", "jsonl", "txt"):
+        asked_for = f"--similar-to={asked[0]}", f"--similar-to={','.join(asked[1:])}"
+        done = run_script(
+            "recommend.py",
+            f"--run={distilled_run}",
+            *asked_for,
+            "--k=4",
+            f"--out={tmp_path / 'alike'}.{kind}",
+        )
+        assert done.returncode == 0 and done.stderr == "" and "lists for 3 items" in done.stdout
+    table = pd.read_csv(tmp_path / "alike.csv", keep_default_na=False)
+    assert list(table) == ["similar_to", "rank", "item", "title", "score"]
+    lines = [
+        json.loads(line) for line in (tmp_path / "alike.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+    frames = [table, pd.read_parquet(tmp_path / "alike.parquet")]
+    found = [
+        list(zip(*(frame[name] for name in ("similar_to", "rank", "item", "score", "title"))))
+        for frame in frames
+    ]
+    found.append(
+        [
+            (line["similar_to"], rank, item["item"], item["score"], item["title"])
+            for line in lines
+            for rank, item in enumerate(line["items"], 1)
+        ]
+    )
+    for rows in found:
+        assert [row[:3] for row in rows] == [row[:3] for row in expected]
+        assert [row[3] for row in rows] == pytest.approx([row[3] for row in expected], abs=1e-5)
+        assert [row[4] for row in rows] == [row[4] for row in expected]
+    text = (tmp_path / "alike.txt").read_text(encoding="utf-8")
+    assert text.count("similar to i") == 3 and text.startswith(f"similar to {asked[0]}: ")
+
+
+@pytest.mark.parametrize(
+    "manifest, says",
+    [
+        (None, "left out\n"),
+        ({"split_seed": 42}, "left out\n"),
+        ({"min_rating": None, "min_item_count": 1, "since": None}, "left out\n"),
+        (
+            {"min_item_count": 5, "min_user_count": 10, "min_rating": 4.0},
+            "left out (prep.sh kept interactions rated 4.0 or more, users with at least 10 interactions, "
+            "items with at least 5 interactions)\n",
+        ),
+        ({"min_rating": 1, "min_count": 1}, "left out (prep.sh kept interactions rated 1 or more)\n"),
+        ({"since": "2020-01-01"}, "left out (prep.sh kept interactions since 2020-01-01)\n"),
+    ],
+)
+def test_unknown_ids_come_with_the_filters_of_the_data_set(opened, tmp_path, capsys, manifest, says):
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    ids = Ids(opened[1], tmp_path)
+    assert ids.users(["u4", "gone"]).ids == ["u4"]
+    assert capsys.readouterr().err == f"recommend: titled has no user gone: {says}"
+    assert ids.new_users(["", ""], ["gone", "i1"]).histories.nnz == 1
+    assert capsys.readouterr().err == f"recommend: titled has no item gone: {says}"
+
+
 def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
     """Is named, has an empty list without an explanation, and is not counted."""
     everything = pd.DataFrame({"user": "all", "item": opened[1].item_ids})
@@ -403,8 +543,7 @@ def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
         f"--out={tmp_path / 'l.JSONL'}",
     )
     assert (
-        done.returncode == 0
-        and done.stderr == "recommend: every item has been seen by user all: nothing is left to recommend\n"
+        done.returncode == 0 and done.stderr == "recommend: no item is left for user all: the list is empty\n"
     )
     assert done.stdout.endswith("lists for 1 users\n")
     lines = [json.loads(line) for line in (tmp_path / "l.JSONL").read_text().splitlines()]
