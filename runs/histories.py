@@ -68,7 +68,7 @@ class Ids:
         places = self._places(kind, texts)
         places = places[places >= 0]
         if not len(places):
-            raise UserError(f"no {kind} is left. A {kind} is given by its id in the data set")
+            raise UserError(f"no {kind} is left. Give {kind}s by their ids in the data set")
         return places
 
     def users(self, texts):

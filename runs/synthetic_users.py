@@ -97,7 +97,7 @@ def open_distilled(folder):
     if (folder / "result.json").exists() and not path.exists():
         raise UserError(
             f"{folder} has no distilled.npz: it is the run of another script, or only its metrics were kept. "
-            f"{_usable_runs(runs)}"
+            f"Give a run of distill.py. {_usable_runs(runs)}"
         )
     config, result = read_finished(folder)
     arrays = read_npz(path, START_AGAIN)

@@ -590,7 +590,7 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     for name, says in (
         ("nothing", "is no run"),
         ("unfinished", "has not finished"),
-        ("baseline", "it is the run of another script"),
+        ("baseline", "Give a run of distill.py"),
         ("cut", "truncated or damaged"),
         ("torn", "config.json cannot be read"),
         ("versionless", "has no versions"),
