@@ -5,93 +5,33 @@
     python recommend.py --run=results/<run> --items='1,50,"a, b"'       a new user, by the items they liked
     python recommend.py --run=results/<run> --history=new.csv           many new users: columns user and item
     python recommend.py --run=results/<run> --user=1 --explain          with the items that speak most for it
+    python recommend.py --run=results/<run> --similar-to=1,50           the items most similar to an item
 
-A list leaves out every item that the user has seen. A known user has seen the items of all their interactions
-in the data set, validation and test included. A --history without the column user is that of one new user.
-For use from Python see Recommender in runs/recommender.py.
+A list leaves out every item that the user has seen, unless --include-seen is given. A known user has seen the
+items of all their interactions in the data set, validation and test included. A --history without the column
+user is that of one new user. --only and --without name files with the id of an item a line.
+
+Two items are similar whose weights go together from synthetic user to synthetic user: the score is their
+correlation. Files of similar items have the column, or key, similar_to in the place of user. For use from
+Python see Recommender in runs/recommender.py.
 """
 
-import csv
-import io
 import json
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from lib.errors import Parser, UserError, run_script
 from lib.files import atomic
+from runs.histories import Ids, printable, split_ids, warn
 from runs.recommender import Recommender
 from runs.synthetic_users import folder_of, load_dataset, open_distilled, warn_if_not_learnt
 
-REASONS_NAMED = 3  # items of the history, in an explanation
-MOST_NAMED = 20  # ids, in a warning
 FORMATS = ("table", "csv", "jsonl", "parquet")
 ENDINGS = {"": "table", ".txt": "table", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-
-
-class Users(NamedTuple):
-    """The B users who get a list."""
-
-    ids: list  # "" for the one user without an id
-    histories: sp.csr_matrix  # (B, I)
-
-
-def positions(ids, texts):
-    """The place of each text in `ids` (numbers or text), an array; -1 for a text that is not among them."""
-    return pd.Index(ids.astype(str)).get_indexer(pd.Index(texts, dtype=object))
-
-
-def known_users(dataset, ids):
-    """Users of the data set with all of their interactions.
-
-    Args:
-        dataset: data.Dataset.
-        ids: a list of texts, or None for all users.
-    """
-    rows = np.arange(dataset.users)
-    if ids is not None:
-        rows = positions(dataset.user_ids, ids)
-        unknown = [user for user, row in zip(ids, rows) if row < 0]
-        warn(f"{dataset.name} has no user", unknown, "left out")
-        rows = rows[rows >= 0]
-    if not len(rows):
-        raise UserError("there is nobody left to recommend to. Users are given by their ids in the data set")
-    interactions = sum(part[rows] for part in (dataset.train, dataset.validation, dataset.test))
-    return Users(dataset.user_ids[rows].tolist(), sp.csr_matrix(interactions))
-
-
-def new_users(dataset, users, items):
-    """Users who are not in the data set.
-
-    Args:
-        dataset: data.Dataset.
-        users, items: lists of texts, one entry an interaction.
-    """
-    columns = positions(dataset.item_ids, items)
-    is_known = columns >= 0
-    unknown = [item for item, known in zip(items, is_known) if not known]
-    warn(f"{dataset.name} has no item", list(dict.fromkeys(unknown)), "left out")
-    ids = list(dict.fromkeys(user for user, known in zip(users, is_known) if known))
-    lost = [user for user in dict.fromkeys(users) if user not in {"", *ids}]
-    warn("nothing is left of the history of user", lost, "left out")
-    if not ids:
-        raise UserError("the history is empty. Items are given by their ids in the data set")
-    rows = pd.Index(ids).get_indexer(pd.Index(users)[is_known])
-    ones = np.ones(len(rows), np.int32)
-    return Users(ids, sp.csr_matrix((ones, (rows, columns[is_known])), (len(ids), dataset.items)))
-
-
-def warn(problem, ids, consequence):
-    """Says on stderr which ids have a problem; nothing, if the list is empty."""
-    if ids:
-        more = f" and {len(ids) - MOST_NAMED:,} more" if len(ids) > MOST_NAMED else ""
-        names = ", ".join(map(printable, ids[:MOST_NAMED]))
-        print(f"recommend: {problem} {names}{more}: {consequence}", file=sys.stderr)
 
 
 def read_history(path):
@@ -124,45 +64,18 @@ def read_history(path):
     return list(table["user"]) if "user" in table else [""] * len(table), list(table["item"])
 
 
-def split_ids(text):
-    """The ids in a text, with commas or line ends between; an id with a comma is quoted, as in CSV."""
-    rows = csv.reader(io.StringIO(text, newline=None), skipinitialspace=True)
-    return [field.strip() for row in rows for field in row if field.strip()]
-
-
-def explain(recommender, users, columns):
-    """The items of each user's history that add most to the list.
-
-    Args:
-        recommender: Recommender.
-        users: Users.
-        columns: the lists, (B, k) from Recommender.rank.
-
-    Returns:
-        For each user a list of (column, contribution), the largest first; empty for an empty list.
-    """
-    contributions, reasons = recommender.contributions(users.histories, columns), []
-    for user in range(len(users.ids)):
-        row = contributions[user]
-        best = np.argsort(-row.data, kind="stable")[:REASONS_NAMED] if columns[user, 0] >= 0 else []
-        reasons.append([(int(row.indices[place]), float(row.data[place])) for place in best])
-    return reasons
-
-
-def printable(text):
-    """The text with a visible mark for every character that would steer a terminal, such as an escape."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
-
-
 def to_frame(users, columns, scores, dataset):
-    """A DataFrame, a row a recommendation: user, rank, item, title (if the data set has titles), score."""
+    """A DataFrame, a row a recommendation: user, rank, item, title (if the data set has titles), score.
+
+    For similar items the first column is similar_to.
+    """
     user, place = np.nonzero(columns >= 0)
     column = columns[user, place]
     ids = pd.Series(users.ids, dtype=object if isinstance(users.ids[0], str) else None)
     titles = {} if dataset.titles is None else {"title": dataset.titles[column]}
     return pd.DataFrame(
         {
-            "user": ids.to_numpy()[user],
+            users.kind: ids.to_numpy()[user],
             "rank": place + 1,
             "item": dataset.item_ids[column],
             **titles,
@@ -177,8 +90,9 @@ def to_text(users, columns, scores, dataset, reasons):
     item_id = lambda column: printable(dataset.item_ids[column])
     item = lambda column: item_id(column) + (f": {title(column)}" if title(column).strip() else "")
     lines = []
-    for user, name in enumerate(users.ids):
-        lines.append("you" if name == "" else f"user {printable(name)}")
+    for user in range(len(users.ids)):
+        alike = users.kind == "similar_to"
+        lines.append(f"similar to {item(users.histories.indices[user])}" if alike else users.name(user))
         listed = columns[user][columns[user] >= 0]
         width = max((len(item_id(column)) for column in listed), default=0)
         for rank, (column, score) in enumerate(zip(listed, scores[user]), 1):
@@ -193,7 +107,8 @@ def to_text(users, columns, scores, dataset, reasons):
 def to_json_lines(users, columns, scores, dataset, reasons):
     """Lines of JSON, a user each: {"user", "items": [{"item", "title", "score"}]}.
 
-    With reasons an object also has "because": [{"item", "title", "contribution"}].
+    For similar items the first key is similar_to. With reasons an object also has
+    "because": [{"item", "title", "contribution"}].
     """
 
     def item(column):
@@ -203,7 +118,7 @@ def to_json_lines(users, columns, scores, dataset, reasons):
     for user, name in enumerate(users.ids):
         pairs = zip(columns[user], scores[user])
         items = [{**item(column), "score": float(score)} for column, score in pairs if column >= 0]
-        line = {"user": name, "items": items}
+        line = {users.kind: name, "items": items}
         if reasons:
             line["because"] = [{**item(column), "contribution": value} for column, value in reasons[user]]
         yield json.dumps(line, ensure_ascii=False) + "\n"
@@ -229,6 +144,10 @@ def parse(arguments):
     add("--all", action="store_true", help="all users of the data set")
     add("--items", help="ids of the items that one new user has liked, with commas between")
     add("--history", help="a .csv of the items that new users have liked: columns user and item, or item")
+    add("--similar-to", "--similar_to", action="append", help="ids of items; otherwise like --user")
+    add("--only", help="a file of the items that may be recommended: an id a line")
+    add("--without", help="a file of items that may not be recommended: an id a line")
+    add("--include-seen", "--include_seen", action="store_true", help="lists may hold items of the history")
     add("--k", type=int, default=10, help="the length of a list (default 10)")
     add("--explain", action="store_true", help="name the items of each history that add most to its list")
     add("--format", choices=FORMATS, help="default: by the ending of --out, or a table")
@@ -236,8 +155,12 @@ def parse(arguments):
     add("--data_dir", "--data-dir", help="the folder of the data set, if it has moved since the run")
     options = parser.parse_args(arguments)
     out = options.out
-    if sum((bool(options.user), options.all, options.items is not None, options.history is not None)) != 1:
-        parser.error("give one of --user, --all, --items and --history")
+    asked = options.user, options.all or None, options.items, options.history, options.similar_to
+    if len(asked) - asked.count(None) != 1:
+        parser.error("give one of --user, --all, --items, --history and --similar-to")
+    if options.similar_to and (options.include_seen or options.explain):
+        option = "--include-seen" if options.include_seen else "--explain"
+        parser.error(f"{option} is about a user's history, and --similar-to has none")
     if options.k < 1:
         parser.error(f"--k must be at least 1, not {options.k}")
     if out is not None and not out.strip():
@@ -255,34 +178,43 @@ def parse(arguments):
     return options
 
 
-def find_users(options, dataset):
-    """The Users that the command line names."""
+def find_users(options, ids):
+    """The Users that the command line names; ids is histories.Ids."""
     if options.all:
-        return known_users(dataset, None)
-    if options.user:
-        ids = [user for text in options.user for user in split_ids(text)]
-        return known_users(dataset, list(dict.fromkeys(ids)))
+        return ids.users(None)
+    if texts := options.user or options.similar_to:
+        named = list(dict.fromkeys(name for text in texts for name in split_ids(text)))
+        return ids.users(named) if options.user else ids.items(named)
     if options.history is not None:
-        return new_users(dataset, *read_history(options.history))
+        return ids.new_users(*read_history(options.history))
     items = split_ids(options.items)
-    return new_users(dataset, [""] * len(items), items)
+    return ids.new_users([""] * len(items), items)
 
 
 def main(arguments):
     options = parse(arguments)
-    run = open_distilled(folder_of(options.run))
+    run = open_distilled(folder_of(options.run))._replace(logits=None)  # as large as the rows
     warn_if_not_learnt(run)
     dataset = load_dataset(run, options.data_dir)
-    users = find_users(options, dataset)
-    if options.k > dataset.items:
-        fewer = f"{dataset.items:,} items, fewer than --k={options.k}"
-        print(f"recommend: {dataset.name} has {fewer}: the lists are shorter", file=sys.stderr)
+    ids = Ids(dataset, Path(options.data_dir or run.settings["data_dir"]) / dataset.name)
+    candidates = ids.candidates(options.only, options.without)
+    users = find_users(options, ids)
     recommender = Recommender(run)
-    columns, scores = recommender.rank(users.histories, options.k)
-    ended = columns[:, 0] < 0
-    names = ["you" if user == "" else f"user {user}" for user, nothing in zip(users.ids, ended) if nothing]
-    warn("every item has been seen by", names, "nothing is left to recommend")
-    reasons = explain(recommender, users, columns) if options.explain else None
+    del run  # the recommender has its own copy of the rows
+    if options.similar_to:
+        columns, scores = recommender.similar(users.histories.indices, options.k, candidates)
+    else:
+        columns, scores = recommender.rank(users.histories, options.k, candidates, options.include_seen)
+    lengths = (columns >= 0).sum(axis=1)
+    ended = np.flatnonzero(lengths == 0)
+    warn("no item is left for", [users.name(place) for place in ended], "the list is empty")
+    if len(short := lengths[(lengths > 0) & (lengths < options.k)]):
+        print(
+            f"recommend: too few items are left: {len(short):,} of {len(lengths):,} lists are shorter than "
+            f"--k={options.k}, the shortest has {short.min():,}",
+            file=sys.stderr,
+        )
+    reasons = recommender.reasons(users.histories, columns) if options.explain else None
     content = users, columns, scores, dataset, reasons
     if options.out is None:
         with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as file:
@@ -290,7 +222,8 @@ def main(arguments):
     else:
         with atomic(options.out) as file:
             write(file, options.format, *content)
-        print(f"{options.out}: lists for {(~ended).sum():,} users")
+        kind = "items" if options.similar_to else "users"
+        print(f"{options.out}: lists for {len(lengths) - len(ended):,} {kind}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
     users.npz        HR@10 and NDCG@10 of every user on the test set; there before result.json
     result.json      the final metrics: exists only when the run has finished
     curve.png        validation over steps, or over lamda
-    alpha.npz        recommend.py's solution, kept so that it is calculated once
+    inverse.npz      recommend.py's solution, kept so that it is calculated once
     report.html      report.py's page, and in leak.json what it says about real users' histories
 
 Every file is written under a temporary name, flushed to the disk and renamed, so a reader, and a run

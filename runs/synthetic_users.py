@@ -1,12 +1,13 @@
 """The synthetic users of a finished run of distill.py: opened, checked, and drawn from."""
 
-import hashlib
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pooch
 import scipy.sparse as sp
 from scipy.optimize import brentq
 
@@ -16,7 +17,7 @@ from lib.files import read_npz
 from lib.settings import defaults
 from runs.folder import NOT_SHAPING, START_AGAIN, read_finished
 
-MOST_NAMED = 20  # runs, in a message
+MOST_NAMED = 10  # runs, in a message
 
 
 class SyntheticUsers(NamedTuple):
@@ -49,12 +50,25 @@ def folder_of(run, results_dir=None):
     for folder in (Path(run), results / run):
         if folder.is_dir():
             return folder
-    known = sorted(path.parent.name for path in results.glob("*/distilled.npz"))
-    names = ", ".join(known[:MOST_NAMED]) or "none"
-    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
-    raise UserError(
-        f"there is no run {run}, neither as a folder nor in {results}. "
-        f"Runs of distill.py in {results}: {names}{more}"
+    raise UserError(f"there is no run {run}, neither as a folder nor in {results}. {_usable_runs(results)}")
+
+
+def _usable_runs(results):
+    """A sentence on the runs of distill.py in a folder that can be used."""
+    usable = []
+    for path in results.glob("*/distilled.npz"):
+        try:
+            read_finished(path.parent)
+            if zipfile.is_zipfile(path):
+                usable.append((path.stat().st_mtime, path.parent.name))
+        except (UserError, OSError):
+            pass
+    if not usable:
+        return f"{results} has no finished run of distill.py: `python distill.py` makes one"
+    names = [name for _, name in sorted(usable, reverse=True)]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return (
+        f"Finished runs of distill.py in {results}, the newest first: " + ", ".join(names[:MOST_NAMED]) + more
     )
 
 
@@ -77,10 +91,13 @@ def open_distilled(folder):
     """
     folder = Path(folder)
     path = folder / "distilled.npz"
+    runs = folder if any(folder.glob("*/distilled.npz")) else folder.parent
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no run: it has no config.json. {_usable_runs(runs)}")
     if (folder / "result.json").exists() and not path.exists():
         raise UserError(
             f"{folder} has no distilled.npz: it is the run of another script, or only its metrics were kept. "
-            "Give a run of distill.py"
+            f"Give a run of distill.py. {_usable_runs(runs)}"
         )
     config, result = read_finished(folder)
     arrays = read_npz(path, START_AGAIN)
@@ -97,7 +114,7 @@ def open_distilled(folder):
             arrays["item_weights"],
             float(arrays["lamda"]),
             float(arrays["real_length"]),
-            hashlib.sha256(path.read_bytes()).hexdigest(),
+            pooch.file_hash(path),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{damaged} ({error}); {START_AGAIN}") from error

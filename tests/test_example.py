@@ -48,6 +48,12 @@ def test_the_recommendations_are_five_other_crime_novels(example):
         assert not set(ids) & {"crime 1", "crime 2", "crime 3"}
 
 
+def test_the_similar_books_are_crime_novels_and_the_poems_are_poems(example):
+    similar = example["users"].item_ids[example["columns"]]
+    assert similar.shape == (3, 5) and np.char.startswith(similar, "crime ").mean() > 0.9
+    assert np.char.startswith(example["poems"][0].compressed(), "poetry ").sum() == 5
+
+
 def test_the_plots_are_there(example):
     for path in (example["users"].folder / "curve.png", Path("synthetic-users.png")):
         assert path.read_bytes().startswith(PNG)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import jax
@@ -20,8 +21,9 @@ from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
 from runs import recommender as recommender_module
+from runs.histories import Ids
 from runs.recommender import Recommender
-from runs.synthetic_users import load_dataset, open_distilled
+from runs.synthetic_users import folder_of, load_dataset, open_distilled
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +86,117 @@ def test_padding_ids_and_empty_histories(opened):
     assert recommender.rank(sp.csr_matrix((0, dataset.items)), 5)[0].shape == (0, 5)
 
 
+@pytest.fixture(scope="module")
+def larger(opened, tmp_path_factory):
+    """(SyntheticUsers, histories of 300 users): 50 random rows of 1,501 items, the last of them all 0."""
+    rng = np.random.default_rng(3)
+    rows = np.clip(rng.exponential(0.1, (50, 1501)), 0, 1).astype(np.float32)
+    rows[:, -9:] = 0
+    run = opened[0]._replace(
+        folder=tmp_path_factory.mktemp("larger"),
+        rows=rows,
+        item_ids=np.arange(1501),
+        item_weights=rng.uniform(0.5, 2, 1501).astype(np.float32),
+        lamda=0.01,
+    )
+    return run, sp.csr_matrix(rng.random((300, 1501)) < 0.03, dtype=np.int8)
+
+
+@pytest.mark.parametrize("batch_bytes", [2**28, 100_000, 1])  # 64, 16 and 1 users
+def test_lists_do_not_depend_on_who_else_is_asked_for(larger, monkeypatch, batch_bytes):
+    """One user, several, all, in any order: the same items, and the same bits of their scores."""
+    run, histories = larger
+    monkeypatch.setattr(recommender_module, "BATCH_BYTES", batch_bytes)
+    recommender = Recommender(run)
+    columns, scores = recommender.rank(histories, 20)
+    shuffled = np.random.default_rng(4).permutation(300)
+    groups = [[user] for user in range(0, 300, 5)] + [[7, 2, 299], range(100), shuffled]
+    for group in groups:
+        some, some_scores = recommender.rank(histories[group], 20)
+        assert (some == columns[group]).all() and (some_scores == scores[group]).all()
+    items, alike = np.array([5, 1500, 7, 5]), recommender.similar(np.arange(200), 20)
+    for asked in ([5], [7, 5], [199, 0, 64]):
+        for alone, together in zip(recommender.similar(np.array(asked), 20), alike):
+            assert (alone == together[asked]).all()
+    assert (recommender.similar(items, 20)[0][0] == alike[0][5]).all()
+
+
+def test_candidates_and_seen_items_against_a_loop(larger):
+    """Lists that run out of items, too."""
+    run, histories = larger
+    histories, recommender = histories[:20], Recommender(run)
+    columns, scores = recommender.rank(histories, 1501, include_seen=True)
+    assert (np.sort(columns, axis=1) == np.arange(1501)).all()
+    candidates = np.random.default_rng(5).random(1501) < 0.05
+    candidates[histories[3].indices] = True
+    for only in (None, candidates):
+        for include_seen in (False, True):
+            found, given = recommender.rank(histories, 130, only, include_seen)
+            for user in range(20):
+                seen = set() if include_seen else set(histories[user].indices)
+                allowed = [
+                    place
+                    for place, column in enumerate(columns[user])
+                    if column not in seen and (only is None or only[column])
+                ][:130]
+                rest = [-1] * (130 - len(allowed))
+                assert found[user].tolist() == columns[user, allowed].tolist() + rest
+                assert given[user].tolist() == scores[user, allowed].tolist() + [-np.inf] * len(rest)
+    assert (found == -1).any() and recommender.top_k(histories, 130, only)[0].mask.any()
+    with pytest.raises(ValueError, match="candidates have the shape"):
+        recommender.rank(histories, 5, candidates[1:])
+
+
+def test_similar_items_are_the_correlated_ones(larger):
+    run, _ = larger
+    items, candidates = np.array([3, 1000, 1499]), np.arange(1501) % 3 > 0
+    for only in (None, candidates):
+        columns, scores = Recommender(run).similar(items, 10, only)
+        for item, found, given in zip(items, columns, scores):
+            centred = run.rows - run.rows.mean(axis=0, dtype=float)
+            correlation = np.zeros(1501)
+            for other in range(1501):
+                norms = np.linalg.norm(centred[:, item]) * np.linalg.norm(centred[:, other])
+                correlation[other] = centred[:, item] @ centred[:, other] / norms if norms else 0
+            ranked = [other for other in range(1501) if other != item and (only is None or only[other])]
+            best = sorted(ranked, key=lambda other: -correlation[other])[:10]
+            assert found.tolist() == best
+            np.testing.assert_allclose(given, correlation[best], atol=1e-5)
+
+
+def test_large_rows_are_compared_by_parts(larger, monkeypatch):
+    run, histories = larger
+    columns, scores = Recommender(run).rank(histories[:9], 20)
+    (run.folder / "inverse.npz").unlink()
+    monkeypatch.setattr(recommender_module, "LARGE_ROWS", 0)
+    sizes, make = set(), model.make_kernel
+
+    def watched(*settings):
+        kernel = make(*settings)
+        return lambda rows, others=None: (sizes.add(len(rows)), kernel(rows, others))[1]
+
+    monkeypatch.setattr(model, "make_kernel", watched)
+    by_parts = Recommender(run).rank(histories[:9], 20)
+    (run.folder / "inverse.npz").unlink()
+    assert sizes == {64, 24, 25, 26}
+    np.testing.assert_allclose(by_parts[1], scores, atol=1e-4)
+    assert (by_parts[0] == columns).mean() > 0.95
+
+
 def test_contributions_against_a_loop(opened, monkeypatch):
     """Each item left out in turn, in blocks that cut histories, with short lists and an empty history."""
     distilled, dataset, recommender = opened
     histories = dataset.train[:6].toarray()
     histories[1, 3:], histories[2] = 1, 0
     columns, scores = recommender.rank(sp.csr_matrix(histories), 5)
-    monkeypatch.setattr(recommender_module, "USERS_AT_ONCE", 16)
+    monkeypatch.setattr(recommender_module, "HISTORIES_AT_ONCE", 16)
     found = recommender.contributions(sp.csr_matrix(histories * 2), columns)
     kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
+    alpha = np.asarray(model.ridge(kernel(distilled.rows), distilled.rows, distilled.lamda))
 
     def total(history, listed):
-        cross = np.asarray(kernel(history[None].astype(np.float32), recommender.rows))
-        return (cross @ np.asarray(recommender._alpha))[0, listed].sum(dtype=np.float64)
+        cross = np.asarray(kernel(history[None].astype(np.float32), distilled.rows))
+        return (cross @ alpha)[0, listed].sum(dtype=np.float64)
 
     assert columns[1, 3] == -1 and found[2].nnz == 0 and found.nnz == histories.sum()
     for user, history in enumerate(histories):
@@ -109,46 +209,46 @@ def test_contributions_against_a_loop(opened, monkeypatch):
                 total(history, listed) - total(without, listed), abs=2e-4
             )
     assert abs(found).max() > 0.01
-    users = recommend.Users(list("abcdef"), sp.csr_matrix(histories))
-    reasons = recommend.explain(recommender, users, columns)
+    reasons = recommender.reasons(sp.csr_matrix(histories), columns)
     best = np.argsort(-found[0].toarray()[0], kind="stable")[:3]
     assert reasons[2] == [] and [column for column, _ in reasons[0]] == best.tolist()
 
 
-def test_alpha_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
+def test_the_solution_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
     """Read back while distilled.npz is the same; not once it is another, nor when the file is damaged."""
     run = shutil.copytree(distilled_run, tmp_path / "run")
     Recommender.load(run)
     history = opened[1].train[:4]
-    expected = opened[2].rank(history, 5)[0]
-    fit = model.fit
-    monkeypatch.setattr(model, "fit", lambda *arguments: pytest.fail("solved again"))
+    expected, scores = opened[2].rank(history, 5)
+    ridge = model.ridge
+    monkeypatch.setattr(model, "ridge", lambda *arguments: pytest.fail("solved again"))
     assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
-    monkeypatch.setattr(model, "fit", fit)
-    (run / "alpha.npz").write_bytes((run / "alpha.npz").read_bytes()[:-100])
+    monkeypatch.setattr(model, "ridge", ridge)
+    (run / "inverse.npz").write_bytes((run / "inverse.npz").read_bytes()[:-100])
     assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
-    with np.load(run / "alpha.npz") as file:
+    with np.load(run / "inverse.npz") as file:
         kept = dict(file)
     for wrong in (
         {},
-        {"alpha": kept["alpha"][1:]},
-        {"alpha": kept["alpha"].astype(str)},
-        {"alpha": np.full_like(kept["alpha"], np.nan)},
+        {"inverse": kept["inverse"][1:]},
+        {"inverse": kept["inverse"].astype(str)},
+        {"inverse": np.full_like(kept["inverse"], np.nan)},
     ):
-        np.savez(run / "alpha.npz", key=kept["key"], **wrong)
+        np.savez(run / "inverse.npz", key=kept["key"], **wrong)
         assert (Recommender.load(run).rank(history, 5)[0] == expected).all()
-    (run / "alpha.npz").unlink()
-    (run / "alpha.npz").mkdir()  # cannot be written
+    (run / "inverse.npz").unlink()
+    (run / "inverse.npz").mkdir()  # cannot be written
     assert (
         Recommender.load(run).rank(history, 5)[0] == expected
     ).all() and "could not be written" in capsys.readouterr().err
-    (run / "alpha.npz").rmdir()
+    (run / "inverse.npz").rmdir()
     with np.load(run / "distilled.npz") as file:
         arrays = dict(file)
     np.savez(run / "distilled.npz", **{**arrays, "data": arrays["data"][::-1] ** 3})
-    other = Recommender.load(run)
-    solved = np.asarray(model.fit(other._kernel, other._rows, [arrays["lamda"]])[0])
-    np.testing.assert_array_equal(np.asarray(other._alpha), solved)
+    made = Recommender.load(run).rank(history, 5)
+    (run / "inverse.npz").unlink()
+    again = Recommender.load(run).rank(history, 5)
+    assert (made[0] == again[0]).all() and (made[1] == again[1]).all() and (made[1] != scores).any()
     np.savez(run / "distilled.npz", **{**arrays, "data": np.full_like(arrays["data"], np.nan)})
     with pytest.raises(UserError, match="not finite"):
         Recommender.load(run)
@@ -169,7 +269,7 @@ def test_every_format_says_the_same(run_script, distilled_run, tmp_path, opened)
         done = run_script(
             "recommend.py", f"--run={distilled_run}", "--all", "--k=100", f"--out={tmp_path / 'lists'}.{kind}"
         )
-        assert done.returncode == 0 and "fewer than --k=100" in done.stderr, done.stderr
+        assert done.returncode == 0 and "60 of 60 lists are shorter than --k=100" in done.stderr, done.stderr
     with open(tmp_path / "lists.csv", newline="", encoding="utf-8") as file:
         plain = [
             (row["user"], int(row["rank"]), row["item"], float(row["score"]), row["title"])
@@ -226,7 +326,7 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
     "arguments, code, says",
     [
         (["--user=u1,missing"], 0, "titled has no user missing: left out"),
-        (["--user=missing"], 1, "nobody left"),
+        (["--user=missing"], 1, "no user is left"),
         (["--items=i1,missing"], 0, "titled has no item missing"),
         (["--items=,"], 1, "the history is empty"),
         (["--items=missing"], 1, "the history is empty"),
@@ -234,8 +334,18 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
         (
             ["--user=u1", "--all"],
             1,
-            "recommend: give one of --user, --all, --items and --history; --help lists the options",
+            "recommend: give one of --user, --all, --items, --history and --similar-to; --help lists the",
         ),
+        (["--user=u1", "--similar-to=i1"], 1, "give one of --user, --all"),
+        (["--similar-to=i1,missing"], 0, "titled has no item missing: left out"),
+        (["--similar-to=missing"], 1, "no item is left"),
+        (["--similar-to="], 1, "no item is left"),
+        (["--similar-to=i1", "--include-seen"], 1, "--include-seen is about a user's history"),
+        (["--similar-to=i1", "--explain"], 1, "--explain is about a user's history"),
+        (["--all", "--only=/nowhere.txt"], 1, "--only=/nowhere.txt cannot be read: No such file"),
+        (["--all", "--without=/"], 1, "--without=/ cannot be read: Is a directory"),
+        (["--all", "--only=/bin/sh"], 1, "--only=/bin/sh cannot be read: it is not text in UTF-8"),
+        (["--all", "--without=/dev/null"], 1, "--without=/dev/null is empty, and needs the id of an item"),
         (["--all", "--k=0"], 1, "at least 1"),
         (["--all", "--k=many"], 1, "recommend: argument --k: invalid int value"),
         (["--all", "--format=parquet"], 1, "needs --out"),
@@ -290,6 +400,135 @@ def test_histories_are_read_as_they_are_meant(tmp_path, capsys):
     assert recommend.split_ids('1, 2\n3,"a, b"\r\n\n4,') == ["1", "2", "3", "a, b", "4"]
 
 
+def lines_of(done):
+    """The JSON lines that a call of recommend.py has printed."""
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.split("\n")[:-1]]
+
+
+def test_one_user_several_and_all_get_the_same_bits(run_script, distilled_run):
+    call = lambda *asked: lines_of(
+        run_script("recommend.py", f"--run={distilled_run}", "--format=jsonl", *asked)
+    )
+    everybody = {line["user"]: line for line in call("--all")}
+    assert len(everybody) == 60
+    for asked in (["u3"], ["u59"], ["u8", "u3", "u41"]):
+        lines = call(*(f"--user={user}" for user in asked))
+        assert lines == [everybody[user] for user in asked]
+
+
+def test_only_without_and_seen_items(run_script, distilled_run, tmp_path, opened):
+    """Ids with commas and quotes are whole lines; a byte order mark and Windows' line ends do not matter."""
+    _, dataset, _ = opened
+    ids = [str(item) for item in dataset.item_ids]
+    comma = next(item for item in ids if "," in item)
+    only, without = [comma, *ids[1:21]], ids[11:15]
+    (tmp_path / "only.txt").write_text("\ufeff" + "\r\n\r\n".join([*only, "missing"]), encoding="utf-8")
+    (tmp_path / "without.txt").write_text("\n".join([*without, " "]))
+    options = [f"--run={distilled_run}", "--format=jsonl", f"--only={tmp_path / 'only.txt'}"]
+    options.append(f"--without={tmp_path / 'without.txt'}")
+    allowed = set(only) - set(without)
+    history = {
+        user: {
+            ids[column]
+            for part in (dataset.train, dataset.validation, dataset.test)
+            for column in part[row].indices
+        }
+        for row, user in enumerate(dataset.user_ids)
+    }
+    for more in ([], ["--include-seen"]):
+        done = run_script("recommend.py", *options, "--all", "--k=15", *more)
+        lengths = []
+        for line in lines_of(done):
+            listed = {item["item"] for item in line["items"]}
+            expected = allowed if more else allowed - history[line["user"]]
+            assert listed <= expected and len(listed) == len(line["items"]) == min(15, len(expected))
+            lengths.append(len(listed))
+        assert done.stderr.count("titled has no item missing: left out") == 1
+        short = sum(length < 15 for length in lengths)
+        says = f"{short} of 60 lists are shorter than --k=15, the shortest has {min(lengths)}"
+        assert (says in done.stderr) == (short > 0) == (not more)
+    alike = lines_of(
+        run_script(
+            "recommend.py", *options, f'--similar-to="{comma.replace(chr(34), chr(34) * 2)}"', "--k=99"
+        )
+    )
+    assert {item["item"] for item in alike[0]["items"]} == allowed - {comma}
+    assert alike[0]["similar_to"] == comma
+    (tmp_path / "without.txt").write_text("\n".join(only))
+    done = run_script("recommend.py", *options, "--all")
+    assert done.returncode == 1 and "--only and --without leave no item to recommend" in done.stderr
+
+
+def test_similar_items_in_every_format(run_script, distilled_run, tmp_path, opened):
+    _, dataset, recommender = opened
+    asked = [str(item) for item in dataset.item_ids if "," not in item][5:8]
+    columns, scores = recommender.similar(np.flatnonzero(np.isin(dataset.item_ids, asked)), 4)
+    expected = [
+        (item, rank, str(dataset.item_ids[column]), float(score), str(dataset.titles[column]))
+        for item, row, given in zip(asked, columns, scores)
+        for rank, (column, score) in enumerate(zip(row, given), 1)
+    ]
+    for kind in ("csv", "parquet", "jsonl", "txt"):
+        asked_for = f"--similar-to={asked[0]}", f"--similar-to={','.join(asked[1:])}"
+        done = run_script(
+            "recommend.py",
+            f"--run={distilled_run}",
+            *asked_for,
+            "--k=4",
+            f"--out={tmp_path / 'alike'}.{kind}",
+        )
+        assert done.returncode == 0 and done.stderr == "" and "lists for 3 items" in done.stdout
+    table = pd.read_csv(tmp_path / "alike.csv", keep_default_na=False)
+    assert list(table) == ["similar_to", "rank", "item", "title", "score"]
+    lines = [
+        json.loads(line) for line in (tmp_path / "alike.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+    frames = [table, pd.read_parquet(tmp_path / "alike.parquet")]
+    found = [
+        list(zip(*(frame[name] for name in ("similar_to", "rank", "item", "score", "title"))))
+        for frame in frames
+    ]
+    found.append(
+        [
+            (line["similar_to"], rank, item["item"], item["score"], item["title"])
+            for line in lines
+            for rank, item in enumerate(line["items"], 1)
+        ]
+    )
+    for rows in found:
+        assert [row[:3] for row in rows] == [row[:3] for row in expected]
+        assert [row[3] for row in rows] == pytest.approx([row[3] for row in expected], abs=1e-5)
+        assert [row[4] for row in rows] == [row[4] for row in expected]
+    text = (tmp_path / "alike.txt").read_text(encoding="utf-8")
+    assert text.count("similar to i") == 3 and text.startswith(f"similar to {asked[0]}: ")
+
+
+@pytest.mark.parametrize(
+    "manifest, says",
+    [
+        (None, "left out\n"),
+        ({"split_seed": 42}, "left out\n"),
+        ({"min_rating": None, "min_item_count": 1, "since": None}, "left out\n"),
+        (
+            {"min_item_count": 5, "min_user_count": 10, "min_rating": 4.0},
+            "left out (prep.sh kept interactions rated 4.0 or more, users with at least 10 interactions, "
+            "items with at least 5 interactions)\n",
+        ),
+        ({"min_rating": 1, "min_count": 1}, "left out (prep.sh kept interactions rated 1 or more)\n"),
+        ({"since": "2020-01-01"}, "left out (prep.sh kept interactions since 2020-01-01)\n"),
+    ],
+)
+def test_unknown_ids_come_with_the_filters_of_the_data_set(opened, tmp_path, capsys, manifest, says):
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    ids = Ids(opened[1], tmp_path)
+    assert ids.users(["u4", "gone"]).ids == ["u4"]
+    assert capsys.readouterr().err == f"recommend: titled has no user gone: {says}"
+    assert ids.new_users(["", ""], ["gone", "i1"]).histories.nnz == 1
+    assert capsys.readouterr().err == f"recommend: titled has no item gone: {says}"
+
+
 def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
     """Is named, has an empty list without an explanation, and is not counted."""
     everything = pd.DataFrame({"user": "all", "item": opened[1].item_ids})
@@ -304,8 +543,7 @@ def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
         f"--out={tmp_path / 'l.JSONL'}",
     )
     assert (
-        done.returncode == 0
-        and done.stderr == "recommend: every item has been seen by user all: nothing is left to recommend\n"
+        done.returncode == 0 and done.stderr == "recommend: no item is left for user all: the list is empty\n"
     )
     assert done.stdout.endswith("lists for 1 users\n")
     lines = [json.loads(line) for line in (tmp_path / "l.JSONL").read_text().splitlines()]
@@ -376,6 +614,28 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
         load_dataset(open_distilled(distilled_run), titled_data).fingerprint
         == data.load("titled", titled_data).fingerprint
     )
+
+
+def test_a_wrong_run_lists_the_newest_that_can_be_used(distilled_run, tmp_path):
+    def says(run, results):
+        with pytest.raises(UserError) as error:
+            open_distilled(folder_of(run, results))
+        return str(error.value)
+
+    none = f"{tmp_path} has no finished run of distill.py: `python distill.py` makes one"
+    assert says("run", tmp_path).endswith(none)
+    (tmp_path / "empty").mkdir()
+    assert says("empty", tmp_path) == f"{tmp_path / 'empty'} is no run: it has no config.json. {none}"
+    for age, name in enumerate(["unfinished", "cut", "torn", "metrics", *"abcdefghijkl"]):
+        shutil.copytree(distilled_run, tmp_path / name)
+        os.utime(tmp_path / name / "distilled.npz", (1e9 - age, 1e9 - age))
+    (tmp_path / "unfinished" / "result.json").unlink()
+    (tmp_path / "cut" / "distilled.npz").write_bytes((tmp_path / "a" / "distilled.npz").read_bytes()[:-100])
+    (tmp_path / "torn" / "config.json").write_text("{")
+    (tmp_path / "metrics" / "distilled.npz").unlink()
+    newest = f"{tmp_path}, the newest first: a, b, c, d, e, f, g, h, i, j and 2 more"
+    for run in ("run", "empty", "metrics", tmp_path):
+        assert says(run, tmp_path).endswith(newest)
 
 
 @pytest.mark.parametrize("process", [False, True])
