@@ -3,13 +3,13 @@
     python recommend.py --run=results/<run> --user=1 --user=2,3         users of the data set, by its own ids
     python recommend.py --run=results/<run> --all --k=100 --out=top.parquet
     python recommend.py --run=results/<run> --items='1,50,"a, b"'       a new user, by the items they liked
-    python recommend.py --run=results/<run> --history=new.csv           many new users: columns user and item
+    python recommend.py --run=results/<run> --history=new.csv           many new users: a file as prep.sh reads
     python recommend.py --run=results/<run> --user=1 --explain          with the items that speak most for it
     python recommend.py --run=results/<run> --similar-to=1,50           the items most similar to an item
 
 A list leaves out every item that the user has seen, unless --include-seen is given. A known user has seen the
-items of all their interactions in the data set, validation and test included. A --history without the column
-user is that of one new user. --only and --without name files with the id of an item a line.
+items of all their interactions in the data set, validation and test included. A --history without a column
+of users is that of one new user. --only and --without name files with the id of an item a line.
 
 Two items are similar whose weights go together from synthetic user to synthetic user: the score is their
 correlation. Files of similar items have the column, or key, similar_to in the place of user. For use from
@@ -19,13 +19,15 @@ Python see Recommender in runs/recommender.py.
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lib.errors import Parser, UserError, run_script
-from lib.files import atomic
+from lib.files import atomic, write_parquet
+from prep.own_file import read
 from runs.histories import Ids, printable, split_ids, warn
 from runs.recommender import Recommender
 from runs.synthetic_users import folder_of, load_dataset, open_distilled, warn_if_not_learnt
@@ -35,33 +37,23 @@ ENDINGS = {"": "table", ".txt": "table", ".csv": "csv", ".jsonl": "jsonl", ".par
 
 
 def read_history(path):
-    """(users, items) of a CSV file: two lists of texts, an entry a row.
+    """(users, items) of a file that prep.sh can read: two lists of texts, an entry a row.
 
-    Its columns are user and item, or item alone: then every user is "".
+    A file without a column of users has the history of one user, whose id is "".
     """
     try:
-        # The header is read as a row: else pandas renames columns, takes one for an index, or cuts long rows.
-        table = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
-        )
-    except (OSError, ValueError) as error:  # ValueError: pandas' parser, and text that is not UTF-8
-        reason = str(error).strip().splitlines()[0].rpartition("C error: ")[2]
-        raise UserError(f"--history={path} cannot be read: {reason}") from error
-    table = table.apply(lambda column: column.str.strip())
-    names = list(table.loc[0])
-    if "item" not in names or len(set(names)) != len(names):
-        raise UserError(
-            f"--history={path} must begin with a line of column names, 'user,item' or 'item', "
-            f"not '{','.join(names)}'"
-        )
-    table = table[1:].set_axis(names, axis=1)
-    table = table[(table != "").any(axis=1)]  # without blank lines
-    for name in ("user", "item"):
-        if name in names:
-            empty = table[name] == ""
-            warn(f"--history={path} has no {name} in row", list(table.index[empty] + 1), "left out")
-            table = table[~empty]
-    return list(table["user"]) if "user" in table else [""] * len(table), list(table["item"])
+        with tempfile.TemporaryDirectory() as scratch:
+            reading = read(path, Path(scratch), needed=("item",))
+    except UserError as error:  # its advice may be on options of prep.sh
+        reason = str(error).partition(". ")[0]
+        raise UserError(f"--history={path} cannot be read: {reason}. Make columns user and item") from error
+    if reading.bad:
+        faults = "; ".join(f"{file}, line {line}: {fault}" for file, line, fault in reading.examples)
+        print(f"recommend: {reading.bad:,} rows of {path} are left out ({faults})", file=sys.stderr)
+    table = reading.interactions
+    liked = table.rating > 0 if (table.rating > 0).any() else np.ones(len(table.rating), bool)
+    columns = (table.user_ids, table.user), (table.item_ids, table.item)
+    return tuple(ids.astype(str)[codes[liked]].tolist() for ids, codes in columns)
 
 
 def to_frame(users, columns, scores, dataset):
@@ -111,9 +103,11 @@ def to_json_lines(users, columns, scores, dataset, reasons):
     "because": [{"item", "title", "contribution"}].
     """
 
+    item_ids = dataset.item_ids.tolist()
+
     def item(column):
         title = {} if dataset.titles is None else {"title": str(dataset.titles[column])}
-        return {"item": dataset.item_ids[column].item(), **title}
+        return {"item": item_ids[column], **title}
 
     for user, name in enumerate(users.ids):
         pairs = zip(columns[user], scores[user])
@@ -127,7 +121,7 @@ def to_json_lines(users, columns, scores, dataset, reasons):
 def write(file, kind, users, columns, scores, dataset, reasons):
     """Writes the lists to a binary file; kind is one of FORMATS."""
     if kind == "parquet":
-        to_frame(users, columns, scores, dataset).to_parquet(file, index=False)
+        write_parquet(file, to_frame(users, columns, scores, dataset))
     elif kind == "csv":
         to_frame(users, columns, scores, dataset).to_csv(file, index=False)
     elif kind == "jsonl":
@@ -143,7 +137,10 @@ def parse(arguments):
     add("--user", action="append", help="ids of users of the data set, with commas between; may be repeated")
     add("--all", action="store_true", help="all users of the data set")
     add("--items", help="ids of the items that one new user has liked, with commas between")
-    add("--history", help="a .csv of the items that new users have liked: columns user and item, or item")
+    add(
+        "--history",
+        help="a file of the items that new users have liked, as prep.sh reads: users and items, or items",
+    )
     add("--similar-to", "--similar_to", action="append", help="ids of items; otherwise like --user")
     add("--only", help="a file of the items that may be recommended: an id a line")
     add("--without", help="a file of items that may not be recommended: an id a line")

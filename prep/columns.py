@@ -108,13 +108,14 @@ def is_header(fields, all_of=()):
     return any("user" in one or "item" in one for one in ranks)
 
 
-def choose(path, layout, given):
+def choose(path, layout, given, needed):
     """The Columns of a table, and one line that says what was chosen.
 
     Args:
         path: as messages show it.
         layout: layouts.Layout.
         given: {role: a column's name; its number from 0; "-" for none; or None to find it}.
+        needed: the roles without which there is an error.
 
     Raises:
         UserError: a column cannot be found, or is named twice.
@@ -126,7 +127,7 @@ def choose(path, layout, given):
         raise UserError(f"{path}: one column cannot be two of {', '.join(ROLES)}. Give each its own")
     others = {}
     if layout.names is None:
-        found = _by_habit_of_places(layout, taken)
+        found = _by_habit_of_places(layout, taken, needed)
     else:
         found, others = _by_name(path, layout, left_open, taken)
     if given.get("rating") is not None and places["rating"] is not None:
@@ -138,7 +139,7 @@ def choose(path, layout, given):
             places[role] = found.get(role)
     if places["rating"] is not None and places["count"] is not None:
         places["count" if given.get("count") is None else "rating"] = None
-    _check(path, layout, places)
+    _check(path, layout, places, needed)
     return Columns(**places), _said(layout, places, others)
 
 
@@ -166,12 +167,12 @@ def _place(path, layout, role, column):
     raise UserError(f"{path} has no column '{column}' for --{role}-col: it has {have}")
 
 
-def _by_habit_of_places(layout, taken):
+def _by_habit_of_places(layout, taken, needed):
     """{role: place} in a table without a header: user, item, then perhaps a value, and a time anywhere."""
     free = [place for place in range(layout.width) if place not in taken]
     times = [place for place in free if layout.looks_like_time(place)]
     ids = [place for place in free if place not in times and not layout.has_fractions(place)] or free
-    found = dict(zip(("user", "item"), ids))
+    found = dict(zip(needed if len(ids) == 1 else ("user", "item"), ids))
     rest = [place for place in free if place not in (*times, *found.values())]
     if times:
         found["time"] = times[0]
@@ -237,8 +238,8 @@ def _is_rival(role, names, ranks):
     return ranks[1] - ranks[0] < 4 * len(WORDS[role]) and words_of(names[1])[-1] not in TITLE_WORDS
 
 
-def _check(path, layout, places):
-    for role in ("user", "item"):
+def _check(path, layout, places, needed):
+    for role in needed:
         if places[role] is None:
             if layout.names is None:
                 raise UserError(

@@ -1,6 +1,6 @@
 """Which interactions count, and which are train, validation and test: pure functions of arrays."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,32 @@ class Filters(NamedTuple):
     min_item_count: int = 1  # and of an item
     since: float | None = None  # seconds since 1970: the first moment that counts
     until: float | None = None  # the first moment that counts no more
+
+
+def moments(since, until):
+    """{"since", "until"}: seconds since 1970 of a first and a last day, such as "2020-01-31", or None.
+
+    They are days of UTC; until is the day's end. Moments such as 2020-01-31T12:00 will do, too.
+    """
+    found = {"since": _moment("since", since), "until": _moment("until", until, days=1)}
+    if None not in found.values() and found["since"] >= found["until"]:
+        raise UserError(f"--since={since} is after --until={until}")
+    return found
+
+
+def _moment(option, text, days=0):
+    if text is None:
+        return None
+    try:
+        day = date.fromisoformat(text)
+        return (datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=days)).timestamp()
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(f"--{option} must be a day such as 2020-01-31, not {text}") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def filter_interactions(interactions, filters, only_likes=False):

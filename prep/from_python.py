@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from lib.errors import UserError
 from lib.files import lock, new_folder
-from prep.filters import Filters, filter_interactions
+from prep.filters import Filters, filter_interactions, moments
 from prep.own_file import OPTIONS, read_own
 from prep.preprocess import MOST_MISSING, check_bad_rows
 from prep.tables import Interactions, encode
@@ -24,8 +24,7 @@ def load(path, max_bad_share=0.01, **options):
         path: text or Path.
         max_bad_share: the share of rows that may be unusable.
         options: those of prep.sh by their names, such as user_col="buyer", min_rating=4, titles="items.csv".
-            Without min_user_count and min_item_count, users and items with few interactions stay; since and
-            until are seconds since 1970.
+            Without min_user_count and min_item_count, users and items with few interactions stay.
 
     Returns:
         DataFrame, a row for each pair of user and item: user, item, rating, and title, if there are titles.
@@ -34,7 +33,8 @@ def load(path, max_bad_share=0.01, **options):
         UserError: it cannot be read; one line says why.
     """
     reading_options = {key: options.pop(key, None) for key in OPTIONS}
-    filters = Filters(**{"min_user_count": 1, **options})
+    days = moments(options.pop("since", None), options.pop("until", None))
+    filters = Filters(**{"min_user_count": 1, **options, **days})
     with tempfile.TemporaryDirectory() as scratch:
         reading = read_own(path, Path(scratch), reading_options)
     check_bad_rows(reading, max_bad_share, MOST_MISSING)

@@ -63,12 +63,13 @@ class Layout(NamedTuple):
         return 2 * len(self.column(place)) > len(self.rows)
 
 
-def sniff(plain, delimiter=None, header=None, shape=None):
+def sniff(plain, delimiter=None, header=None, shape=None, fewest=2):
     """The Layout of a text.
 
     Args:
         plain: plain.Plain.
         delimiter, header, shape: what the user has said; None: found.
+        fewest: how many columns a table must have.
 
     Raises:
         UserError: it has only one column, or the header and the rows do not fit together.
@@ -80,11 +81,12 @@ def sniff(plain, delimiter=None, header=None, shape=None):
     if not filled:
         raise UserError(f"{plain.name} is empty")
     if shape in (None, "table") and delimiter is None:
-        if not any(one in line for line in filled for one in (*DELIMITERS, " ")):
+        is_one_column = not any(one in line for line in filled for one in (*DELIMITERS, " "))
+        if is_one_column and fewest > 1:
             raise UserError(
                 f"{plain.name} has one column, such as '{shown(filled[0])}': a row needs a user and an item"
             )
-        delimiter = _delimiter(filled)
+        delimiter = "," if is_one_column else _delimiter(filled)
     if shape == "netflix" or shape is None and MARK.fullmatch(filled[0].strip()):
         return Layout(",", width=3, shape="netflix", rows=tuple(line.split(",") for line in filled))
     if shape is None and (lists := _lists(filled, delimiter)):

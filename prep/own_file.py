@@ -18,6 +18,7 @@ from prep.tables import Interactions, Part, Reading, database_in, encode, spelle
 OPTIONS = [*(f"{role}_col" for role in ROLES), "encoding", "delimiter", "header", "format", "titles"]
 DELIMITERS = {"tab": "\t", "space": " "}
 SAMPLE_ROWS = 1000
+NEEDED = ("user", "item")
 MOST_LISTED = 9  # names of files, in a line
 LIKELY_NAMES = r"ratings?\b|interactions?\b|events?\b|reviews?\b|u\.data|\.inter$"  # of a file among others
 SHAPES_IN_WORDS = {
@@ -60,13 +61,14 @@ def _unused(count):
     return f"; {count:,} titles are of items without interactions" if count else ""
 
 
-def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, shape=None):
+def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, shape=None, needed=NEEDED):
     """The Reading of a user's own file, folder, pattern or archive; see docs/data.md.
 
     Args:
         scratch: an empty folder for what has to be unpacked, and for DuckDB.
         given: {role: column} as in columns.choose; None: all columns are found.
         encoding, delimiter, header, shape: as in plain.unpack and layouts.sniff; None: found.
+        needed: the roles that a table must have a column for; without "user", all rows may be of one user, "".
 
     Raises:
         UserError: it cannot be read; one line says what to do.
@@ -74,7 +76,9 @@ def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, 
     files, notes = plain.unpack(path, scratch, encoding)
     with database_in(scratch) as database:
         try:
-            parts, said = _parts(database, path, files, scratch, given or {}, delimiter, header, shape)
+            parts, said = _parts(
+                database, path, files, scratch, given or {}, (delimiter, header, shape), needed
+            )
         except UserError as error:
             raise UserError("; ".join([str(error), *notes])) from error  # a wrong encoding may be why
         notes = notes + said
@@ -109,12 +113,12 @@ def read_titles(path, scratch, encoding=None):
     return table.assign(item=spelled_alike(table.item))
 
 
-def _parts(database, path, files, scratch, given, delimiter, header, shape):
+def _parts(database, path, files, scratch, given, form, needed):
     """([Part] of the files that are read, notes). A folder's files without such columns are left out."""
     parts, said, errors = [], {}, []
     for file in files:
         try:
-            part, said[file.name] = _part(database, file, scratch, given, delimiter, header, shape)
+            part, said[file.name] = _part(database, file, scratch, given, form, needed)
             parts.append(part)
         except UserError as error:
             errors.append(error)
@@ -136,9 +140,9 @@ def _parts(database, path, files, scratch, given, delimiter, header, shape):
     return parts, notes
 
 
-def _part(database, file, scratch, given, delimiter, header, shape):
+def _part(database, file, scratch, given, form, needed):
     """(Part, a line that says what it is)."""
-    layout = _layout(database, file, delimiter, header, shape)
+    layout = _layout(database, file, *form, fewest=len(needed))
     if layout.shape == "netflix":
         return Part(
             file, layout, Columns(user=0, item=None, rating=1)
@@ -148,8 +152,8 @@ def _part(database, file, scratch, given, delimiter, header, shape):
         return Part(file, layout, Columns(0, 1)), f"read as {words}"
     if layout.delimiter == " ":
         file, layout = plain.with_tabs(file, layout.quote, scratch), layout._replace(delimiter="\t")
-    columns, line = choose(file.name, layout, given)
-    for role in ("user", "item"):
+    columns, line = choose(file.name, layout, given, needed)
+    for role in needed:
         example = next(iter(layout.column(getattr(columns, role))), "")
         if file.kind == "json" and example[:1] in ("{", "["):
             raise UserError(
@@ -180,11 +184,11 @@ def _belonging_together(path, parts):
     )
 
 
-def _layout(database, file, delimiter, header, shape):
+def _layout(database, file, delimiter, header, shape, fewest=2):
     if file.kind == "array":
         return Layout(shape="matrix")
     if file.kind == "text":
-        return sniff(file, delimiter, header, shape)
+        return sniff(file, delimiter, header, shape, fewest)
     try:
         rows = database.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {tables.reader_of(file)} LIMIT {SAMPLE_ROWS}")
         names, rows = rows.columns, rows.fetchall()

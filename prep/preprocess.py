@@ -14,7 +14,6 @@ left as it is. A folder appears when all of its files are written, or not at all
 import json
 import math
 import sys
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pooch
@@ -26,7 +25,7 @@ from lib.settings import adapter, checked
 from prep import plain
 from prep.columns import ROLES
 from prep.download import Unreachable, check_hash, fetch
-from prep.filters import FEWEST_INTERACTIONS, Filters, filter_interactions
+from prep.filters import FEWEST_INTERACTIONS, Filters, filter_interactions, moments
 from prep.layouts import SHAPES
 from prep.own_file import OPTIONS, read_own
 from prep.sources import MOVIELENS, SOURCES
@@ -66,7 +65,8 @@ def prepare(name, options, unreachable=()):
         for note in reading.notes:
             _print(note)
         check_bad_rows(reading, options.max_bad_share, MOST_MISSING if is_own else 0)
-        filters = Filters(**{key: getattr(options, key) for key in Filters._fields})
+        chosen = {key: getattr(options, key) for key in Filters._fields}
+        filters = Filters(**{**chosen, **moments(options.since, options.until)})
         interactions, lost = filter_interactions(reading.interactions, filters, only_likes=is_own)
         manifest = {
             "dataset": name,
@@ -261,27 +261,8 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     _check_names(options)
     _check_values(options)
-    options.since, options.until = (
-        _moment("--since", options.since),
-        _moment("--until", options.until, days=1),
-    )
+    moments(options.since, options.until)
     return options
-
-
-def _moment(option, text, days=0):
-    """Seconds since 1970 of a day's beginning, or of a moment, in UTC; of a day's end with days=1."""
-    if text is None:
-        return None
-    try:
-        day = date.fromisoformat(text)
-        moment = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=days)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise UserError(f"{option} must be a day such as 2020-01-31, not {text}") from error
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment.timestamp()
 
 
 def _check_names(options):

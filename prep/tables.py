@@ -196,12 +196,13 @@ def _load(database, part, is_first, marked, time_type):
         torn, source = "torn", f"(SELECT *, {_torn_sql(layout, columns)} AS torn FROM {source})"
     elif marked:
         source = f"(SELECT * FROM {source})"
+    user = "''" if columns.user is None else fields[columns.user]
     sound = lambda field: f"CASE WHEN {torn} IS NULL THEN {field} END"
     optional = lambda place: "NULL" if place is None else fields[place]
     number = "1" if columns.value is None else _number(fields[columns.value], layout.delimiter)
     time = f"try_cast({optional(columns.time)} AS {time_type})"
     select = (
-        f"SELECT {sound(fields[columns.user])} AS u, {sound(item)} AS i, {number}::FLOAT AS v, {time} AS t, "
+        f"SELECT {sound(user)} AS u, {sound(item)} AS i, {number}::FLOAT AS v, {time} AS t, "
         f"{optional(columns.title)}::VARCHAR AS title, {torn}::VARCHAR AS torn, "
         f"CASE WHEN {time} IS NULL THEN {optional(columns.time)}::VARCHAR END AS odd "
         f"FROM {source}"

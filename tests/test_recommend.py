@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import duckdb
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -276,9 +277,9 @@ def test_every_format_says_the_same(run_script, distilled_run, tmp_path, opened)
             for row in csv.DictReader(file)
         ]
     parquet = list(
-        pd.read_parquet(tmp_path / "lists.parquet")[["user", "rank", "item", "score", "title"]].itertuples(
-            index=False, name=None
-        )
+        duckdb.read_parquet(str(tmp_path / "lists.parquet"))
+        .df()[["user", "rank", "item", "score", "title"]]
+        .itertuples(index=False, name=None)
     )
     lines = [
         json.loads(line) for line in (tmp_path / "lists.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
@@ -370,20 +371,21 @@ def test_bad_input(run_script, distilled_run, arguments, code, says):
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("user,item\nann,50,5\n", "--history=FILE cannot be read: Expected 2 fields in line 2, saw 3"),
-        ("item,item\n1,2\n", "not 'item,item'"),
-        ("item , item\n1,2\n", "not 'item,item'"),
-        ("film\n1\n", "not 'film'"),
-        ("", "cannot be read"),
+        (
+            "user,item\nann,50,5\n",
+            "the rows have 3 fields, the header has 2: user, item. Make columns user and item",
+        ),
+        ("item,item\n1,2\n", "two columns named item. Make"),
+        ("thing,x\n1,2\n", "no column 'item', only thing, x. Make"),
+        ("", "is empty"),
     ],
 )
 def test_histories_that_cannot_be_read(tmp_path, text, says):
     (tmp_path / "new.csv").write_text(text)
     with pytest.raises(UserError) as error:
         recommend.read_history(tmp_path / "new.csv")
-    assert says.replace("FILE", str(tmp_path / "new.csv")) in str(error.value) and "\n" not in str(
-        error.value
-    )
+    assert f"--history={tmp_path / 'new.csv'} cannot be read: " in str(error.value)
+    assert says in str(error.value) and "\n" not in str(error.value)
 
 
 def test_histories_are_read_as_they_are_meant(tmp_path, capsys):
@@ -392,7 +394,7 @@ def test_histories_are_read_as_they_are_meant(tmp_path, capsys):
     path.write_text('\ufeffuser , item\nann , 50 \n\nbob,\n,7\n"b, c","x, 1"\nNA,null\n', encoding="utf-8")
     assert recommend.read_history(path) == (["ann", "b, c", "NA"], ["50", "x, 1", "null"])
     said = capsys.readouterr().err
-    assert "has no item in row 4: left out" in said and "has no user in row 5: left out" in said
+    assert "2 rows of" in said and "line 4: no item id; new.csv, line 5: no user id" in said
     path.write_text("item\n5\n\n7\n")
     assert recommend.read_history(path) == (["", ""], ["5", "7"]) and capsys.readouterr().err == ""
     path.write_text("user,item\n")
@@ -484,7 +486,7 @@ def test_similar_items_in_every_format(run_script, distilled_run, tmp_path, open
     lines = [
         json.loads(line) for line in (tmp_path / "alike.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     ]
-    frames = [table, pd.read_parquet(tmp_path / "alike.parquet")]
+    frames = [table, duckdb.read_parquet(str(tmp_path / "alike.parquet")).df()]
     found = [
         list(zip(*(frame[name] for name in ("similar_to", "rank", "item", "score", "title"))))
         for frame in frames
