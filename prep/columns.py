@@ -37,6 +37,7 @@ SUFFIXES = [
     "title",
 ]
 EXTRA = len(SUFFIXES)  # how much worse than any suffix a name with other words is
+OF_ONE_VISIT = {"session", "visit", "basket", "cart", "order"}  # users only if there is nothing better
 RATING_WORDS, SUMMARIES = {"rating", "ratings", "score", "stars"}, {"average", "avg", "mean", "total", "imdb"}
 UNSURE_RATINGS = {"value", "weight"}  # these may as well be counts
 BEHAVIOURS = {"click", "clicks", "share", "shares", "follow", "like", "likes", "liked", "favorite", "forward"}
@@ -89,7 +90,7 @@ def rank(words):
             suffix = SUFFIXES.index(rest[-1]) if rest and rest[-1] in SUFFIXES else SUFFIXES.index("")
             extra = [word for word in rest if word not in SUFFIXES and word not in heads]
             if heads and (not extra or rest[-1] in SUFFIXES[: SUFFIXES.index("")] + ["name"]):
-                penalty = suffix + EXTRA * len(extra) - ("parent" in words)
+                penalty = suffix + EXTRA * (len(extra) + (heads[0] in OF_ONE_VISIT)) - ("parent" in words)
                 found[role] = known.index(heads[0]) + len(known) * penalty
         elif role == "rating" and len(words) == 2 and words[1] in RATING_WORDS and words[0] not in SUMMARIES:
             found[role] = 50  # such as Book-Rating
@@ -126,7 +127,9 @@ def choose(path, layout, given, needed):
     if len(taken) < sum(place is not None for place in places.values()):
         raise UserError(f"{path}: one column cannot be two of {', '.join(ROLES)}. Give each its own")
     others = {}
-    if layout.names is None:
+    numbered = layout.names and all(name.isdigit() or not name for name in layout.names)  # by pandas
+    if layout.names is None or numbered:
+        taken |= {place for place, name in enumerate(layout.names or ()) if not name}
         found = _by_habit_of_places(layout, taken, needed)
     else:
         found, others = _by_name(path, layout, left_open, taken)
@@ -171,12 +174,16 @@ def _by_habit_of_places(layout, taken, needed):
     """{role: place} in a table without a header: user, item, then perhaps a value, and a time anywhere."""
     free = [place for place in range(layout.width) if place not in taken]
     times = [place for place in free if layout.looks_like_time(place)]
+    times = [place for place in times if not layout.is_number(place)] or [
+        place for place in times if place > 1
+    ]
     ids = [place for place in free if place not in times and not layout.has_fractions(place)] or free
     found = dict(zip(needed if len(ids) == 1 else ("user", "item"), ids))
     rest = [place for place in free if place not in (*times, *found.values())]
     if times:
-        found["time"] = times[0]
-    if len(rest) == 1 and layout.is_number(rest[0]):
+        found["time"] = times[-1]
+    is_alone = len(rest) == 1 or rest[:1] == [found.get("item", -1) + 1] and layout.has_fractions(rest[0])
+    if is_alone and layout.is_number(rest[0]):
         kinds, largest = len(set(layout.column(rest[0]))), layout.largest(rest[0])
         if LARGEST_RATING < largest < LARGEST_COUNT:
             found["count"] = rest[0]
@@ -192,23 +199,23 @@ def _by_name(path, layout, roles, taken):
     ranks = list(map(rank, words))
     for role in roles:
         fitting = sorted(
-            (one[role], place)
+            (4 * len(layout.column(place)) < 3 * len(layout.rows), one[role], place)  # filled ones first
             for place, one in enumerate(ranks)
             if role in one and place not in {*taken, *found.values()}
             if _fits(layout, words, role, place)
         )
         if not fitting:
             continue
-        names = [layout.names[place] for _, place in fitting]
+        names = [layout.names[place] for *_, place in fitting]
         if names.count(names[0]) > 1 and role in ("user", "item"):
             raise UserError(
                 f"{path} has two columns named {names[0]}. Give --{role}-col as a number, counted from 0"
             )
-        found[role] = fitting[0][1]
+        found[role] = fitting[0][2]
         if (
             role in ("user", "item")
             and len(fitting) > 1
-            and _is_rival(role, names, [one for one, _ in fitting])
+            and _is_rival(role, names, [one for _, one, _ in fitting])
         ):
             others[role] = names[1]
     if "rating" in found and words[found["rating"]][0] in UNSURE_RATINGS:

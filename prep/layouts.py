@@ -19,7 +19,7 @@ SHAPES = ("table", "lists", "counted-lists", "matrix", "netflix")
 MARK = re.compile(r"\d+:")  # the line before the rows of a film, in the Netflix Prize's files
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|true|false", re.IGNORECASE)
 DATE = re.compile(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?!\d)|[A-Za-z]{3,9}.*\b(19|20)\d\d$")
-OLDEST_TIME = 10**8  # seconds since 1970: smaller numbers are not taken for times
+SECONDS = 8e8, 2.3e9  # since 1970, from 1995 to 2042: other numbers without a name are not taken for times
 
 
 class Layout(NamedTuple):
@@ -56,7 +56,11 @@ class Layout(NamedTuple):
         """Whether the values are dates, or numbers such as seconds since 1970."""
         values = self.column(place)[:50]
         if self.is_number(place):
-            return all(re.fullmatch(r"\d+(\.\d*)?", value) and float(value) > OLDEST_TIME for value in values)
+            largest = self.largest(place)
+            unit = next((unit for unit in (1, 1e3, 1e6, 1e9) if largest < SECONDS[1] * unit), 1)
+            return all(
+                re.fullmatch(r"\d+(\.\d*)?", value) and float(value) >= SECONDS[0] * unit for value in values
+            )
         return bool(values) and sum(bool(DATE.search(value)) for value in values) > 0.9 * len(values)
 
     def is_filled(self, place):
@@ -210,9 +214,6 @@ def _with_header(name, rows, layout, header, shape):
     first_line, first = rows[start][0], [field.strip() for field in rows[start][1]]
     first[0] = first[0].lstrip("#% ") if is_header([first[0].lstrip("#% ")]) else first[0]
     body = [row for _, row in rows[start + 1 :]]
-    numbers = [str(place) for place in range(len(first))]
-    if header is None and first == ["", *numbers[:-1]]:  # as pandas numbers columns without names
-        start, header, body = start + 1, False, body
     if header is None:
         header = _is_header(first, body)
     if not header:
@@ -221,7 +222,7 @@ def _with_header(name, rows, layout, header, shape):
                 f"{name} has {usual} columns and no header. Say what it is: --format=matrix, or --format=table "
                 "with --user-col and --item-col, numbers from 0"
             )
-        before = rows[start][0] - 1 if start < len(rows) else first_line
+        before = first_line - 1
         return layout._replace(
             skip=before, width=usual, rows=tuple(row for _, row in rows[start:]), shape=shape or "table"
         )
@@ -268,7 +269,7 @@ def _names_for_all(name, names, rows, width, shape):
 
 def _is_header(first, body):
     """Whether the first row has names: known ones, or texts above numbers."""
-    if is_header(first):
+    if is_header(first) or first == ["", *map(str, range(len(first) - 1))]:  # the latter by pandas
         return True
     if not body or any(NUMBER.fullmatch(field) for field in first):
         return False

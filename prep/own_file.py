@@ -218,7 +218,8 @@ def _read_other(parts):
 
 
 def _read_array(file, layout):
-    """(users, items, values) of a matrix of scipy, numpy or Matrix Market; ids are places, from 0.
+    """(users, items, values) of a matrix of scipy, numpy or Matrix Market; ids are places, from 0 or, in
+    Matrix Market, from 1.
 
     A dense matrix of two or three columns has a row for each interaction: user, item, and perhaps a value.
     """
@@ -238,8 +239,8 @@ def _read_array(file, layout):
         raise UserError(
             f"{file.name} is no matrix of scipy, numpy or Matrix Market: {shown(str(error), 120)}"
         ) from error
-    entries = matrix.data != 0
-    return matrix.row[entries], matrix.col[entries], matrix.data[entries]
+    entries, first = matrix.data != 0, start == b"%%"
+    return matrix.row[entries] + first, matrix.col[entries] + first, matrix.data[entries]
 
 
 def _read_matrix(file, layout):

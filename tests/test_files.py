@@ -146,7 +146,7 @@ READ = {
     "Amazon, 2023": ("a.csv", "rating,title,text,asin,parent_asin,user_id\n" + "".join(f"{r},Great,very,B0{i}X,B0{i},A{u}\n" for u, i, r in NUMBERS), [(f"A{u}", f"B0{i}", r) for u, i, r in NUMBERS], "item=parent_asin rating=rating time=-; --item-col=asin takes"),
     "numbers of rows, as R writes them": ("a.txt", '"user" "item" "rating"\n' + "".join(f'"{n}" "{u}" "{i}" {r}\n' for n, (u, i, r) in enumerate(ROWS, 1)), ROWS, ""),
     "quotes behind backslashes": ("a.csv", '"User-ID";"ISBN";"Book-Rating"\n"1";"05\\"";"4"\n"2";"06";"5"\n', [(1, '05"', 4), (2, "06", 5)], ""),
-    "a matrix of Matrix Market": ("a.mtx", "%%MatrixMarket matrix coordinate real general\n2 3 3\n1 3 1\n2 1 1\n2 3 2\n", [(0, 2, 1), (1, 0, 1), (1, 2, 2)], ""),
+    "a matrix of Matrix Market": ("a.mtx", "%%MatrixMarket matrix coordinate real general\n2 3 3\n1 3 1\n2 1 1\n2 3 2\n", [(1, 3, 1), (2, 1, 1), (2, 3, 2)], ""),
     "a graph of KONECT": ("out.x", "% bip weighted\n% 4 3 2\n" + text(" ", None, NUMBERS), NUMBERS, ""),
     "MySQL's word for nothing": ("a.tsv", text("\t") + "\\N\ttea\t3\n", ROWS, ""),
     "a title above the table": ("a.csv", "All ratings,,\n,,\n" + text(), ROWS, "before the table is left out, 2 lines"),
