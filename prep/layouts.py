@@ -10,7 +10,7 @@ from prep.columns import is_header, listed, words_of
 DELIMITERS = ("\t", "::", ";", "|", ",")  # spaces only where none of these fits: names have spaces
 COMMENTS = ("#", "%")  # how lines before a table may begin
 NAMES_OF = {"\t": "tabs", " ": "spaces"}
-SAMPLE = 2**18  # characters at the start, by which a file is judged
+SAMPLE = 2**16  # characters at the start, by which a file is judged
 MOST_BEFORE = 20  # lines before the table, such as a licence
 MOST_GUESSED = 10  # columns without names among which users and items are looked for
 FEWEST_ALIKE = 0.6  # the share of rows with the usual number of fields, or it is no table

@@ -235,7 +235,7 @@ class _Survey(NamedTuple):
 
 def _survey(path):
     decoder, is_utf_8, before, last = codecs.getincrementaldecoder("utf-8")(), True, 0, b""
-    nul, quotes, spaces, lines, returns, pairs = 0, False, False, 0, 0, 0
+    nul, quotes, spaces, alone, pairs, feeds = 0, False, False, 0, 0, 0
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             if is_utf_8 and (decoder.getstate()[0] or not block.isascii()):
@@ -245,11 +245,15 @@ def _survey(path):
                     is_utf_8 = False
             nul = nul or (before + block.index(0) + 1 if 0 in block else 0)
             quotes, spaces = quotes or b'"' in block, spaces or b" " in block
-            lines, returns = lines + block.count(b"\n"), returns + block.count(b"\r")
-            pairs += block.count(b"\r\n") + (last == b"\r" and block[:1] == b"\n")
+            if b"\r" in block or last == b"\r":
+                both = block.count(b"\r\n") + (last == b"\r" and block[:1] == b"\n")
+                pairs, feeds = pairs + both, feeds + block.count(b"\n") - both
+                alone += block.count(b"\r") - both
+            else:
+                feeds += b"\n" in block
             before, last = before + len(block), block[-1:]
     is_utf_8 = is_utf_8 and not decoder.getstate()[0]
-    return _Survey(is_utf_8, nul, quotes, spaces, returns > pairs or 0 < pairs < lines)
+    return _Survey(is_utf_8, nul, quotes, spaces, alone > 0 or 0 < pairs and feeds > 0)
 
 
 def _rewrite(path, target, encoding, name):

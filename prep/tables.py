@@ -22,7 +22,7 @@ from prep import plain
 from prep.columns import Columns
 from prep.layouts import Layout, shown
 
-LONGEST_ROW = 2**26  # bytes
+LONGEST_ROW = 2**24  # bytes; DuckDB reads twice as many at once, a thread
 LARGEST_SECONDS = 1e11  # since 1970: larger numbers are milliseconds, or less
 MOST_ODD_TIMES = 0.2  # the share of times that may be unreadable
 MOST_COLUMNS_READ = 200
@@ -123,7 +123,7 @@ def source_of(file, layout, marked=False):
     source = (
         f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={delimiter}, "
         f"quote={quote}, escape={quoted(layout.escape)}, header=false, skip={layout.skip}, columns={{{types}}}, "
-        f"max_line_size={LONGEST_ROW}, store_rejects=true, rejects_limit=0, null_padding={marked}, "
+        f"max_line_size={LONGEST_ROW}, buffer_size={2 * LONGEST_ROW}, store_rejects=true, rejects_limit=0, null_padding={marked}, "
         f"nullstr={nothing})"
     )
     if marked:
@@ -141,13 +141,10 @@ def read_parts(database, parts, marked=False):
         parts: [Part].
         marked: whether lines "item:" name the item of the rows up to the next such line.
     """
-    columns, faults, starts = parts[0].columns, [], [0]
-    is_number = columns.time is not None and parts[0].layout.is_number(columns.time)
-    time_type = "DOUBLE" if is_number or not parts[0].layout.rows else "VARCHAR"
-    for part in parts:
-        _load(database, part, part is parts[0], marked, time_type)
-        faults.append(_rejected(database, part.file) if part.file.kind == "text" else [])
-        starts.append(database.execute("SELECT count(*) FROM raw").fetchone()[0])
+    columns, types = parts[0].columns, _types(parts[0])
+    faults, starts = _load(database, parts, types, marked)
+    if database.execute("SELECT count(*) FROM raw WHERE unlike").fetchone()[0]:  # some ids are no numbers
+        faults, starts = _load(database, parts, {**types, "u": "VARCHAR", "i": "VARCHAR"}, marked)
     users, items = (_distinct(database, column) for column in "ui")
     is_bad = "(u IS NULL OR i IS NULL OR v IS NULL OR NOT isfinite(v))"
     breaks = "coalesce(sum(len(torn) - len(replace(torn, chr(10), ''))), 0)"
@@ -163,7 +160,7 @@ def read_parts(database, parts, marked=False):
             shown_rejected = [(line, text) for line, text, _ in rejected]
             examples += [(part.file.name, *fault) for fault in sorted(shown_rejected + found)]
     rejected = sum(map(len, faults))
-    notes, time = _times(database, is_bad, time_type)
+    notes, time = _times(database, is_bad, types["t"])
     user, item, rating, times = _fetch(database, is_bad, time, users, items)
     titles = None
     if columns.title is not None:
@@ -171,7 +168,7 @@ def read_parts(database, parts, marked=False):
             "SELECT i AS item, arg_min(title, rowid) AS title FROM raw "
             f"WHERE NOT {is_bad} AND title IS NOT NULL GROUP BY i"
         ).df()
-        titles = titles.assign(item=spelled_alike(titles.item))
+        titles = titles.assign(item=spelled_alike(titles.item.astype(str)))
     return Reading(
         Interactions(user, users[0], item, items[0], rating, times, is_count=columns.rating is None),
         titles,
@@ -183,12 +180,35 @@ def read_parts(database, parts, marked=False):
     )
 
 
-def _load(database, part, is_first, marked, time_type):
-    """Appends a file's rows to the table raw.
+def _types(part):
+    """The SQL types of users, items and times: numbers, which are much faster, if the first rows have only such."""
+    layout, columns = part.layout, part.columns
+    is_plain = lambda place: place is None or all(map(PLAIN.fullmatch, layout.column(place)))
+    is_number = columns.time is not None and layout.is_number(columns.time)
+    return {
+        "u": "VARCHAR" if columns.user is None or not is_plain(columns.user) else "BIGINT",
+        "i": "BIGINT" if is_plain(columns.item) else "VARCHAR",
+        "t": "DOUBLE" if is_number or not layout.rows else "VARCHAR",
+    }
 
-    Its columns: u, i, v, t and title, as texts but for v and, with time_type DOUBLE, t; torn, the value that
-    swallowed other rows; odd, a time that is no number.
+
+def _load(database, parts, types, marked):
+    """Makes the table raw of all rows; ([the rows that could not be read] of each file, [where each begins]).
+
+    Its columns: u, i, v, t and title; torn, the value that swallowed other rows; odd, a time that is no number;
+    unlike, whether an id is no number, or would be spelled otherwise if it were one, as 007.
     """
+    database.execute("DROP TABLE IF EXISTS raw")
+    faults, starts = [], [0]
+    for part in parts:
+        _append(database, part, part is parts[0], types, marked)
+        faults.append(_rejected(database, part.file) if part.file.kind == "text" else [])
+        starts.append(database.execute("SELECT count(*) FROM raw").fetchone()[0])
+    return faults, starts
+
+
+def _append(database, part, is_first, types, marked):
+    """Appends a file's rows to the table raw, or begins it."""
     file, layout, columns = part
     fields, source = source_of(file, layout, marked)
     item, torn = "mark" if marked else fields[columns.item], "NULL"
@@ -200,9 +220,15 @@ def _load(database, part, is_first, marked, time_type):
     sound = lambda field: f"CASE WHEN {torn} IS NULL THEN {field} END"
     optional = lambda place: "NULL" if place is None else fields[place]
     number = "1" if columns.value is None else _number(fields[columns.value], layout.delimiter)
-    time = f"try_cast({optional(columns.time)} AS {time_type})"
+    time = f"try_cast({optional(columns.time)} AS {types['t']})"
+    unlike = [
+        f"{field} IS NOT NULL AND try_cast({field} AS BIGINT)::VARCHAR IS DISTINCT FROM {field}"
+        for field, role in ((user, "u"), (item, "i"))
+        if types[role] == "BIGINT"
+    ]
     select = (
-        f"SELECT {sound(user)} AS u, {sound(item)} AS i, {number}::FLOAT AS v, {time} AS t, "
+        f"SELECT try_cast({sound(user)} AS {types['u']}) AS u, try_cast({sound(item)} AS {types['i']}) AS i, "
+        f"{number}::FLOAT AS v, {time} AS t, {' OR '.join(unlike) or 'false'} AS unlike, "
         f"{optional(columns.title)}::VARCHAR AS title, {torn}::VARCHAR AS torn, "
         f"CASE WHEN {time} IS NULL THEN {optional(columns.time)}::VARCHAR END AS odd "
         f"FROM {source}"
@@ -412,7 +438,10 @@ def _distinct(database, column):
 
     In a column of whole numbers, words such as NaN stand for a missing id: there the column becomes NULL.
     """
-    texts = [text for (text,) in database.execute(_distinct_sql(column)).fetchall()]
+    found = database.execute(_distinct_sql(column)).fetchnumpy()[column]
+    if found.dtype == np.int64:
+        return np.ma.getdata(found), np.arange(len(found), dtype=np.int32), True
+    texts = found.tolist()
     missing = [text for text in texts if text.lower() in MISSING]
     if missing and all(map(WHOLE.fullmatch, set(texts) - set(missing))) and len(missing) < len(texts):
         words = ", ".join(map(quoted, missing))

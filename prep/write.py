@@ -64,7 +64,7 @@ def write_dataset(folder, interactions, titles, seed, every_user, manifest):
         **{name: int((part == code).sum()) for name, code in parts.items()},
     }
     checksums = {name: pooch.file_hash(folder / name) for name in (INTERACTIONS, INDEX)}
-    checksums |= {name: names_digest(folder / name) for name in tables}
+    checksums |= {name: names_digest(table.index, table["id"]) for name, table in tables.items()}
     manifest = {**manifest, "counts": {**manifest["counts"], **counts}, "sha256": checksums}
     with atomic(folder / MANIFEST) as file:
         file.write(json.dumps(manifest, indent=2).encode())

@@ -70,6 +70,14 @@ def test_users_split_some_at_a_time_are_split_alike(monkeypatch, every_user):
     assert (filters.split_sorted(user, 1, every_user) == whole).all()
 
 
+@pytest.mark.parametrize("largest", [50, 2**61])
+def test_sorting_of_pairs_against_argsort(largest):
+    key = np.random.default_rng(0).integers(0, 50, 1000) * (largest // 50)
+    order = np.argsort(key, kind="stable")
+    found, places = filters._sorted(key)
+    assert (found == key[order]).all() and (places == order).all()
+
+
 rows_of_interactions = strategies.lists(
     strategies.tuples(
         *(strategies.integers(0, 6),) * 2,
