@@ -425,7 +425,7 @@ def _read_names(path, ids):
         ids: (n,) as in the HDF5 file.
 
     Returns:
-        (n,) original ids, int64 if all are whole numbers, else objects of text; (n,) titles, likewise, or None
+        (n,) original ids, int64 if all are whole numbers, else objects of text; (n,) titles, or None
         without a column of titles. Without the file: (ids, None).
     """
     if not path.exists():

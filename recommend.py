@@ -3,7 +3,7 @@
     python recommend.py --run=results/<run> --user=1 --user=2,3         users of the data set, by its own ids
     python recommend.py --run=results/<run> --all --k=100 --out=top.parquet
     python recommend.py --run=results/<run> --items='1,50,"a, b"'       a new user, by the items they liked
-    python recommend.py --run=results/<run> --history=new.csv           many new users: a file as prep.sh reads
+    python recommend.py --run=results/<run> --history=new.csv           many new users, in a file for prep.sh
     python recommend.py --run=results/<run> --user=1 --explain          with the items that speak most for it
     python recommend.py --run=results/<run> --similar-to=1,50           the items most similar to an item
 

@@ -7,17 +7,26 @@ from lib.errors import UserError
 
 # Words that stand for a role, alone or before one of SUFFIXES; the earlier of two is preferred.
 WORDS = {
-    "user": "user uid uuid customer client visitor reviewer member account player listener viewer reader person "
-    "household profile buyer subscriber author guest patient student email benutzer nutzer kunde utilisateur "
-    "usuario cliente session visit basket cart order",
-    "item": "item iid sid product movie film anime bookmark book song track game artist album article asin isbn "
-    "sku stock business recipe restaurant venue poi place location video show series episode course news joke "
-    "beer wine app hotel listing offer ad content paper repo repository url page artikel produkt produit producto "
-    "campaign title name description",
-    "rating": "rating ratings stars star score overall value weight preference like likes liked label bewertung",
-    "count": "count counts plays playcount listens quantity qty times clicks views frequency purchases menge",
-    "time": "timestamp time date datetime when unixreviewtime unixtime reviewtime ts tdat created createdat datum",
-    "title": "title name description",
+    "user": """
+        user uid uuid customer client visitor reviewer member account player listener viewer reader
+        person household profile buyer subscriber author guest patient student email benutzer nutzer
+        kunde utilisateur usuario cliente session visit basket cart order""",
+    "item": """
+        item iid sid product movie film anime bookmark book song track game artist album article
+        asin isbn sku stock business recipe restaurant venue poi place location video show series
+        episode course news joke beer wine app hotel listing offer ad content paper repo repository
+        url page artikel produkt produit producto campaign title name description""",
+    "rating": """
+        rating ratings stars star score overall value weight preference like likes liked label
+        bewertung""",
+    "count": """
+        count counts plays playcount listens quantity qty times clicks views frequency purchases
+        menge""",
+    "time": """
+        timestamp time date datetime when unixreviewtime unixtime reviewtime ts tdat created
+        createdat datum""",
+    "title": """
+        title name description""",
 }
 WORDS = {role: words.split() for role, words in WORDS.items()}
 SUFFIXES = [

@@ -219,8 +219,8 @@ def _with_header(name, rows, layout, header, shape):
     if not header:
         if usual > MOST_GUESSED and shape is None:
             raise UserError(
-                f"{name} has {usual} columns and no header. Say what it is: --format=matrix, or --format=table "
-                "with --user-col and --item-col, numbers from 0"
+                f"{name} has {usual} columns and no header. Say what it is: --format=matrix, or "
+                "--format=table with --user-col and --item-col, numbers from 0"
             )
         before = first_line - 1
         return layout._replace(
@@ -262,8 +262,8 @@ def _names_for_all(name, names, rows, width, shape):
     if shape == "table":
         return names + [""] * lacking
     raise UserError(
-        f"{name}: the rows have {width} fields, the header has {len(names)}: {listed(names)}. Give it a name for "
-        "every column or, if the names are those of the first ones, add --format=table"
+        f"{name}: the rows have {width} fields, the header has {len(names)}: {listed(names)}. Give it a name "
+        "for every column or, if the names are those of the first ones, add --format=table"
     )
 
 

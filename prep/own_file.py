@@ -25,7 +25,7 @@ SHAPES_IN_WORDS = {
     "lists": "lists: a user, then their items, a line each",
     "counted-lists": "counted lists: how many, then the items, a line for each user",
     "matrix": "a matrix: a row for each user, a column for each item",
-    "array": "an array: a row for each user, a column for each item or, with two or three, a row an interaction",
+    "array": "an array: a row a user, a column an item; or, with two or three columns, a row an interaction",
     "netflix": "the Netflix Prize's files: 'film:', then its rows",
 }
 
@@ -50,8 +50,8 @@ def read_own(path, scratch, options):
         found = int(reading.titles.drop_duplicates("item").item.isin(ids).sum())
         if options["titles"] is not None and not found:
             raise UserError(
-                f"--titles: none of its items, such as {shown(str(reading.titles.item.iloc[0]))}, is among those of "
-                f"{path}, such as {shown(ids[0])}"
+                f"--titles: none of its items, such as {shown(str(reading.titles.item.iloc[0]))}, is among "
+                f"those of {path}, such as {shown(ids[0])}"
             )
         reading.notes.append(f"{found:,} of {len(ids):,} items have a title" + _unused(titled - found))
     return reading
@@ -68,7 +68,7 @@ def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, 
         scratch: an empty folder for what has to be unpacked, and for DuckDB.
         given: {role: column} as in columns.choose; None: all columns are found.
         encoding, delimiter, header, shape: as in plain.unpack and layouts.sniff; None: found.
-        needed: the roles that a table must have a column for; without "user", all rows may be of one user, "".
+        needed: the roles that a table must have columns for; without "user", all rows may be of one user.
 
     Raises:
         UserError: it cannot be read; one line says what to do.
@@ -164,7 +164,7 @@ def _part(database, file, scratch, given, form, needed):
 
 
 def _belonging_together(path, parts):
-    """The parts that have the same columns; UserError if there are several kinds, and none is the likeliest."""
+    """The parts with the same columns; UserError if there are several kinds, and none is the likeliest."""
     kind = lambda part: (part.layout.shape, part.layout.names, part.layout.width)
     for is_likely in (
         lambda part: True,
@@ -244,7 +244,7 @@ def _read_array(file, layout):
 
 
 def _read_matrix(file, layout):
-    """(users, items, values) of a row for each user and a column for each item; without a header, ids are places, from 0."""
+    """(users, items, values) of a row a user and a column an item; ids without names are places, from 0."""
     users, items, values = [], [], []
     names = np.array(layout.names[1:] if layout.names else range(layout.width), object)
     chunks = pd.read_csv(

@@ -87,8 +87,8 @@ def check_bad_rows(reading, max_bad_share, max_missing_share):
     """Prints how many rows were left out, with the first of them; UserError if they are too many.
 
     Args:
-        max_bad_share, max_missing_share: of rows that cannot be used, but for those that only lack a user or an
-            item; and of these, which many sources have.
+        max_bad_share, max_missing_share: of rows that cannot be used, but for those that only lack a user or
+            an item; and of these, which many sources have.
     """
     if not reading.bad:
         return

@@ -122,9 +122,9 @@ def source_of(file, layout, marked=False):
     nothing = "['']" if layout.escape == "\\" else "['', '\\N']"  # \N as MySQL and PostgreSQL write it
     source = (
         f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={delimiter}, "
-        f"quote={quote}, escape={quoted(layout.escape)}, header=false, skip={layout.skip}, columns={{{types}}}, "
-        f"max_line_size={LONGEST_ROW}, buffer_size={2 * LONGEST_ROW}, store_rejects=true, rejects_limit=0, null_padding={marked}, "
-        f"nullstr={nothing})"
+        f"quote={quote}, escape={quoted(layout.escape)}, header=false, skip={layout.skip}, "
+        f"columns={{{types}}}, max_line_size={LONGEST_ROW}, buffer_size={2 * LONGEST_ROW}, "
+        f"store_rejects=true, rejects_limit=0, null_padding={marked}, nullstr={nothing})"
     )
     if marked:
         is_mark = "coalesce(c1, c2) IS NULL AND regexp_full_match(trim(c0), '\\d+:')"
@@ -181,7 +181,7 @@ def read_parts(database, parts, marked=False):
 
 
 def _types(part):
-    """The SQL types of users, items and times: numbers, which are much faster, if the first rows have only such."""
+    """The SQL types of users, items and times: numbers, which are faster, if the first rows have such."""
     layout, columns = part.layout, part.columns
     is_plain = lambda place: place is None or all(map(PLAIN.fullmatch, layout.column(place)))
     is_number = columns.time is not None and layout.is_number(columns.time)
@@ -195,8 +195,8 @@ def _types(part):
 def _load(database, parts, types, marked):
     """Makes the table raw of all rows; ([the rows that could not be read] of each file, [where each begins]).
 
-    Its columns: u, i, v, t and title; torn, the value that swallowed other rows; odd, a time that is no number;
-    unlike, whether an id is no number, or would be spelled otherwise if it were one, as 007.
+    Its columns: u, i, v, t and title; torn, the value that swallowed other rows; odd, a time that is no
+    number; unlike, whether an id is no number, or would be spelled otherwise if it were one, as 007.
     """
     database.execute("DROP TABLE IF EXISTS raw")
     faults, starts = [], [0]

@@ -173,7 +173,7 @@ def test_filters_against_a_loop(rows, chosen, timed, is_count, only_likes):
         ),
         (
             filters.Filters(),
-            "Check that the columns are the right ones; if a row is a user with all of their items, say --format=lists",
+            "Check that the columns are the right ones; if a row is a user with all of their items",
         ),
         (filters.Filters(since=0.0), "--since and --until need times"),
     ],

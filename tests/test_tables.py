@@ -1,4 +1,4 @@
-"""prep/tables.py: bad rows and their lines, quotes, ids of any kind, whole files from their bytes to a Dataset."""
+"""prep/tables.py: bad rows and their lines, quotes, ids of any kind, files from their bytes to a Dataset."""
 
 import re
 
@@ -83,7 +83,8 @@ def test_bad_rows_have_the_lines_of_the_file(tmp_path):
 def test_more_bad_rows_than_allowed_stop(tmp_path, capsys):
     rows = "user,item,rating\n" + "".join(f"{u},{i},3\n" for u in range(5) for i in range(10)) + "1,2,x\n"
     arguments = [f"--file={write(tmp_path / 'a.csv', rows)}", "--name=mine", f"--data_dir={tmp_path}"]
-    words = r"1 of 51 rows cannot be used \(a.csv, line 52: the rating is not a number\), more than --max-bad-share=0.01 allows"
+    words = r"1 of 51 rows cannot be used \(a.csv, line 52: the rating is not a number\), more than "
+    words += "--max-bad-share=0.01 allows"
     with pytest.raises(UserError, match=rf"^{words}.*with --max-bad-share=0\.02\.$"):
         preprocess.main(arguments)
     assert not (tmp_path / "mine").exists()
