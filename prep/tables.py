@@ -49,6 +49,11 @@ OTHER_TIMES = ["%a %b %d %H:%M:%S %z %Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", 
 CLOCKS = ["", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p"]
 
 
+# The line of a mark, such as "5:", has no other fields; the last mark before a row is that of its item.
+IS_MARK = "(coalesce(c1, c2) IS NULL AND regexp_full_match(trim(c0), '\\d+:'))"
+LAST_MARK = "last_value(i IGNORE NULLS) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
+
+
 class Interactions(NamedTuple):
     """N interactions in the order of the file, without its bad rows."""
 
@@ -112,7 +117,7 @@ def reader_of(file):
 
 
 def source_of(file, layout, marked=False):
-    """([SQL of each field as text], SQL of the table) of a file; marked: the marks become a column."""
+    """([SQL of each field as text], SQL of the table) of a file; marked: rows may have fewer fields."""
     if file.kind != "text":
         return [_text(f"{_identifier(name)}::VARCHAR") for name in layout.names], reader_of(file)
     fields = [f"c{place}" for place in range(layout.width)]
@@ -126,11 +131,6 @@ def source_of(file, layout, marked=False):
         f"columns={{{types}}}, max_line_size={LONGEST_ROW}, buffer_size={2 * LONGEST_ROW}, "
         f"store_rejects=true, rejects_limit=0, null_padding={marked}, nullstr={nothing})"
     )
-    if marked:
-        is_mark = "coalesce(c1, c2) IS NULL AND regexp_full_match(trim(c0), '\\d+:')"
-        marks = f"last_value(CASE WHEN {is_mark} THEN rtrim(trim(c0), ':') END IGNORE NULLS)"
-        marks = f"{marks} OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
-        source = f"(SELECT *, {marks} AS mark FROM {source}) WHERE NOT ({is_mark})"
     return fields, source
 
 
@@ -211,12 +211,16 @@ def _append(database, part, is_first, types, marked):
     """Appends a file's rows to the table raw, or begins it."""
     file, layout, columns = part
     fields, source = source_of(file, layout, marked)
-    item, torn = "mark" if marked else fields[columns.item], "NULL"
+    torn = "NULL"
     if file.kind == "text" and file.has_quotes:
         torn, source = "torn", f"(SELECT *, {_torn_sql(layout, columns)} AS torn FROM {source})"
-    elif marked:
-        source = f"(SELECT * FROM {source})"
-    user = "''" if columns.user is None else fields[columns.user]
+    if marked:
+        user, item = (
+            f"CASE WHEN NOT {IS_MARK} THEN c0 END",
+            f"CASE WHEN {IS_MARK} THEN rtrim(trim(c0), ':') END",
+        )
+    else:
+        user, item = "''" if columns.user is None else fields[columns.user], fields[columns.item]
     sound = lambda field: f"CASE WHEN {torn} IS NULL THEN {field} END"
     optional = lambda place: "NULL" if place is None else fields[place]
     number = "1" if columns.value is None else _number(fields[columns.value], layout.delimiter)
@@ -239,6 +243,12 @@ def _append(database, part, is_first, types, marked):
         select += f" WHERE coalesce({', '.join(f'c{place}' for place in read)}) IS NOT NULL"
     try:
         with _bar(database, file.name):
+            if (
+                marked
+            ):  # at first only the marks have an item; a second pass, over numbers, gives it to their rows
+                database.execute(f"CREATE OR REPLACE TABLE marked AS {select}")
+                with_items = f"SELECT * REPLACE ({LAST_MARK} AS i), i AS mark FROM marked"
+                select = f"SELECT * EXCLUDE (mark) FROM ({with_items}) WHERE mark IS NULL"
             database.execute(f"{'CREATE TABLE raw AS' if is_first else 'INSERT INTO raw'} {select}")
     except duckdb.Error as error:
         raise unreadable(file, error) from error
