@@ -158,7 +158,7 @@ def check(distilled, dataset):
     start = dataset.sample_users(distilled.settings["user_support"], distilled.settings["seed"])
     sample = np.sort(rng.choice(dataset.users, min(REAL_USERS, dataset.users), replace=False))
     real = dataset.train[sample].toarray().astype(np.float32)
-    id_of = lambda user: dataset.user_ids[user].item() if user >= 0 else None
+    id_of = lambda user: dataset.user_ids[[user]].tolist()[0] if user >= 0 else None
     synthetic_users = [{"user": number, "start": id_of(user)} for number, user in enumerate(start)]
     summary = {}
     for kind, references in references_of(dataset, rng).items():

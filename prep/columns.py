@@ -29,22 +29,7 @@ WORDS = {
         title name description""",
 }
 WORDS = {role: words.split() for role, words in WORDS.items()}
-SUFFIXES = [
-    "id",
-    "ids",
-    "key",
-    "code",
-    "no",
-    "nr",
-    "number",
-    "num",
-    "index",
-    "idx",
-    "hash",
-    "",
-    "name",
-    "title",
-]
+SUFFIXES = ["id", *"ids key code no nr number num index idx hash".split(), "", "name", "title"]
 EXTRA = len(SUFFIXES)  # how much worse than any suffix a name with other words is
 OF_ONE_VISIT = {"session", "visit", "basket", "cart", "order"}  # users only if there is nothing better
 RATING_WORDS, SUMMARIES = {"rating", "ratings", "score", "stars"}, {"average", "avg", "mean", "total", "imdb"}
@@ -221,11 +206,7 @@ def _by_name(path, layout, roles, taken):
                 f"{path} has two columns named {names[0]}. Give --{role}-col as a number, counted from 0"
             )
         found[role] = fitting[0][2]
-        if (
-            role in ("user", "item")
-            and len(fitting) > 1
-            and _is_rival(role, names, [one for _, one, _ in fitting])
-        ):
+        if role in ("user", "item") and _is_rival(role, names, [one for _, one, _ in fitting]):
             others[role] = names[1]
     if "rating" in found and words[found["rating"]][0] in UNSURE_RATINGS:
         if layout.largest(found["rating"]) > LARGEST_RATING:
@@ -251,7 +232,11 @@ def _fits(layout, words, role, place):
 
 def _is_rival(role, names, ranks):
     """Whether the second best column could be meant: it is not a mere name beside an id."""
-    return ranks[1] - ranks[0] < 4 * len(WORDS[role]) and words_of(names[1])[-1] not in TITLE_WORDS
+    return (
+        len(names) > 1
+        and ranks[1] - ranks[0] < 4 * len(WORDS[role])
+        and words_of(names[1])[-1] not in TITLE_WORDS
+    )
 
 
 def _check(path, layout, places, needed):
@@ -264,8 +249,7 @@ def _check(path, layout, places, needed):
             example = next((str(place) for place in range(layout.width) if place not in places.values()), "0")
             raise UserError(
                 f"{path} has no column '{role}', only {listed(layout.names)}. Name it with "
-                f"--{role}-col=NAME, "
-                f"or by its number from 0, such as --{role}-col={example}"
+                f"--{role}-col=NAME, or by its number from 0, such as --{role}-col={example}"
             )
 
 
