@@ -28,6 +28,7 @@ def test_the_command(tmp_path, tiny_data, monkeypatch, capsys):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(gpu, "LARGE", {"cpu": 20})
     monkeypatch.setattr(gpu, "TIMED", {"cpu": (60, 90, 1200)})
+    monkeypatch.setattr(gpu, "RATIOS", f"from speed import ratios; ratios.REPEATS = 1; {gpu.RATIOS}")
     monkeypatch.setattr(gpu.signal, "signal", lambda *arguments: None)
     folders = f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"
     small = "--user_support=8", "--num_per_user=10", "--train_steps=6"

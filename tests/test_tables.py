@@ -349,16 +349,16 @@ def test_own_data_from_its_file_to_a_dataset(tmp_path, run_script):
     assert "was made from something else: --min-rating was 3.0, is none;" in again.stderr
 
 
-def test_another_file_or_other_options_under_a_name_that_is_taken_are_refused(tmp_path, run_script):
+def test_another_file_or_other_options_under_a_name_that_is_taken_are_refused(tmp_path, capsys):
     rows = "".join(f"{u},{i},{u + i}\n" for u in range(8) for i in range(9))
     path, other = write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", rows + "9,9,9\n")
-    command = lambda file, *more: run_script(
-        "prep.sh", f"--file={file}", "--name=mine", f"--data_dir={tmp_path}", "--user-col=0", *more
+    command = lambda file, *more: preprocess.main(
+        [f"--file={file}", "--name=mine", f"--data_dir={tmp_path}", "--user-col=0", *more]
     )
-    assert command(path, "--item-col=1").returncode == 0
+    command(path, "--item-col=1")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").iterdir()}
-    again = command(path, "--item-col=1")
-    assert again.returncode == 0 and again.stderr.endswith("mine exists already\n")
+    command(path, "--item-col=1")
+    assert capsys.readouterr().err.endswith("mine exists already\n")
     for file, more, words in (
         (
             path,
@@ -373,8 +373,7 @@ def test_another_file_or_other_options_under_a_name_that_is_taken_are_refused(tm
         (other, ["--item-col=1"], f": file:{path} had another sha256 than {other} has. "),
         (other, ["--item-col=2"], f": --item-col was 1, is 2; file:{path} had another sha256 "),
     ):
-        refused = command(file, *more)
-        assert refused.returncode == 1 and refused.stdout == ""
-        assert refused.stderr.startswith("prep.sh: ") and words in refused.stderr
-        assert len(refused.stderr.splitlines()) == 1
+        with pytest.raises(UserError) as refused:
+            command(file, *more)
+        assert words in str(refused.value) and "\n" not in str(refused.value)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").iterdir()}
