@@ -64,31 +64,28 @@ def write_parquet(file, frame):
 
 
 @contextmanager
-def new_folder(path):
-    """An empty folder to fill, renamed to path when the block ends; nothing is left of it if the block fails.
+def empty_folder(path):
+    """An empty folder for temporary files; what a killed call has left there goes first.
 
-    The caller holds a `lock` for path. What a killed call has left of it goes first.
+    The caller holds a lock, or is the only one to use this path.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
     try:
-        yield partial
-        os.rename(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
-def empty_folder(folder):
-    """An empty folder for temporary files; what a killed call has left there goes first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def new_folder(path):
+    """An empty folder to fill, renamed to path when the block ends; nothing is left of it if the block fails.
+
+    The caller holds a `lock` for path.
+    """
+    with empty_folder(path.with_name(f".{path.name}.partial")) as partial:
+        yield partial
+        os.rename(partial, path)
 
 
 @contextmanager

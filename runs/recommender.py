@@ -51,12 +51,17 @@ def _gram(kernel, rows, dtype):
 
 
 @jax.jit
-def _correlations(context, rows):
-    """Pearson's correlation over the S rows of each context's one item with every item, (B, I)."""
+def _unit_columns(rows):
+    """Each item's weights over the S rows, less their mean, at length 1 or all 0: (S, I)."""
     centred = rows - rows.mean(axis=0)
     length = jnp.sqrt((centred**2).sum(axis=0))
-    unit = centred / jnp.where(length > 0, length, 1)
-    return model.predict(model.predict(context.astype(rows.dtype), unit.T), unit)
+    return centred / jnp.where(length > 0, length, 1)
+
+
+@jax.jit
+def _correlations(context, unit):
+    """Pearson's correlation over the S rows of each context's one item with every item, (B, I)."""
+    return model.predict(model.predict(context.astype(unit.dtype), unit.T), unit)
 
 
 @partial(jax.jit, static_argnums=4)
@@ -161,7 +166,9 @@ class Recommender:
         """
         entries = np.ones(len(columns), np.int8), (np.arange(len(columns)), columns)
         items = sp.csr_matrix(entries, (len(columns), len(self.item_ids)))
-        return self._rank(lambda context: _correlations(context, self._rows), items, k, candidates, False)
+        with self._precision():
+            unit = _unit_columns(self._rows)
+        return self._rank(lambda context: _correlations(context, unit), items, k, candidates, False)
 
     def _rank(self, scores_of, histories, k, candidates, include_seen):
         items = len(self.item_ids)
