@@ -12,8 +12,8 @@ from lib.errors import UserError
 from lib.files import lock, new_folder
 from prep.filters import Filters, filter_interactions, moments
 from prep.own_file import OPTIONS, read_own
-from prep.preprocess import MOST_MISSING, check_bad_rows
-from prep.tables import Interactions, encode
+from prep.preprocess import check_bad_rows
+from prep.tables import Interactions, encode, titles_of
 from prep.write import write_dataset
 
 
@@ -37,7 +37,7 @@ def load(path, max_bad_share=0.01, **options):
     filters = Filters(**{"min_user_count": 1, **options, **days})
     with tempfile.TemporaryDirectory() as scratch:
         reading = read_own(path, Path(scratch), reading_options)
-    check_bad_rows(reading, max_bad_share, MOST_MISSING)
+    check_bad_rows(reading, max_bad_share, is_own=True)
     interactions, _ = filter_interactions(reading.interactions, filters, only_likes=True)
     columns = {
         "user": interactions.user_ids[interactions.user],
@@ -45,9 +45,7 @@ def load(path, max_bad_share=0.01, **options):
         "rating": interactions.rating,
     }
     if reading.titles is not None:
-        titles = reading.titles.drop_duplicates("item").set_index("item").title
-        titles = titles.reindex(interactions.item_ids.astype(str)).fillna("").to_numpy(object)
-        columns["title"] = titles[interactions.item]
+        columns["title"] = titles_of(reading.titles, interactions.item_ids)[interactions.item]
     return pd.DataFrame(columns)
 
 

@@ -16,7 +16,7 @@ MOST_GUESSED = 10  # columns without names among which users and items are looke
 FEWEST_ALIKE = 0.6  # the share of rows with the usual number of fields, or it is no table
 FEWEST_MATRIX_COLUMNS = 5
 SHAPES = ("table", "lists", "counted-lists", "matrix", "netflix")
-MARK = re.compile(r"\d+:")  # the line before the rows of a film, in the Netflix Prize's files
+MARK = r"\d+:"  # the line before the rows of a film, in the Netflix Prize's files
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|true|false", re.IGNORECASE)
 DATE = re.compile(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?!\d)|[A-Za-z]{3,9}.*\b(19|20)\d\d$")
 SECONDS = 8e8, 2.3e9  # since 1970, from 1995 to 2042: other numbers without a name are not taken for times
@@ -56,8 +56,7 @@ class Layout(NamedTuple):
         """Whether the values are dates, or numbers such as seconds since 1970."""
         values = self.column(place)[:50]
         if self.is_number(place):
-            largest = self.largest(place)
-            unit = next((unit for unit in (1, 1e3, 1e6, 1e9) if largest < SECONDS[1] * unit), 1)
+            unit = units_a_second(self.largest(place), SECONDS[1])
             return all(
                 re.fullmatch(r"\d+(\.\d*)?", value) and float(value) >= SECONDS[0] * unit for value in values
             )
@@ -65,6 +64,19 @@ class Layout(NamedTuple):
 
     def is_filled(self, place):
         return 2 * len(self.column(place)) > len(self.rows)
+
+
+NETFLIX = Layout(width=3, shape="netflix")  # user, rating, date; the item stands in a line before
+
+
+def units_a_second(largest, most_seconds):
+    """How many units of a column of times make a second: 1, or 1,000 of milliseconds, and so on.
+
+    Args:
+        largest: of the column.
+        most_seconds: since 1970; a larger number is not one of seconds.
+    """
+    return next((unit for unit in (1, 1e3, 1e6, 1e9) if largest < most_seconds * unit), 1)
 
 
 def sniff(plain, delimiter=None, header=None, shape=None, fewest=2):
@@ -91,8 +103,8 @@ def sniff(plain, delimiter=None, header=None, shape=None, fewest=2):
                 f"{plain.name} has one column, such as '{shown(filled[0])}': a row needs a user and an item"
             )
         delimiter = "," if is_one_column else _delimiter(filled)
-    if shape == "netflix" or shape is None and MARK.fullmatch(filled[0].strip()):
-        return Layout(",", width=3, shape="netflix", rows=tuple(line.split(",") for line in filled))
+    if shape == "netflix" or shape is None and re.fullmatch(MARK, filled[0].strip()):
+        return NETFLIX
     if shape is None and (lists := _lists(filled, delimiter)):
         shape = lists
     if shape in ("lists", "counted-lists"):
@@ -193,7 +205,7 @@ def _lists(lines, delimiter):
     rows = [re.split(r"[\s,;]+", line.strip()) for line in lines]
     if len(rows) < 3 or not all(field.isdigit() for row in rows for field in row):
         return None
-    if all(int(row[0]) == len(row) - 1 for row in rows):
+    if all(row[0].lstrip("0") == str(len(row) - 1).lstrip("0") for row in rows):
         return "counted-lists"
     return "lists" if len({row[0] for row in rows}) == len(rows) else None
 

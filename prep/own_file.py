@@ -35,7 +35,7 @@ def read_own(path, scratch, options):
 
     Args:
         scratch: an empty folder.
-        options: {key of READING: value or None}.
+        options: {key of OPTIONS: value or None}.
     """
     given = {role: options[f"{role}_col"] for role in ROLES}
     delimiter = DELIMITERS.get(options["delimiter"], options["delimiter"])
@@ -53,12 +53,10 @@ def read_own(path, scratch, options):
                 f"--titles: none of its items, such as {shown(str(reading.titles.item.iloc[0]))}, is among "
                 f"those of {path}, such as {shown(ids[0])}"
             )
-        reading.notes.append(f"{found:,} of {len(ids):,} items have a title" + _unused(titled - found))
+        unused = f"; {titled - found:,} titles are of items without interactions" if titled > found else ""
+        note = f"{found:,} of {len(ids):,} items have a title{unused}"
+        reading = reading._replace(notes=[*reading.notes, note])
     return reading
-
-
-def _unused(count):
-    return f"; {count:,} titles are of items without interactions" if count else ""
 
 
 def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, shape=None, needed=NEEDED):
@@ -82,9 +80,8 @@ def read(path, scratch, given=None, encoding=None, delimiter=None, header=None, 
         except UserError as error:
             raise UserError("; ".join([str(error), *notes])) from error  # a wrong encoding may be why
         notes = notes + said
-        shape = parts[0].layout.shape
-        if shape in ("table", "netflix"):
-            reading = tables.read_parts(database, parts, marked=shape == "netflix")
+        if parts[0].layout.shape in ("table", "netflix"):
+            reading = tables.read_parts(database, parts)
         else:
             reading = _read_other(parts)
     return reading._replace(notes=notes + reading.notes)
@@ -143,13 +140,10 @@ def _parts(database, path, files, scratch, given, form, needed):
 def _part(database, file, scratch, given, form, needed):
     """(Part, a line that says what it is)."""
     layout = _layout(database, file, *form, fewest=len(needed))
-    if layout.shape == "netflix":
-        return Part(
-            file, layout, Columns(user=0, item=None, rating=1)
-        ), f"read as {SHAPES_IN_WORDS['netflix']}"
     if layout.shape != "table":
         words = SHAPES_IN_WORDS["array" if file.kind == "array" else layout.shape]
-        return Part(file, layout, Columns(0, 1)), f"read as {words}"
+        columns = tables.NETFLIX_COLUMNS if layout.shape == "netflix" else Columns(0, 1)
+        return Part(file, layout, columns), f"read as {words}"
     if layout.delimiter == " ":
         file, layout = plain.with_tabs(file, layout.quote, scratch), layout._replace(delimiter="\t")
     columns, line = choose(file.name, layout, given, needed)
@@ -158,7 +152,7 @@ def _part(database, file, scratch, given, form, needed):
         if file.kind == "json" and example[:1] in ("{", "["):
             raise UserError(
                 f"{file.name}: the {role}s are lists or objects, such as {shown(example, 40)}, and no ids. "
-                f"Flatten them, for example with pandas.json_normalize"
+                "Flatten them, for example with pandas.json_normalize"
             )
     return Part(file, layout, columns), f"columns: {line}"
 
@@ -211,7 +205,7 @@ def _read_other(parts):
             _read_array if file.kind == "array" else _read_matrix if layout.shape == "matrix" else _read_lists
         )
         for column, more in zip((users, items, values), read(file, layout)):
-            column.append(np.asarray(more))
+            column.append(np.asarray(more, object if isinstance(more, list) else None))
     (user, user_ids), (item, item_ids) = (encode(np.concatenate(column)) for column in (users, items))
     values = np.concatenate(values).astype(np.float32)
     return Reading(Interactions(user, user_ids, item, item_ids, values, is_count=True), rows=len(values))

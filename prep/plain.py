@@ -17,6 +17,7 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from lib.errors import UserError
 
@@ -114,9 +115,14 @@ def damage_of(name):
         raise UserError(f"{name} is damaged or truncated: {reason}. Download or copy it again") from error
 
 
+def archive_of(path):
+    """The file on the disk: path itself, or the zip that it names a member of."""
+    return path if path.exists() else next(parent for parent in path.parents if parent.is_file())
+
+
 def _members(path, name, scratch):
     """Generates (path, name) of what is to be read: the file itself, or the members of a zip, unpacked."""
-    archive = path if path.exists() else next(parent for parent in path.parents if parent.is_file())
+    archive = archive_of(path)
     wanted = path.relative_to(archive).as_posix() if archive != path else None
     if not zipfile.is_zipfile(archive):
         if wanted:
@@ -136,8 +142,8 @@ def _members(path, name, scratch):
             members = [info for info in members if info.filename == wanted]
             if not members:
                 raise UserError(f"{archive} has no member {wanted}, only {', '.join(names[:20])}")
-        for number, info in enumerate(members):
-            yield extract(file, info, scratch / f"{number}-{archive.name}.member"), info.filename
+        for info in members:
+            yield extract(file, info, _new(scratch)), info.filename
 
 
 def extract(archive, info, target):
@@ -151,12 +157,17 @@ def extract(archive, info, target):
     return target
 
 
+def _new(scratch):
+    """A path for another copy; DuckDB's files come and go in the same folder."""
+    return scratch / f"{uuid4().hex}.copy"
+
+
 def look(path, name, scratch, encoding=None):
     """(Plain, notes) of one file."""
     start = _start(path)
     for magic, open_packed in PACKED.items():
         if start.startswith(magic):
-            target = scratch / f"{len(list(scratch.iterdir()))}.unpacked"
+            target = _new(scratch)
             with damage_of(name), open_packed(path) as source, open(target, "wb") as copy:
                 shutil.copyfileobj(source, copy, BLOCK)
             path, start = target, _start(target)
@@ -173,7 +184,7 @@ def look(path, name, scratch, encoding=None):
             raise UserError(f"{name} is {what}, not a table. {remedy}")
     if not start.strip():
         raise UserError(f"{name} is empty")
-    encoding = encoding or _encoding_by_start(start, name)
+    encoding = encoding or _encoding_by_start(start)
     survey = _survey(path)
     if survey.nul and not encoding.startswith("utf-16"):
         raise UserError(f"{name} is not text: it holds NUL bytes, the first at byte {survey.nul:,}")
@@ -185,7 +196,7 @@ def look(path, name, scratch, encoding=None):
             "--encoding=NAME says otherwise"
         )
     if encoding != "utf-8" or survey.has_other_line_ends:
-        target = scratch / f"{len(list(scratch.iterdir()))}.txt"
+        target = _new(scratch)
         _rewrite(path, target, encoding, name)
         path, start = target, _start(target)
     kind = "json" if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[") else "text"
@@ -194,7 +205,7 @@ def look(path, name, scratch, encoding=None):
 
 def with_tabs(file, quote, scratch):
     """A text whose fields are separated by any number of spaces, again with a tab between them."""
-    target = scratch / f"{len(list(scratch.iterdir()))}.tabs"
+    target = _new(scratch)
     quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     with (
         open(file.path, encoding="utf-8-sig") as lines,
@@ -213,7 +224,7 @@ def _start(path):
         return file.read(BLOCK)
 
 
-def _encoding_by_start(start, name):
+def _encoding_by_start(start):
     """ "utf-16" by its byte order mark or the zeros of its Latin letters; else "utf-8"."""
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"

@@ -33,7 +33,7 @@ from prep.write import write_dataset
 
 # The options that shape a data set, by their keys in the manifest. Older manifests lack some.
 DEFAULTS = {"split_seed": 42, **Filters()._asdict(), **dict.fromkeys(OPTIONS)}
-MOST_MISSING = 0.5  # the share of rows that may lack a user or an item
+MOST_BAD = 0.5  # the share of rows that cannot be used from which on the columns must be wrong
 
 
 def prepare(name, options, unreachable=()):
@@ -64,7 +64,7 @@ def prepare(name, options, unreachable=()):
                 reading = read(path, scratch)
         for note in reading.notes:
             _print(note)
-        check_bad_rows(reading, options.max_bad_share, MOST_MISSING if is_own else 0)
+        check_bad_rows(reading, options.max_bad_share, is_own)
         chosen = {key: getattr(options, key) for key in Filters._fields}
         filters = Filters(**{**chosen, **moments(options.since, options.until)})
         interactions, lost = filter_interactions(reading.interactions, filters, only_likes=is_own)
@@ -83,21 +83,20 @@ def prepare(name, options, unreachable=()):
         _print(line)
 
 
-def check_bad_rows(reading, max_bad_share, max_missing_share):
+def check_bad_rows(reading, max_bad_share, is_own):
     """Prints how many rows were left out, with the first of them; UserError if they are too many.
 
     Args:
-        max_bad_share, max_missing_share: of rows that cannot be used, but for those that only lack a user or
-            an item; and of these, which many sources have.
+        max_bad_share: of rows that cannot be used; in one's own data without those that only lack a user or
+            an item, which many sources have.
     """
     if not reading.bad:
         return
     examples = [f"{file}, line {line}: {fault}" for file, line, fault in reading.examples]
     more = ["..."] if reading.bad > len(examples) else []
     summary = f"{reading.bad:,} of {reading.rows:,} rows cannot be used ({'; '.join(examples + more)})"
-    missing = reading.missing if max_missing_share else 0
-    bad = reading.bad - missing
-    if reading.bad > MOST_MISSING * reading.rows:
+    bad = reading.bad - (reading.missing if is_own else 0)
+    if reading.bad > MOST_BAD * reading.rows:
         raise UserError(f"{summary}. Look at the columns that were chosen: {'; '.join(reading.notes)}")
     if bad > max_bad_share * reading.rows:
         enough = math.ceil(1000 * bad / reading.rows) / 1000
@@ -110,23 +109,18 @@ def check_bad_rows(reading, max_bad_share, max_missing_share):
 
 def _summary(folder, reading, lost, counts):
     """Lines that say what was kept and what was left out."""
-    interactions = reading.interactions
-    if interactions.is_count:
-        kept = "are summed"
-    else:
-        kept = f"count by the {'last in the file' if interactions.time is None else 'latest by time'}"
-    lines = [
-        f"{lost['duplicates']:,} more rows of the same user and item: pairs {kept}"
-        if lost["duplicates"]
-        else None,
-        f"{lost['outside_time']:,} rows outside of --since and --until" if lost["outside_time"] else None,
-        f"{lost['too_low']:,} pairs with too low a {'count' if interactions.is_count else 'rating'}"
-        if lost["too_low"]
-        else None,
-        f"{lost['too_few']:,} pairs of users or items with too few" if lost["too_few"] else None,
-    ]
-    for line in filter(None, lines):
-        yield f"left out: {line}"
+    is_count, has_times = reading.interactions.is_count, reading.interactions.time is not None
+    kept = (
+        "are summed" if is_count else f"count by the {'latest by time' if has_times else 'last in the file'}"
+    )
+    for key, words in (
+        ("duplicates", f"more rows of the same user and item: pairs {kept}"),
+        ("outside_time", "rows outside of --since and --until"),
+        ("too_low", f"pairs with too low a {'count' if is_count else 'rating'}"),
+        ("too_few", "pairs of users or items with too few"),
+    ):
+        if lost[key]:
+            yield f"left out: {lost[key]:,} {words}"
     yield (
         f"{folder}: {counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions: "
@@ -136,8 +130,7 @@ def _summary(folder, reading, lost, counts):
 
 def _file_hash(path):
     """The sha256 of a file, or {name: sha256} of the files of a folder or pattern."""
-    archive = lambda file: file if file.exists() else next(one for one in file.parents if one.is_file())
-    hashes = {name: pooch.file_hash(archive(file)) for file, name in plain.find(path)}
+    hashes = {name: pooch.file_hash(plain.archive_of(file)) for file, name in plain.find(path)}
     return hashes if len(hashes) > 1 else next(iter(hashes.values()))
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from lib.errors import UserError
 from prep import plain, tables
 from prep.columns import Columns
-from prep.layouts import Layout, shown
+from prep.layouts import NETFLIX, Layout, shown
 
 
 class Origin(NamedTuple):
@@ -62,14 +62,14 @@ def _extract(archive, name, scratch):
     return plain.extract(archive, info, scratch / Path(name).name)
 
 
-def _read_rated(files, layout, scratch, columns=RATED, marked=False):
+def _read_rated(files, layout, scratch, columns=RATED):
     """The Reading of texts whose layout is known."""
     parts = [tables.Part(file, layout, columns) for file in files]
     for file in files:
         if layout.names:
             _check_header(file, layout)
     with tables.database_in(scratch) as database:
-        return tables.read_parts(database, parts, marked)
+        return tables.read_parts(database, parts)
 
 
 def _check_header(file, layout):
@@ -121,9 +121,7 @@ def read_netflix(path, scratch):
         ratings = files
     if not ratings:
         raise UserError(f"{path} holds no combined_data_*.txt")
-    reading = _read_rated(
-        ratings, Layout(",", width=3), scratch, Columns(user=0, item=None, rating=1), marked=True
-    )
+    reading = _read_rated(ratings, NETFLIX, scratch, tables.NETFLIX_COLUMNS)
     for file in files:
         if re.search(r"(^|/)movie_titles\.(csv|txt)$", file.name):
             with open(file.path, encoding="utf-8") as lines:

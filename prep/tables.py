@@ -20,7 +20,7 @@ from data import WHOLE_NUMBER
 from lib.errors import UserError
 from prep import plain
 from prep.columns import Columns
-from prep.layouts import Layout, shown
+from prep.layouts import MARK, Layout, shown, units_a_second
 
 LONGEST_ROW = 2**24  # bytes; DuckDB reads twice as many at once, a thread
 LARGEST_SECONDS = 1e11  # since 1970: larger numbers are milliseconds, or less
@@ -30,7 +30,7 @@ EXAMPLES = 5  # bad rows that are named
 # An id that is a whole number, however a table spells it, such as 7, 7.0 or 7e3; not 007.
 WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0*)?([eE]\+?\d{1,2})?")
 PLAIN = re.compile(WHOLE_NUMBER)
-LARGEST_ID = 10**18
+LARGEST_ID, LONGEST_NUMBER = 10**18, 1000  # Python reads no number of more than 4,300 digits
 MISSING = {"nan", "null", "none", "na", "n/a"}  # in a column of numbers; among texts they are names
 DATES = [
     "%Y-%m-%d",
@@ -47,10 +47,8 @@ DATES = [
 ]
 OTHER_TIMES = ["%a %b %d %H:%M:%S %z %Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%d-%b-%Y"]
 CLOCKS = ["", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p"]
-
-
 # The line of a mark, such as "5:", has no other fields; the last mark before a row is that of its item.
-IS_MARK = "(coalesce(c1, c2) IS NULL AND regexp_full_match(trim(c0), '\\d+:'))"
+IS_MARK = f"(coalesce(c1, c2) IS NULL AND regexp_full_match(trim(c0), '{MARK}'))"
 LAST_MARK = "last_value(i IGNORE NULLS) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
 
 
@@ -86,6 +84,9 @@ class Part(NamedTuple):
     columns: Columns
 
 
+NETFLIX_COLUMNS = Columns(user=0, item=None, rating=1)
+
+
 @contextmanager
 def database_in(scratch):
     """A DuckDB connection that keeps its tables in the scratch folder."""
@@ -116,8 +117,8 @@ def reader_of(file):
     return f"read_json_auto({quoted(file.path)}, maximum_object_size={LONGEST_ROW}, sample_size=-1)"
 
 
-def source_of(file, layout, marked=False):
-    """([SQL of each field as text], SQL of the table) of a file; marked: rows may have fewer fields."""
+def source_of(file, layout):
+    """([SQL of each field as text], SQL of the table) of a file."""
     if file.kind != "text":
         return [_text(f"{_identifier(name)}::VARCHAR") for name in layout.names], reader_of(file)
     fields = [f"c{place}" for place in range(layout.width)]
@@ -129,22 +130,22 @@ def source_of(file, layout, marked=False):
         f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={delimiter}, "
         f"quote={quote}, escape={quoted(layout.escape)}, header=false, skip={layout.skip}, "
         f"columns={{{types}}}, max_line_size={LONGEST_ROW}, buffer_size={2 * LONGEST_ROW}, "
-        f"store_rejects=true, rejects_limit=0, null_padding={marked}, nullstr={nothing})"
+        f"store_rejects=true, rejects_limit=0, null_padding={_is_marked(layout)}, nullstr={nothing})"
     )
     return fields, source
 
 
-def read_parts(database, parts, marked=False):
-    """The Reading of tables with the same columns.
+def _is_marked(layout):
+    """Whether lines of fewer fields, such as "5:", name the item of the rows up to the next such line."""
+    return layout.shape == "netflix"
 
-    Args:
-        parts: [Part].
-        marked: whether lines "item:" name the item of the rows up to the next such line.
-    """
+
+def read_parts(database, parts):
+    """The Reading of a list of Parts: tables with the same columns."""
     columns, types = parts[0].columns, _types(parts[0])
-    faults, starts = _load(database, parts, types, marked)
+    faults, starts = _load(database, parts, types)
     if database.execute("SELECT count(*) FROM raw WHERE unlike").fetchone()[0]:  # some ids are no numbers
-        faults, starts = _load(database, parts, {**types, "u": "VARCHAR", "i": "VARCHAR"}, marked)
+        faults, starts = _load(database, parts, {**types, "u": "VARCHAR", "i": "VARCHAR"})
     users, items = (_distinct(database, column) for column in "ui")
     is_bad = "(u IS NULL OR i IS NULL OR v IS NULL OR NOT isfinite(v))"
     breaks = "coalesce(sum(len(torn) - len(replace(torn, chr(10), ''))), 0)"
@@ -156,7 +157,7 @@ def read_parts(database, parts, marked=False):
     for number, (part, rejected) in enumerate(zip(parts, faults)):
         swallowed += sum(lines for _, _, lines in rejected)
         if len(examples) < EXAMPLES:
-            found = _bad_rows(database, part, is_bad, *starts[number : number + 2], marked)
+            found = _bad_rows(database, part, is_bad, *starts[number : number + 2])
             shown_rejected = [(line, text) for line, text, _ in rejected]
             examples += [(part.file.name, *fault) for fault in sorted(shown_rejected + found)]
     rejected = sum(map(len, faults))
@@ -192,7 +193,7 @@ def _types(part):
     }
 
 
-def _load(database, parts, types, marked):
+def _load(database, parts, types):
     """Makes the table raw of all rows; ([the rows that could not be read] of each file, [where each begins]).
 
     Its columns: u, i, v, t and title; torn, the value that swallowed other rows; odd, a time that is no
@@ -201,24 +202,22 @@ def _load(database, parts, types, marked):
     database.execute("DROP TABLE IF EXISTS raw")
     faults, starts = [], [0]
     for part in parts:
-        _append(database, part, part is parts[0], types, marked)
+        _append(database, part, part is parts[0], types)
         faults.append(_rejected(database, part.file) if part.file.kind == "text" else [])
         starts.append(database.execute("SELECT count(*) FROM raw").fetchone()[0])
     return faults, starts
 
 
-def _append(database, part, is_first, types, marked):
+def _append(database, part, is_first, types):
     """Appends a file's rows to the table raw, or begins it."""
     file, layout, columns = part
-    fields, source = source_of(file, layout, marked)
+    fields, source = source_of(file, layout)
     torn = "NULL"
     if file.kind == "text" and file.has_quotes:
         torn, source = "torn", f"(SELECT *, {_torn_sql(layout, columns)} AS torn FROM {source})"
-    if marked:
-        user, item = (
-            f"CASE WHEN NOT {IS_MARK} THEN c0 END",
-            f"CASE WHEN {IS_MARK} THEN rtrim(trim(c0), ':') END",
-        )
+    if _is_marked(layout):
+        user = f"CASE WHEN NOT {IS_MARK} THEN c0 END"
+        item = f"CASE WHEN {IS_MARK} THEN rtrim(trim(c0), ':') END"
     else:
         user, item = "''" if columns.user is None else fields[columns.user], fields[columns.item]
     sound = lambda field: f"CASE WHEN {torn} IS NULL THEN {field} END"
@@ -243,9 +242,8 @@ def _append(database, part, is_first, types, marked):
         select += f" WHERE coalesce({', '.join(f'c{place}' for place in read)}) IS NOT NULL"
     try:
         with _bar(database, file.name):
-            if (
-                marked
-            ):  # at first only the marks have an item; a second pass, over numbers, gives it to their rows
+            if _is_marked(layout):
+                # At first only the marks have an item; a second pass, over numbers, gives it to their rows.
                 database.execute(f"CREATE OR REPLACE TABLE marked AS {select}")
                 with_items = f"SELECT * REPLACE ({LAST_MARK} AS i), i AS mark FROM marked"
                 select = f"SELECT * EXCLUDE (mark) FROM ({with_items}) WHERE mark IS NULL"
@@ -347,7 +345,7 @@ def _excerpt(text, breaks):
     return shown(text) + (f" ({breaks + 1:,} lines within quotes)" if breaks else "")
 
 
-def _bad_rows(database, part, is_bad, start, stop, marked):
+def _bad_rows(database, part, is_bad, start, stop):
     """[(line, what is wrong)] of the first bad rows that DuckDB could read."""
     rows = database.execute(
         "SELECT rowid, u, i, torn FROM raw "
@@ -359,7 +357,7 @@ def _bad_rows(database, part, is_bad, start, stop, marked):
     if part.file.kind != "text":
         return [(row[0] - start + 1, fault) for row, fault in zip(rows, faults)]
     wanted, numbers = [row[0] - start for row in rows], []
-    for place, line in enumerate(_lines_of_rows(part, marked)):
+    for place, line in enumerate(_lines_of_rows(part)):
         if len(numbers) == len(wanted):
             break
         if place == wanted[len(numbers)]:
@@ -375,9 +373,10 @@ def _fault(user, item, torn):
     return "no item id" if item is None else "the rating is not a number"
 
 
-def _lines_of_rows(part, marked):
+def _lines_of_rows(part):
     """Generates the line on which each row of the table raw begins, as DuckDB reads the file."""
     layout = part.layout
+    marked = _is_marked(layout)
     with open(part.file.path, encoding="utf-8-sig", newline="\n") as file:
         for _ in range(layout.skip):
             next(file)
@@ -400,7 +399,7 @@ def _lines_of_rows(part, marked):
                 row = []
             count = rows.line_num if layout.quote else count + 1
             line, before = before + 1, layout.skip + count
-            if marked and re.fullmatch(r"\d+:", row[0].strip()):
+            if marked and re.fullmatch(MARK, row[0].strip()):
                 continue
             if (len(row) == layout.width or marked and len(row) < layout.width) and any(row):
                 yield line
@@ -414,7 +413,7 @@ def _times(database, is_bad, time_type):
         return [], "NULL"
     if time_type == "DOUBLE":
         largest = database.execute(f"SELECT max(t) {good} AND isfinite(t)").fetchone()[0] or 0
-        unit = next((unit for unit in (1, 1e3, 1e6, 1e9) if largest < LARGEST_SECONDS * unit), 1)
+        unit = units_a_second(largest, LARGEST_SECONDS)
         formats = [(f"CASE WHEN isfinite(t) THEN t / {unit:g} END", None)]
     else:
         formats = [("epoch(try_cast(t AS TIMESTAMPTZ))", None)]
@@ -489,7 +488,7 @@ def canonical(texts):
     The ids are int64 if every text spells a whole number, whatever its spelling; else the texts themselves.
     """
     texts = np.array(texts, object)
-    if len(texts) and all(map(WHOLE.fullmatch, texts)):
+    if len(texts) and all(len(text) < LONGEST_NUMBER and WHOLE.fullmatch(text) for text in texts):
         numbers = [int(text) if text.lstrip("-").isdigit() else int(Decimal(text)) for text in texts]
         if max(map(abs, numbers)) < LARGEST_ID:
             texts = np.array(numbers, np.int64)
@@ -503,6 +502,12 @@ def spelled_alike(texts):
     return ids.astype(str).astype(object)[places]
 
 
+def titles_of(titles, item_ids):
+    """(I,) the title of each item, "" without one; titles is a DataFrame as in Reading."""
+    titles = titles.drop_duplicates("item").set_index("item").title
+    return titles.reindex(item_ids.astype(str)).fillna("").to_numpy(object)
+
+
 def quoted(text):
     """A text in SQL."""
     return "'" + str(text).replace("'", "''") + "'"
@@ -514,7 +519,7 @@ def _identifier(name):
 
 def encode(column):
     """((n,) int32 codes, ids) of a column of n numbers or texts; see `canonical`."""
-    codes, distinct = pd.factorize(np.asarray(column, object if isinstance(column, list) else None))
+    codes, distinct = pd.factorize(column)
     if (codes < 0).any():
         raise UserError(f"{int((codes < 0).sum()):,} interactions have no user or no item")
     ids, places = canonical(list(map(str, distinct)))

@@ -11,6 +11,7 @@ import pooch
 from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION, names_digest
 from lib.files import atomic
 from prep.filters import split_sorted
+from prep.tables import titles_of
 
 
 def write_layout(folder, user, item, rating, part):
@@ -51,8 +52,7 @@ def write_dataset(folder, interactions, titles, seed, every_user, manifest):
         "items.csv": pd.DataFrame({"id": interactions.item_ids}),
     }
     if titles is not None:
-        titles = titles.drop_duplicates("item").set_index("item").title
-        tables["items.csv"]["title"] = titles.reindex(interactions.item_ids.astype(str)).fillna("").to_numpy()
+        tables["items.csv"]["title"] = titles_of(titles, interactions.item_ids)
     for name, table in tables.items():
         with atomic(folder / name) as file:
             table.to_csv(file, index_label="index")

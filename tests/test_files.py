@@ -266,6 +266,23 @@ def test_folders_patterns_and_members(tmp_path):
         reading_of(tmp_path / "nowhere" / "*.csv")
 
 
+def test_zips_of_one_name_are_all_read(tmp_path):
+    for place, row in enumerate(ROWS):
+        (tmp_path / f"day-{place}").mkdir()
+        (tmp_path / f"day-{place}" / "part.zip").write_bytes(packed({"part.csv": text(rows=[row])}))
+    assert pairs_of(reading_of(tmp_path).interactions) == sorted(ROWS)
+
+
+def test_a_long_id_in_a_list_costs_its_own_length(tmp_path):
+    long = "9" * 20_000  # as the other ids a whole number, but too large for int64: all are texts
+    lines = "".join(
+        f"{user} {user % 7} {user % 5 + 7} 99\n"[: None if user % 2 else -4] + "\n" for user in range(500)
+    )
+    reading = reading_of(write(tmp_path / "train.txt", f"{long} 1 2\n{lines}"))
+    ids = reading.interactions.user_ids
+    assert long in ids and ids.dtype == object and len(ids) == 501
+
+
 def test_the_home_folder_is_found(tmp_path, monkeypatch):
     (tmp_path / "x.csv").write_text(text())
     monkeypatch.setenv("HOME", str(tmp_path))
