@@ -59,12 +59,35 @@ def run_to_the_end(words):
     return process.returncode, (errors.strip().splitlines() or ["no reason given"])[-1]
 
 
+def stop_on_sigterm():
+    """SIGTERM ends this process, and first the run that it is making, which writes a checkpoint."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+def make_run(planned, options):
+    """Makes a planned run, or goes on with it; the reason why it failed, or "".
+
+    Raises:
+        UserError: the run was interrupted, or another process is making it.
+    """
+    script, *arguments = command(planned, options)
+    code, last_error = run_to_the_end([sys.executable, ROOT / script, *arguments])
+    if code == -signal.SIGKILL:  # Linux does so to the process that holds most, when memory runs out
+        return f"{script} was killed, most likely because memory ran out"
+    if code < 0 or code > 128:
+        line = command_line(planned, options)
+        raise UserError(f"{line} was interrupted; the same command goes on from its checkpoint")
+    if IN_USE in last_error:
+        raise UserError(last_error)
+    return last_error if code else ""
+
+
 def make(options):
     """Makes the missing runs; the command lines that failed.
 
     Ctrl-C and SIGTERM stop the run and all that follow; the next call goes on from the run's checkpoint.
     """
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    stop_on_sigterm()
     failed, bar = [], tqdm(unit="run", disable=None)
     while True:
         runs, _ = plan.read_runs(options["results_dir"])
@@ -79,17 +102,12 @@ def make(options):
         planned = missing[0]
         bar.set_postfix_str(f"{planned.system}, {planned.dataset}")
         began = time.monotonic()
-        line, (script, *arguments) = command_line(planned, options), command(planned, options)
-        code, last_error = run_to_the_end([sys.executable, ROOT / script, *arguments])
-        if code < 0 or code > 128:
-            raise UserError(f"{line} was interrupted; the same command goes on from its checkpoint")
-        if IN_USE in last_error:
-            raise UserError(last_error)
+        line, failure = command_line(planned, options), make_run(planned, options)
         runs, _ = plan.read_runs(options["results_dir"])
         run = next((run for run in runs.find_all(planned) if run.folder), None)
-        if code or run is None:
+        if failure or run is None:
             failed.append(line)
-            tqdm.write(f"failed: {line}: {last_error}")
+            tqdm.write(f"failed: {line}: {failure or 'its run is not in results_dir'}")
         else:
             point = "" if planned.point is None else f"{planned.point}, "
             unclean = "" if run.clean else "; not recorded: the code has uncommitted changes"

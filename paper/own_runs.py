@@ -21,15 +21,21 @@ NAMES |= {"infinite_ae": "∞-AE", "distill": "∞-AE on Distill-CF"}
 SHOWN_ELSEWHERE = "model", "user_support", "seed", "dataset", "best_by"
 
 
+COLUMNS = ["system", "runs", "chosen by", *METRICS, *DEVIATIONS, "seconds", "p"]  # of the CSV
+
+
+def read_with_users(folder):
+    """The FinishedRun of a folder; UserError as record.read_run and FinishedRun.ndcg_of_users."""
+    run = read_run(folder)
+    run.ndcg_of_users()
+    return run
+
+
 def read(results, names):
     """([FinishedRun] of the named runs, or of all in `results`; [a line on each that is left out])."""
-
-    def read_with_users(name):
-        run = read_run(folder_of(name, results))
-        run.ndcg_of_users()  # raises if they are missing or damaged
-        return run
-
-    return read_readable(names or finished_folders(results), read_with_users)
+    return read_readable(
+        names or finished_folders(results), lambda name: read_with_users(folder_of(name, results))
+    )
 
 
 def select_comparable(runs, dataset, named):
@@ -163,6 +169,30 @@ def by_size(groups):
     return {name: with_deviations(runs_at, ("NDCG@10",)) for name, runs_at in zip(names, sizes)}
 
 
+def tabulate(names, groups, title):
+    """(the DataFrame of `summarize` with the columns COLUMNS, the best first; the same in Markdown).
+
+    Args:
+        names: the text that each group stands under.
+        groups: [[FinishedRun of one seed each]], all on the same data.
+        title: of the data.
+    """
+    systems = [
+        {
+            "system": name,
+            "chosen by": runs[0].settings.get("best_by", ""),
+            "seconds": sum(run.result["wall_seconds"] for run in runs) / len(runs),
+        }
+        for name, runs in zip(names, groups)
+    ]
+    table = summarize(systems, groups).sort_values("NDCG@10", ascending=False, kind="stable")
+    rows = [
+        [row["system"], f"{row['runs']}", row["chosen by"], *metrics, f"{row['seconds']:,.0f}", p]
+        for (_, row), (metrics, p) in zip(table.iterrows(), cells(table))
+    ]
+    return table, f"{markdown([title, 'seeds', 'chosen by', *METRICS, 'seconds', P], rows)}\n\n{CAPTION}\n"
+
+
 def show(results, dataset=None, runs=None):
     """Compares runs of the folder `results`: prints the table; writes it and the figure in results/compare/.
 
@@ -178,23 +208,10 @@ def show(results, dataset=None, runs=None):
         print(note)
     comparable, on_other_data = select_comparable(readable, dataset, runs is not None)
     groups, repeated = group(comparable)
-    systems = [
-        {
-            "system": label + learnt_nothing(members),
-            "chosen by": members[0].settings.get("best_by", ""),
-            "seconds": sum(run.result["wall_seconds"] for run in members) / len(members),
-        }
-        for label, members in zip(labels(groups), groups)
-    ]
-    table = summarize(systems, groups).sort_values("NDCG@10", ascending=False, kind="stable")
-    rows = [
-        [row["system"], f"{row['runs']}", row["chosen by"], *metrics, f"{row['seconds']:,.0f}", p]
-        for (_, row), (metrics, p) in zip(table.iterrows(), cells(table))
-    ]
     title = comparable[0].dataset
-    text = f"{markdown([title, 'seeds', 'chosen by', *METRICS, 'seconds', P], rows)}\n\n{CAPTION}\n"
-    columns = ["system", "runs", "chosen by", *METRICS, *DEVIATIONS, "seconds", "p"]
-    files = {"mine.md": text.encode(), "mine.csv": to_csv(table[columns])}
+    names = [label + learnt_nothing(members) for label, members in zip(labels(groups), groups)]
+    table, text = tabulate(names, groups, title)
+    files = {"mine.md": text.encode(), "mine.csv": to_csv(table[COLUMNS])}
     if lines := by_size(groups):
         files["mine.png"] = plots.lines(lines, "NDCG@10", "users it is trained on", title, "png", log_x=True)
     folder = results / "compare"

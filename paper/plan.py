@@ -120,6 +120,19 @@ STREAM = (
 NOISE_DATASET = STREAM_DATASET = "ml-1m"
 
 
+def concrete(script, arguments, statistics):
+    """(all settings of a run with these arguments, none "auto"; {key: value} of those that they change).
+
+    Args:
+        statistics: recipes.Statistics of its data.
+    """
+    settings, changed = resolve(arguments, "", script)
+    settings, _ = recipes.resolve_auto(settings, statistics)
+    if "grid" in settings:
+        settings["grid"] = settings["grid"] or hyper_params.grids[settings["model"]]
+    return settings, changed
+
+
 class Runs:
     """Finished runs, to be found by what the plan needs.
 
@@ -141,10 +154,8 @@ class Runs:
             return None
         key = planned.script, planned.arguments
         if key not in self._settings:
-            settings, changed = resolve(planned.arguments, "", planned.script)
-            settings, _ = recipes.resolve_auto(settings, self._statistics[planned.dataset])
-            if "grid" in settings:
-                settings["grid"] = settings["grid"] or hyper_params.grids[settings["model"]]
+            statistics = self._statistics[planned.dataset]
+            settings, changed = concrete(planned.script, planned.arguments, statistics)
             self._settings[key] = shaping(settings), shaping(changed).keys()
         return self._settings[key]
 

@@ -57,10 +57,14 @@ def summarize(systems, runs_of):
         if runs
     }
     best = max(ndcg, key=lambda row: rows[row]["NDCG@10"], default=None)
-    others = [row for row in ndcg if row != best]
-    p = holm([paired_p(ndcg[best], ndcg[row]) for row in others])
-    table = pd.DataFrame(rows)
-    return table.assign(best=table.index == best, p=pd.Series(p, others, dtype=float))
+    p, table = p_against(ndcg, best), pd.DataFrame(rows)
+    return table.assign(best=table.index == best, p=pd.Series(p, dtype=float))
+
+
+def p_against(ndcg, system):
+    """{other system: its p against `system`, Holm-corrected}; ndcg: {system: NDCG@10 of the users, (U,)}."""
+    others = [other for other in ndcg if other != system]
+    return dict(zip(others, holm([paired_p(ndcg[system], ndcg[other]) for other in others])))
 
 
 def holm(p):
@@ -87,6 +91,11 @@ def mean_text(mean, deviation, digits=2, bold=False):
     return text if np.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"
 
 
+def p_text(p):
+    """The text of a p-value; "" for NaN."""
+    return "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def cells(table):
     """([text of each metric, the highest in bold], text of p) of each row of a table from `summarize`."""
     highest = table[list(METRICS)].max()
@@ -97,8 +106,7 @@ def cells(table):
                 row[name], row[f"{name} deviation"], 4 if name == "AUC" else 2, row[name] == highest[name]
             )
             texts.append(text if not np.isnan(row[name]) else "none" if row["runs"] else "missing")
-        p = "" if np.isnan(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
-        yield texts, "best" if row["best"] else p
+        yield texts, "best" if row["best"] else p_text(row["p"])
 
 
 def markdown(head, rows):
