@@ -1,10 +1,13 @@
-"""The paper's table and figures, from finished runs; and a comparison of your own runs.
+"""The paper's table and figures, from finished runs; and comparisons on your own data.
 
     python compare.py          fills the tables of README.md and docs/results.md; draws the figures
     python compare.py --plan   lists the missing runs, as commands that make them
     python compare.py --run    makes the missing runs, one after another, then the tables; killed, it goes on
     python compare.py --mine   compares your own runs of one data set: a table, a figure, a test over users,
                                in results_dir/compare/; --dataset=NAME and --runs=a,b,c pick the runs
+    python compare.py --data=NAME    is distilling worth it on your data set? Makes the runs that tell, of
+                               popularity, EASE, ∞-AE on all users and on random ones, and Distill-CF, with
+                               --seed=N; then the table, a figure and a verdict. Killed, it goes on
 
 paper/plan.py says which runs the paper's table needs. Finished runs are those of results_dir, and those of
 the record that docs/ keeps (paper/record.py). --run adds new runs to the record, except those of a revision
@@ -24,7 +27,7 @@ from lib import plots
 from lib.errors import UserError, run_script
 from lib.files import write_files
 from lib.settings import resolve, split
-from paper import make_runs, own_runs, plan, record
+from paper import make_runs, own_data, own_runs, plan, record
 from paper.plan import (
     ALL,
     BUDGETS,
@@ -322,26 +325,31 @@ def write(matched, folder):
 
 # ---- The command line ----------------------------------------------------------------------------------
 
+OWN_KEYS = {"--mine": ("dataset", "runs"), "--data": ("data", "seed")}  # beside those of hyper_params.py
+
 
 def main(arguments):
-    flags = [word for word in arguments if word in ("--plan", "--run", "--mine")]
-    rest = [word for word in arguments if word not in flags]
-    if len(flags) > 1:
-        raise UserError(f"{flags[0]} and {flags[1]} do not go together")
-    which = {}
-    if flags == ["--mine"] and not {"-h", "--help"} & set(rest):
-        which = {key: text for key, text in split(rest) if key in ("dataset", "runs")}
+    modes = [word for word in arguments if word in ("--plan", "--run", "--mine")]
+    rest = [word for word in arguments if word not in modes]
+    modes += ["--data"] * any(word.partition("=")[0] == "--data" for word in rest)
+    if len(modes) > 1:
+        raise UserError(f"{modes[0]} and {modes[1]} do not go together")
+    mode, which = modes[0] if modes else None, {}
+    if mode in OWN_KEYS and not {"-h", "--help"} & set(rest):
+        which = {key: text for key, text in split(rest) if key in OWN_KEYS[mode]}
         rest = [f"--{key}={text}" for key, text in split(rest) if key not in which]
     options, _ = resolve(rest, __doc__, "compare")
     results = Path(options["results_dir"])
-    if flags == ["--mine"]:
+    if mode == "--mine":
         return own_runs.show(results, **which)
+    if mode == "--data":
+        return own_data.show(options, which["data"], which.get("seed"))
     runs, damaged = plan.read_runs(results)
     matched, failed = plan.match(runs), []
-    if flags == ["--plan"]:
+    if mode == "--plan":
         print("".join(f"{note}\n" for note in damaged), end="")
         return make_runs.show_plan(plan.missing_runs(runs), matched, options)
-    if flags == ["--run"]:
+    if mode == "--run":
         failed = make_runs.make(options)
         plan.keep(plan.match(plan.read_runs(results)[0]))
         runs, damaged = plan.read_runs(results)

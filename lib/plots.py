@@ -182,6 +182,32 @@ def lines(lines_of, metric, x_label, title, kind="png", log_x=False):
     return to_bytes(figure, kind)
 
 
+@style()
+def bars(values, metric, title, kind="png"):
+    """A metric in percent of every system, a horizontal bar each, the first on top; the numbers beside them.
+
+    Args:
+        values: {label: value}; Distill-CF stands out.
+    """
+    figure = Figure(figsize=(7, 1.2 + 0.4 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    looks, places = [system_style(label) for label in values], range(len(values), 0, -1)
+    drawn = axes.barh(places, values.values(), height=0.6, color=[colour for colour, _ in looks], alpha=0.45)
+    axes.bar_label(drawn, [f"{value:.2f}" for value in values.values()], padding=4)
+    axes.set_yticks(places, values, color=INK)
+    axes.tick_params(axis="y", length=0)
+    for look, bar, name, number in zip(looks, drawn, axes.get_yticklabels(), axes.texts):
+        name.set_parse_math(False)
+        if look == DISTILL_CF:
+            bar.set_alpha(1)
+            name.set(color=VERMILLION, fontweight="bold")
+            number.set(color=VERMILLION, fontweight="bold")
+    axes.set(xlabel=f"test {_in_words(metric)}, %")
+    axes.set_title(title, parse_math=False)
+    axes.margins(x=0.16)
+    return to_bytes(figure, kind)
+
+
 def _add_axis_of_s(axes, shares, users):
     numbers = [f"{round(share * users / 100):,}" for share in shares]
     above = axes.secondary_xaxis("top")

@@ -22,6 +22,7 @@ DRAWINGS = {
     "strategies": lambda kind: plots.strategies(
         [plots.Panel(FAULTY, 90, {"a": LINE, FAULTY: LINE[:1]})], kind
     ),
+    "bars": lambda kind: plots.bars({FAULTY: 1.0, "Distill-CF": 2.0}, "NDCG@10", FAULTY, kind),
     "lines": lambda kind: plots.lines({FAULTY: LINE}, "HR@10", "x", FAULTY, kind, log_x=True),
 }
 
