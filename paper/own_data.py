@@ -127,6 +127,10 @@ def verdict(ndcg, users, synthetic, weight, learnt=True):
         number = p_text(p) if p < 0.001 else f"= {p_text(p) or 'unknown'}"
         return f"{label(system)} ({mean[system]:.2f}; p {number}{chance})"
 
+    def again(system):
+        """In full, unless the first sentence says so of the best."""
+        return label(system) if system == best else named(system, p[system])
+
     side = f"{100 * abs(lead):.1f} % {'above' if lead > 0 else 'below'}" if lead else "the same as"
     place = f"with {synthetic:,} synthetic users, NDCG@10 is {own:.2f}, {side} {named(best, p_best)}."
     instead = f"Use {label(best)}."
@@ -135,11 +139,9 @@ def verdict(ndcg, users, synthetic, weight, learnt=True):
         doubts.append("Distill-CF learnt nothing: its synthetic users are the real users it began with.")
     elif RANDOM in ndcg and not (own > mean[RANDOM] and p[RANDOM] < CERTAIN):
         do = "do better" if own < mean[RANDOM] and p[RANDOM] < CERTAIN else "do as well"
-        doubts.append(
-            f"As many random users {do}{'' if best == RANDOM else f': {named(RANDOM, p[RANDOM])}'}."
-        )
+        doubts.append(f"As many random users {do}: {again(RANDOM)}.")
     if POPULARITY in ndcg and not p[POPULARITY] < CERTAIN:
-        doubts.append(f"It is not sure to rank better than {named(POPULARITY, p[POPULARITY])}.")
+        doubts.append(f"They are not sure to rank better than {again(POPULARITY)}.")
     if POPULARITY in ndcg and own <= mean[POPULARITY]:
         rank = "worse than" if p[POPULARITY] < CERTAIN else "no better than"
         place = f"with NDCG@10 {own:.2f}, they rank {rank} {named(POPULARITY, p[POPULARITY])}."
@@ -147,11 +149,12 @@ def verdict(ndcg, users, synthetic, weight, learnt=True):
     elif lead < -CLOSE or doubts:
         sentences = [f"Distilling is not worth it here: {place}", *doubts, instead]
     else:
-        why = "" if lead > 0 and p_best < CERTAIN else "for its size alone "
+        why = "" if lead > 0 and p_best < CERTAIN else " only for the smaller number of users"
+        share = f"{100 * weight:.1f} % of" if weight < 1 else f"{weight:.1f} times"
         sentences = [
-            f"Distilling is worth it {why}here: {place}",
+            f"Distilling is worth it here{why}: {place}",
             f"They are {100 * synthetic / users:.1f} % of the {users:,} users, {users / synthetic:.1f} times "
-            f"fewer, and by the sum of their weights {100 * weight:.1f} % of the train interactions.",
+            f"fewer, and the sum of their weights is {share} the train interactions.",
         ]
     if tested < FEW_USERS:
         sentences.append(f"Only {tested:,} users have test items, too few to rely on.")

@@ -33,7 +33,7 @@ def ndcg_of(noise=1.0, users=USERS, **means):
 
 
 def verdict(ndcg, **more):
-    return own_data.verdict(ndcg, USERS + 1, 50, weight=0.123, **more)
+    return own_data.verdict(ndcg, USERS + 1, 50, **{"weight": 0.123, **more})
 
 
 @pytest.mark.parametrize(
@@ -42,25 +42,25 @@ def verdict(ndcg, **more):
         (  # better than all
             dict(POPULARITY=10, EASE=30, EVERYONE=32, RANDOM=25, DISTILLED=33.6),
             "Distilling is worth it here: {} 33.60, 5.0 % above ∞-AE on all 501 "
-            "users (32.00; p < 0.001). They are 10.0 % of the 501 users, 10.0 times fewer, and by the sum of "
-            "their weights 12.3 % of the train interactions.",
+            "users (32.00; p < 0.001). They are 10.0 % of the 501 users, 10.0 times fewer, and the sum of "
+            "their weights is 12.3 % of the train interactions.",
             "",
         ),
         (  # within 2 % of the best
             dict(POPULARITY=10, EASE=30, RANDOM=25, DISTILLED=29.6),
-            "Distilling is worth it for its size alone here: {} 29.60, "
+            "Distilling is worth it here only for the smaller number of users: {} 29.60, "
             "1.3 % below EASE on all 501 users (30.00; p < 0.001). They are 10.0 % of the 501 users, 10.0 ",
             "",
         ),
         (  # a lead that may be chance
             dict(POPULARITY=10, EASE=30, RANDOM=25, DISTILLED=30.04),
-            "Distilling is worth it for its size alone here: {} 30.04, "
+            "Distilling is worth it here only for the smaller number of users: {} 30.04, "
             "0.1 % above EASE on all 501 users (30.00; p = 0.",
             "which may be chance over 500 users",
         ),
         (
             dict(POPULARITY=10, EASE=30, RANDOM=25, DISTILLED=30),
-            "Distilling is worth it for its size alone here: {} 30.00, "
+            "Distilling is worth it here only for the smaller number of users: {} 30.00, "
             "the same as EASE on all 501 users (30.00; p = 1.000, which may be chance over",
             "",
         ),
@@ -79,7 +79,7 @@ def verdict(ndcg, **more):
         (  # random users do as well, or better
             dict(POPULARITY=10, EASE=20, RANDOM=29.99, DISTILLED=30),
             "Distilling is not worth it here: {} 30.00, the same as ∞-AE on 50 random users (29.99; p = 0.",
-            "may be chance over 500 users). As many random users do as well. Use ∞-AE on 50 random users.",
+            "may be chance over 500 users). As many random users do as well: ∞-AE on 50 random users. Use ",
         ),
         (
             dict(POPULARITY=10, EASE=40, RANDOM=30, DISTILLED=29),
@@ -101,7 +101,7 @@ def test_a_verdict_on_few_users_or_by_chance_says_so():
     means = dict(POPULARITY=28, EASE=30, RANDOM=26, DISTILLED=31)
     says = verdict(ndcg_of(noise=30.0, users=40, **means))
     assert "is worth it" not in says and "As many random users do as well" in says
-    assert "It is not sure to rank better than popularity" in says
+    assert "They are not sure to rank better than popularity" in says
     assert "Only 40 users have test items, too few to rely on." in says
     assert "Only" not in verdict(ndcg_of(**means)) and "is worth it here" in verdict(ndcg_of(**means))
 
@@ -110,6 +110,11 @@ def test_synthetic_users_that_learnt_nothing_are_not_worth_it():
     ndcg = ndcg_of(POPULARITY=10, EASE=30, RANDOM=29, DISTILLED=31)
     says = verdict(ndcg, learnt=False)
     assert says.startswith("Distilling is not worth it") and "Distill-CF learnt nothing" in says
+
+
+def test_synthetic_users_can_weigh_more_than_the_data():
+    says = verdict(ndcg_of(POPULARITY=10, RANDOM=20, DISTILLED=30), weight=16.85)
+    assert "the sum of their weights is 16.9 times the train interactions" in says
 
 
 def test_no_verdict_where_all_is_zero():
