@@ -74,12 +74,12 @@ def _by_users(rows, l2):
         found = np.empty(context.shape, np.float32)
 
         def fill(start):
-            part = slice(start, start + USERS_AT_ONCE)
-            found[part] = (scaled @ (inverse @ _dense(rows @ context[part].T))).T
+            part = context[start : start + USERS_AT_ONCE].tocoo()
+            of_items = scaled @ (inverse @ _dense(rows @ part.T))  # (I, b)
+            of_items[part.col, part.row] -= part.data * (diagonal / rest)[part.col]
+            found[start : start + USERS_AT_ONCE] = of_items.T
 
         _in_threads(fill, range(0, len(found), USERS_AT_ONCE))
-        entries = context.tocoo()
-        found[entries.row, entries.col] -= entries.data * (diagonal / rest)[entries.col]
         return found
 
     return Partial(scores)  # a tree without arrays: it stays on the host, where X can be sparse
