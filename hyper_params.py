@@ -140,8 +140,8 @@ stream = {
 # baselines.py: defaults of its own, then keys that hyper_params lacks.
 baselines = {
     "model": "ease",           # or "pop", "mf", "neumf", "mvae", "lightgcn"
-    "grid": [],                # settings to try, a list such as those in `grids`; []: the model's list there, and
-                               # further ones where the best lies at an end
+    "grid": [],                # settings to try, a list such as those in `grids`; []: the model's list there,
+                               # and further ones where the best lies at an end
     "user_support": -1,        # user_support, sampler and distilled: as in infinite_ae
     "sampler": "random",
     "distilled": "",

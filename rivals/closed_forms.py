@@ -13,7 +13,7 @@ from runs.reference_models import rank_by_popularity
 
 DENSE = 0.05  # share of entries from which a product of dense matrices is faster; synthetic users are dense
 BLOCK = 8192  # LAPACK numbers entries in 32 bits, which fails from about 15,500 rows on
-ITEMS_AT_ONCE, USERS_AT_ONCE = 2048, 256  # bound the memory of one product
+ITEMS_AT_ONCE, USERS_AT_ONCE = 2048, 64  # bound the memory of one product
 THREADS = 4  # each has a product of its own
 
 
@@ -72,12 +72,13 @@ def _by_users(rows, l2):
     def scores(context):
         context = sp.csr_matrix(np.asarray(context), dtype=np.float64)
         found = np.empty(context.shape, np.float32)
+        of_rows = inverse @ _dense(rows @ context.T)  # (m, B)
 
         def fill(start):
-            part = context[start : start + USERS_AT_ONCE].tocoo()
-            of_items = scaled @ (inverse @ _dense(rows @ part.T))  # (I, b)
+            users = slice(start, start + USERS_AT_ONCE)
+            of_items, part = scaled @ of_rows[:, users], context[users].tocoo()  # (I, b), (b, I)
             of_items[part.col, part.row] -= part.data * (diagonal / rest)[part.col]
-            found[start : start + USERS_AT_ONCE] = of_items.T
+            found[users] = of_items.T
 
         _in_threads(fill, range(0, len(found), USERS_AT_ONCE))
         return found
