@@ -6,9 +6,11 @@
     python baselines.py --model=ease --sampler=head --user_support=500     trained on the 500 longest users
     python baselines.py --model=ease --sampler=distilled --distilled=results/<run>
 
-The settings to try are in hyper_params.py. Models trained by gradient descent stop early: they are validated
-every log_freq epochs, and after `patience` epochs without a better validation the next setting begins. The
-same command goes on after the last checkpoint. What a run leaves is described in runs/folder.py.
+The settings to try are in hyper_params.py. Where the best of them lies at an end, further ones are tried.
+With a --grid of your own, the run says what to type instead. Models trained by gradient descent stop early:
+they are validated every log_freq epochs, and after `patience` epochs without a better validation the next
+setting begins. The same command goes on after the last checkpoint. What a run leaves is described in
+runs/folder.py.
 """
 
 import inspect
@@ -21,16 +23,19 @@ import numpy as np
 import optax
 import psutil
 
-from hyper_params import grid_kinds, grids
+from hyper_params import grid_kinds
+from hyper_params import grids as default_grids
 from lib import devices
 from lib.devices import GIB
 from lib.errors import UserError
 from lib.settings import checked
 from rivals import learners, samplers
-from rivals.closed_forms import CLOSED_FORMS
+from rivals.closed_forms import CLOSED_FORMS, has_few_users
+from runs import grids
 from runs.lifecycle import begin, execute, format_number, run_job
 from runs.loop import Loop
 
+FURTHER_TRAININGS = 4  # at most, of a model that learns by gradient descent: each takes minutes
 KNOWN_USERS_ONLY = ("mf", "neumf", "lightgcn")  # recommend to nobody but the users they were trained on
 
 
@@ -40,27 +45,50 @@ def describe(setting):
     return ", ".join(words) or "nothing to set"
 
 
+def qualities_of(evaluation, loop, tried):
+    """[quality, for runs.grids, of each of the first `tried` settings]."""
+    lines = [loop.best_line(lambda line: line["setting"] == place) for place in range(tried)]
+    return [line and evaluation.quality(line["validation"]) for line in lines]
+
+
+def grow(settings, qualities, at_most=grids.AT_MOST):
+    """runs.grids.grow of the model's own grid; a grid that the user gave stays as it is."""
+    grid = settings["grid"]
+    return grids.grow(grid, qualities, at_most if grid == default_grids[settings["model"]] else 0)
+
+
+def say_growth(settings, run, setting, place):
+    """Says that this setting of the grown grid was not in the grid, if so."""
+    if place >= len(settings["grid"]):
+        run.say(f"the best setting lies at an end of the grid, so {describe(setting)} is tried, too")
+
+
 # ---- Closed forms --------------------------------------------------------------------------------------
 
 
 def fit_closed_form(settings, evaluation, loop, rows):
-    """Tries every setting of the grid; the test metrics of the best."""
+    """Tries every setting of the grid; (the test metrics of the best, the settings tried)."""
     fit, rank = CLOSED_FORMS[settings["model"]]
 
     def scores_with(setting):
         weights = devices.replicate(evaluation.mesh, fit(rows, **setting))
         return lambda users, context: (rank(weights, context),)
 
-    best, grid = None, settings["grid"]
-    for place in loop.steps(len(grid), "setting"):
-        scores = scores_with(grid[place])
+    def grid():
+        return grow(settings, qualities_of(evaluation, loop, len(loop.history)))
+
+    best = None
+    for place in loop.steps(lambda: len(grid()), "setting"):
+        setting = grid()[place]
+        say_growth(settings, loop.run, setting, place)
+        scores = scores_with(setting)
         [metrics] = evaluation.validate(scores)
-        if loop.keep(f"{describe(grid[place]):<40}", {"setting": place}, metrics):
+        if loop.keep(f"{describe(setting):<40}", {"setting": place}, metrics):
             best = scores
     line = loop.best_line()
     if line is None:
         raise UserError(f"{settings['model']}: no setting of the grid gives finite scores. Try a larger l2.")
-    return evaluation.test(best or scores_with(grid[line["setting"]]))
+    return evaluation.test(best or scores_with(grid()[line["setting"]])), grid()
 
 
 # ---- Gradient descent ----------------------------------------------------------------------------------
@@ -81,33 +109,39 @@ def make_scores(learner, params, histories, mesh):
 
 
 def fit_by_descent(settings, evaluation, loop, rows):
-    """Trains every setting of the grid until it stops getting better; the test metrics of the best."""
-    histories, grid = learners.histories_of(rows), settings["grid"]
-    learner_of = lambda stage: make_learner(settings["model"], rows, grid[stage])
+    """Trains every setting of the grid until it stops getting better; as fit_closed_form."""
+    histories = learners.histories_of(rows)
+
+    def grid(tried):
+        return grow(settings, qualities_of(evaluation, loop, tried), FURTHER_TRAININGS)
+
+    learner_of = lambda stage: make_learner(settings["model"], rows, grid(stage)[stage])
     if line := loop.best_line():
         loop.best = loop.restored("best", learner_of(line["setting"]).initialise(jax.random.key(0)))
-    train(settings, evaluation, loop, learner_of(loop.stage), histories)
-    while loop.stage + 1 < len(grid):
+    train(settings, evaluation, loop, learner_of(loop.stage), histories, grid(loop.stage))
+    while loop.stage + 1 < len(grid(loop.stage + 1)):
         loop.next_stage()
-        train(settings, evaluation, loop, learner_of(loop.stage), histories)
+        train(settings, evaluation, loop, learner_of(loop.stage), histories, grid(loop.stage))
     line = loop.best_line()
     if line is None:
         raise UserError(
             f"{settings['model']} diverged with every setting of the grid. Try a smaller learning_rate."
         )
-    return evaluation.test(make_scores(learner_of(line["setting"]), loop.best, histories, evaluation.mesh))
+    scores = make_scores(learner_of(line["setting"]), loop.best, histories, evaluation.mesh)
+    return evaluation.test(scores), grid(loop.stage + 1)
 
 
-def train(settings, evaluation, loop, learner, histories):
-    """Trains the setting of the loop's stage, and validates it every log_freq epochs."""
+def train(settings, evaluation, loop, learner, histories, grid):
+    """Trains the setting of the grid at the loop's stage, and validates it every log_freq epochs."""
     stage, epochs = loop.stage, settings["epochs"]
-    setting, words = settings["grid"][stage], describe(settings["grid"][stage])
+    setting, words = grid[stage], describe(grid[stage])
     optimizer = optax.adam(setting["learning_rate"])
     run_epoch, steps = learners.make_epoch(learner, histories, optimizer, setting["batch_size"])
     setting_key, start_key = jax.random.split(jax.random.fold_in(jax.random.key(settings["seed"]), stage))
     params = learner.initialise(start_key)
     loop.state = loop.restored("state", (params, optimizer.init(params), np.zeros(())))
-    label = f"setting {stage + 1} of {len(settings['grid'])}"
+    say_growth(settings, loop.run, setting, stage)
+    label = f"setting {stage + 1} of {len(grid)}"
     for epoch in loop.steps(epochs, "epoch", closing=True, label=label):
         params, adam, loss = loop.state
         if epoch and (epoch % settings["log_freq"] == 0 or epoch == epochs) and not loop.validated:
@@ -158,11 +192,16 @@ def check(settings, dataset):
     check_grid(name, settings["grid"])
     if name in KNOWN_USERS_ONLY and settings["user_support"] != -1:
         raise UserError(f"{name} recommends only to users it was trained on: leave user_support at -1")
-    # EASE: X'X, its inverse and the result in double precision. LightGCN: the graph and a copy.
-    needed = {"ease": 3 * 8 * items**2, "lightgcn": 2 * 4 * users * items}.get(name, 0)
+    rows = users if settings["user_support"] == -1 else settings["user_support"]
+    if settings["sampler"] == "interactions":  # they spread over more users
+        rows = users
+    # EASE: a matrix in double precision, its inverse or a product on the way, and the result. LightGCN: the
+    # graph and a copy.
+    side = rows if has_few_users(rows, items) else items
+    needed = {"ease": 3 * 8 * side**2, "lightgcn": 2 * 4 * users * items}.get(name, 0)
     if needed > (free := psutil.virtual_memory().available):
         raise UserError(
-            f"{name} needs {needed / GIB:,.1f} GiB for {users:,} users and {items:,} items, and "
+            f"{name} needs {needed / GIB:,.1f} GiB for {rows:,} users and {items:,} items, and "
             f"{free / GIB:,.1f} GiB are free. prep.sh leaves rare users and items out with --min-user-count "
             "and --min-item-count."
         )
@@ -172,12 +211,14 @@ def train_and_test(settings, run, evaluation, dataset, mesh):
     """All of a run; its result."""
     loop, rows = Loop(run, evaluation, mesh), samplers.sample(settings, dataset)
     closed = settings["model"] in CLOSED_FORMS
-    metrics = (fit_closed_form if closed else fit_by_descent)(settings, evaluation, loop, rows)
+    metrics, grid = (fit_closed_form if closed else fit_by_descent)(settings, evaluation, loop, rows)
     line = loop.best_line()
+    if note := grids.note(grid, qualities_of(evaluation, loop, len(grid)), "grid"):
+        run.say(note)
     return {
         "val": line["validation"],
         "test": metrics,
-        "choice": settings["grid"][line["setting"]],
+        "choice": grid[line["setting"]],
         "best_step": line.get("epoch"),
         "steps": len(loop.seconds) or None,
         "step_seconds": float(np.median(loop.seconds)) if loop.seconds else None,
@@ -187,7 +228,7 @@ def train_and_test(settings, run, evaluation, dataset, mesh):
 def main(arguments):
     arguments = samplers.arguments_of_run(arguments, __doc__, "baselines")
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "baselines")
-    grid = settings["grid"] or grids[settings["model"]]
+    grid = settings["grid"] or default_grids[settings["model"]]
     settings = samplers.resolve_users({**settings, "grid": grid}, dataset)
     check(settings, dataset)
     work = partial(train_and_test, settings, dataset=dataset, mesh=mesh)

@@ -123,7 +123,7 @@ infinite_ae = {
                                # interactions; "svp_cf", the hardest users; "distilled", the synthetic users
                                # of a run; "distilled_hard", interactions drawn from their logits
     "distilled": "",           # that run: its folder, or its name in results_dir
-    "lamda_grid": "auto",      # the lamdas to try
+    "lamda_grid": "auto",      # the lamdas to try; "auto" grows where the best lies at an end
 }
 
 # stream.py: defaults of its own, then keys that hyper_params lacks.
@@ -140,7 +140,8 @@ stream = {
 # baselines.py: defaults of its own, then keys that hyper_params lacks.
 baselines = {
     "model": "ease",           # or "pop", "mf", "neumf", "mvae", "lightgcn"
-    "grid": [],                # settings to try, a list such as those in `grids`; []: the model's list there
+    "grid": [],                # settings to try, a list such as those in `grids`; []: the model's list there,
+                               # and further ones where the best lies at an end
     "user_support": -1,        # user_support, sampler and distilled: as in infinite_ae
     "sampler": "random",
     "distilled": "",

@@ -6,11 +6,12 @@
     python infinite_ae.py --sampler=distilled --distilled=results/<run>    on a run's synthetic users
     python infinite_ae.py --dataset=magazine --lamda_grid=[5]
 
-Validation chooses lamda, by best_by. The kernel of m users is built once. Each lamda costs one factorisation
-and one solve. Where the model is validated on the users it is trained on, there is no further product, since
-K(X,X) alpha = X - lamda tr(K)/m alpha. With all users, lamda = 0 is therefore left out: the scores are X,
-which ranks nothing. The same command goes on after the last validated lamda. What a run leaves is described
-in runs/folder.py.
+Validation chooses lamda, by best_by. Where the best of the usual grid lies at an end, further values are
+tried; with a lamda_grid of your own, the run says what to type instead. The kernel of m users is built once.
+Each lamda costs one factorisation and one solve. Where the model is validated on the users it is trained on,
+there is no further product, since K(X,X) alpha = X - lamda tr(K)/m alpha. With all users, lamda = 0 is
+therefore left out: the scores are X, which ranks nothing. The same command goes on after the last validated
+lamda. What a run leaves is described in runs/folder.py.
 """
 
 import math
@@ -28,8 +29,10 @@ from lib import devices, plots
 from lib.devices import GIB
 from lib.errors import UserError
 from rivals import samplers
+from runs import grids
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
+from runs.recipes import FULL_DATA
 
 NO_RIDGE = "without a ridge, the scores of the training users are their own rows."
 
@@ -113,11 +116,20 @@ def search(settings, evaluation, dataset, loop, kernel, solve, strength, rows):
         strength: lamda -> what it adds to the kernel's diagonal.
         rows: X, (m, I), on the devices of this process.
     """
-    best_alpha, grid = None, settings["lamda_grid"]
+    best_alpha, given = None, settings["lamda_grid"]
+    at_most = grids.AT_MOST if given == FULL_DATA["lamda_grid"] else 0
+
+    def grid_and_qualities():
+        validations = [line["validation"] for line in loop.history]
+        qualities = [validation and evaluation.quality(validation) for validation in validations]
+        return grids.grow([{"lamda": lamda} for lamda in given], qualities, at_most), qualities
+
     everyone, alike = settings["user_support"] == -1, settings["user_support"] in (-1, dataset.users)
     unusable = f"the kernel is not positive definite in {rows.dtype}. Try --float64=true."
-    for place in loop.steps(len(grid), "lamda"):
-        lamda = grid[place]
+    for place in loop.steps(lambda: len(grid_and_qualities()[0]), "lamda"):
+        lamda = grid_and_qualities()[0][place]["lamda"]
+        if place >= len(given):
+            loop.run.say(f"the best lamda lies at an end of the grid, so {lamda:g} is tried, too")
         text, line = f"lamda {lamda:<6g}", {"lamda": lamda}
         if lamda == 0 and alike:  # K alpha = X: all that is not hidden as context scores 0
             loop.keep(text, line, None, unusable=NO_RIDGE)
@@ -129,10 +141,12 @@ def search(settings, evaluation, dataset, loop, kernel, solve, strength, rows):
         [metrics] = evaluation.validate(scores)
         if loop.keep(text, line, metrics, unusable=unusable):
             best_alpha = alpha
+    if note := grids.note(*grid_and_qualities(), "lamda_grid"):
+        loop.run.say(note)
     best = loop.best_line()
     if best is None:
-        reason = NO_RIDGE if alike and not any(grid) else unusable
-        values = ", ".join(f"{lamda:g}" for lamda in grid)
+        reason = NO_RIDGE if alike and not any(given) else unusable
+        values = ", ".join(f"{lamda:g}" for lamda in given)
         raise UserError(f"no lamda of {values} can be used: {reason} Try a larger lamda in lamda_grid.")
     if best_alpha is None:  # the best lamda was validated before an interruption
         best_alpha = devices.localise(evaluation.mesh, solve(best["lamda"]))

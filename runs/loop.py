@@ -56,26 +56,31 @@ class Loop:
         end all processes after a checkpoint, with the exit code that shells expect.
 
         Args:
-            count: how many steps there are.
+            count: how many steps there are, or a function that says so, where it depends on the history.
             unit: what a step is called.
             closing: a step is validated before it is taken, so generate `count` itself at the end, too.
                 Otherwise a step is over when it is validated.
             label: of the progress bar.
         """
+        counted = count if callable(count) else lambda: count
         silent = None if jax.process_index() == 0 else True
         if self.validated and not closing:
             self.step, self.validated = self.step + 1, False
         if self._arrays is not None:
-            self.run.say(f"going on from {label + ', ' if label else ''}{unit} {self.step} of {count}")
-        bar = tqdm(total=count, initial=self.step, unit=unit, desc=label, dynamic_ncols=True, disable=silent)
+            self.run.say(f"going on from {label + ', ' if label else ''}{unit} {self.step} of {counted()}")
+        about = {"unit": unit, "desc": label, "dynamic_ncols": True, "disable": silent}
+        bar = tqdm(total=counted(), initial=self.step, **about)
         with Stop() as self._stop, bar as self._bar:
-            for step in range(self.step, count + closing):
+            step = self.step
+            while step < counted() + closing:
                 if step > self.step:
                     self.step, self.validated = step, False
+                    self._bar.total = counted()
                     self._bar.update()
                 self._stop_or_save(unit)
                 yield step
-            self.step = count
+                step += 1
+            self.step = counted()
 
     def next_stage(self):
         """Begins the next stage, at its step 0."""

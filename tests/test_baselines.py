@@ -6,12 +6,17 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from conftest import ROOT, write_layout
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import baselines
+from lib.errors import UserError
 from prep.filters import split_interactions
 from rivals import closed_forms
 
@@ -95,20 +100,79 @@ def test_a_finished_run_is_shown_again(planted, tmp_path, run_script):
     )
 
 
-@pytest.mark.parametrize("density", [0.3, 0.04])
-def test_ease_solves_its_problem(density):
+def slow_ease(rows, l2):
+    """B, (I, I), from the inverse of X'X + l2 Id; rows: (m, I) dense."""
+    inverse = np.linalg.inv(rows.T @ rows + l2 * np.eye(rows.shape[1]))
+    weights = -inverse / np.diag(inverse)
+    return weights - np.diag(np.diag(weights))
+
+
+def test_ease_solves_its_problem():
     """Column j of B is ridge regression of item j on all others, B_jj = 0 (Steck, WWW 2019)."""
-    rng = np.random.default_rng(0)
-    rows = (rng.random((50, 12)) < density).astype(float)
-    found = closed_forms.ease(sp.csr_matrix(rows), 7.0)
+    rows = (np.random.default_rng(0).random((50, 12)) < 0.3).astype(float)
+    found = slow_ease(rows, 7.0)
     for item in range(12):
         others = np.delete(np.arange(12), item)
         x = rows[:, others]
         assert found[others, item] == pytest.approx(
-            np.linalg.solve(x.T @ x + 7 * np.eye(11), x.T @ rows[:, item]), abs=1e-6
+            np.linalg.solve(x.T @ x + 7 * np.eye(11), x.T @ rows[:, item]), abs=1e-9
         )
     assert not found.diagonal().any()
-    assert np.isnan(closed_forms.ease(sp.csr_matrix(np.ones((3, 4))), 0.0)).all(), "not positive definite"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    users=st.integers(1, 40),
+    items=st.integers(2, 40),
+    density=st.sampled_from([0.02, 0.2, 0.7]),
+    l2=st.sampled_from([1e-3, 0.1, 1.0, 30.0, 5000.0]),
+    soft=st.booleans(),
+)
+def test_ease_by_users_and_by_items_are_the_slow_formula(seed, users, items, density, l2, soft):
+    """Also with repeated and empty users, items that nobody has, and weights from 0 to 1."""
+    rng = np.random.default_rng(seed)
+    rows = rng.random((users, items)) * (rng.random((users, items)) < density)
+    rows = (rows if soft else np.ceil(rows)) * (rng.random(items) < 0.9) * (rng.random((users, 1)) < 0.9)
+    rows = np.concatenate([rows, rows[rng.integers(users, size=3)]])
+    expected = slow_ease(rows, l2)
+    contexts = np.concatenate([rows, rng.random((5, items)) < 0.3]).astype(np.float32)
+    for few in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(closed_forms, "has_few_users", lambda users, items, few=few: few)
+            weights = closed_forms.ease(sp.csr_matrix(rows), l2)
+        assert callable(weights) == few
+        found = closed_forms.rank_by_items(weights, contexts)
+        scale = 1 + np.abs(contexts) @ np.abs(expected)
+        assert (np.abs(found - contexts @ expected) < 2e-6 * scale).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 16, 33])
+def test_an_inverse_in_blocks_is_the_inverse(monkeypatch, size):
+    """Also of a matrix that is not positive definite in its first or only in its last block."""
+    monkeypatch.setattr(closed_forms, "BLOCK", 4)
+    rows = np.random.default_rng(size).normal(size=(size, size + 2))
+    matrix = rows @ rows.T + 0.1 * np.eye(size)
+    found = matrix.copy()
+    assert closed_forms._invert(found)
+    assert found == pytest.approx(np.linalg.inv(matrix), rel=1e-9, abs=1e-9)
+    for place in {0, size - 1}:
+        wrong = matrix.copy()
+        wrong[place, place] = -1
+        assert not closed_forms._invert(wrong)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_ease_gives_no_numbers_where_the_matrix_is_not_positive_definite(monkeypatch, few):
+    monkeypatch.setattr(closed_forms, "has_few_users", lambda users, items: few)
+    weights = closed_forms.ease(sp.csr_matrix(np.ones((3, 4))), 0.0)
+    assert np.isnan(closed_forms.rank_by_items(weights, np.ones((2, 4), np.int8))).all()
+
+
+def test_ease_by_users_leaves_out_a_strength_at_which_only_rounding_errors_are_left():
+    """The user who alone has item 0 determines it: 1 - d is l2 / (1 + l2)."""
+    scores = closed_forms.ease(sp.csr_matrix(np.eye(2, 4)), 1e-18)
+    assert not np.isfinite(closed_forms.rank_by_items(scores, np.ones((1, 4), np.int8))).all()
 
 
 def test_a_strength_that_ease_cannot_use_is_left_out(planted, tmp_path, run_script):
@@ -120,7 +184,7 @@ def test_a_strength_that_ease_cannot_use_is_left_out(planted, tmp_path, run_scri
             "ease",
             '--grid=[{"l2": 1e-30}, {"l2": 30}]',
             "--sampler=head",
-            "--user_support=5",
+            "--user_support=90",  # of 120 items
         ),
     )
     assert done.returncode == 0 and re.search("l2 1e-30 +left out: its scores are not finite", done.stdout), (
@@ -154,6 +218,90 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(planted, tmp_path, run
     assert again.returncode == 0 and "going on from setting 1 of 2, epoch" in again.stdout, again.stderr
     first, second = result_of(tmp_path / "whole", "mf"), result_of(tmp_path / "cut", "mf")
     assert (first["test"], first["val"], first["choice"]) == (second["test"], second["val"], second["choice"])
+
+
+def kill_after(words, command):
+    """Runs a command, and kills it with SIGKILL as soon as it has said the words."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
+    assert any(words in line for line in process.stdout)
+    process.kill()
+    process.communicate(timeout=60)
+
+
+def test_a_grid_that_was_killed_goes_on_after_its_last_checkpoint(planted, tmp_path, run_script):
+    whole = run_script("baselines.py", *command(planted, tmp_path / "whole", "ease"))
+    assert whole.returncode == 0 and "so l2 50 is tried, too" in whole.stdout, whole.stderr
+    cut = [sys.executable, str(ROOT / "baselines.py"), *command(planted, tmp_path / "cut", "ease")]
+    kill_after("l2 1000 ", cut)  # it was said, so the checkpoint has the one before
+    again = run_script("baselines.py", *command(planted, tmp_path / "cut", "ease"))
+    assert again.returncode == 0 and re.search(r"going on from setting [34] of 6", again.stdout), again.stderr
+    assert "l2 500 " not in again.stdout
+    first, second = result_of(tmp_path / "whole", "ease"), result_of(tmp_path / "cut", "ease")
+    assert (first["test"], first["val"], first["choice"]) == (second["test"], second["val"], second["choice"])
+
+
+@pytest.mark.parametrize("cut_at", [3, 4])
+def test_a_grid_of_closed_forms_grows_the_same_way_after_a_resume(
+    planted, tmp_path, monkeypatch, run_script, cut_at
+):
+    """After its last setting, and after a further one."""
+    monkeypatch.setitem(baselines.default_grids, "ease", [{"l2": l2} for l2 in (800, 1600, 3200)])
+    whole = run_script("baselines.py", *command(planted, tmp_path / "whole", "ease"))
+    assert whole.returncode == 0 and "so l2 400 is tried, too" in whole.stdout, whole.stderr
+    [folder] = (tmp_path / "whole").glob("ease-*")
+    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    cut = tmp_path / "cut" / folder.name
+    cut.mkdir(parents=True)
+    place = {"stage": 0, "step": cut_at - 1, "validated": True, "history": history[:cut_at], "seconds": []}
+    with open(cut / "checkpoint.npz", "wb") as file:
+        np.savez(file, state=np.array(json.dumps({**place, "wall_seconds": 1.0})))
+    again = run_script("baselines.py", *command(planted, tmp_path / "cut", "ease"))
+    assert f"going on from setting {cut_at} of" in again.stdout and "l2 800 " not in again.stdout, (
+        again.stderr
+    )
+    assert (cut / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    first, second = result_of(tmp_path / "whole", "ease"), result_of(tmp_path / "cut", "ease")
+    assert first["test"] == second["test"] and first["choice"] == second["choice"]
+    assert first["choice"]["l2"] < 800 and len(history) > 4
+
+
+def test_a_learners_grid_grows_and_one_by_hand_does_not(planted, tmp_path, monkeypatch, run_script):
+    grid = [{**QUICK["mf"], "l2": l2} for l2 in (0.3, 1.0)]  # planted asks for a small l2
+    monkeypatch.setitem(baselines.default_grids, "mf", grid)
+    arguments = "--epochs=10", "--patience=10"
+    done = run_script("baselines.py", *command(planted, tmp_path / "own", "mf", *arguments))
+    assert done.returncode == 0 and "l2 0.1" in done.stdout and "is tried, too" in done.stdout, done.stderr
+    result = result_of(tmp_path / "own", "mf")
+    assert result["choice"]["l2"] < 0.3 and result["choice"] == {**grid[0], "l2": result["choice"]["l2"]}
+    hand = [{**QUICK["mf"], "l2": l2} for l2 in (0.4, 1.0)]
+    by_hand = f"--grid={json.dumps(hand)}"
+    done = run_script("baselines.py", *command(planted, tmp_path / "hand", "mf", by_hand, *arguments))
+    assert done.returncode == 0 and "is tried, too" not in done.stdout, done.stderr
+    assert "note: the best l2, 0.4, lies at the end" in done.stdout and "'--grid=[" in done.stdout
+    assert result_of(tmp_path / "hand", "mf")["choice"] == hand[0]
+
+
+@pytest.mark.parametrize(
+    "users, items, support, sampler, needed",
+    [
+        (2_000, 35_000, -1, "random", 24 * 2_000**2),
+        (50_000, 35_000, -1, "random", 24 * 35_000**2),
+        (50_000, 35_000, 500, "head", 24 * 500**2),
+        (50_000, 35_000, 500, "interactions", 24 * 35_000**2),  # which spread over most users
+    ],
+)
+def test_ease_is_refused_only_where_its_cheaper_form_does_not_fit(
+    monkeypatch, users, items, support, sampler, needed
+):
+    dataset = SimpleNamespace(users=users, items=items)
+    asked = {"model": "ease", "grid": [{"l2": 1}], "user_support": support, "sampler": sampler}
+    free = SimpleNamespace(available=needed)
+    monkeypatch.setattr(baselines.psutil, "virtual_memory", lambda: free)
+    baselines.check(asked, dataset)
+    free.available -= 1
+    with pytest.raises(UserError, match=r"ease needs .* GiB for .* users and 35,000 items"):
+        baselines.check(asked, dataset)
 
 
 def test_a_setting_that_diverges_is_left_and_the_best_kept(planted, tmp_path, run_script):

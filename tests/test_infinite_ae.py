@@ -318,3 +318,25 @@ def test_on_synthetic_users_it_has_the_kernel_and_the_lamda_of_their_run(
     [folder] = (tmp_path / "otherwise").glob("infinite_ae-*")
     assert json.loads((folder / "result.json").read_text())["lamda"] == 3
     assert json.loads((folder / "config.json").read_text())["settings"]["item_discount"] == 0
+
+
+@pytest.mark.parametrize("cut_at", [4, 5])
+def test_the_usual_grid_grows_the_same_way_after_a_resume(
+    tiny_data, tmp_path, monkeypatch, run_script, cut_at
+):
+    """And one by hand does not. `tiny` asks for a smaller lamda than this grid has."""
+    monkeypatch.setitem(infinite_ae.FULL_DATA, "lamda_grid", [0.0, 10.0, 20.0, 40.0])
+    done, result, history = run(run_script, tiny_data, tmp_path / "whole")
+    assert "the best lamda lies at an end of the grid, so 5 is tried, too" in done.stdout
+    assert len(history) > 5 and result["lamda"] < 10
+    [whole] = [path for path in (tmp_path / "whole").iterdir() if path.is_dir()]
+    cut = tmp_path / "cut" / whole.name
+    cut.mkdir(parents=True)
+    place = {"stage": 0, "step": cut_at - 1, "validated": True, "history": history[:cut_at], "seconds": []}
+    with open(cut / "checkpoint.npz", "wb") as file:
+        np.savez(file, state=np.array(json.dumps({**place, "wall_seconds": 1.0})))
+    _, resumed, resumed_history = run(run_script, tiny_data, tmp_path / "cut")
+    assert (resumed["lamda"], resumed["test"]) == (result["lamda"], result["test"])
+    assert resumed_history == history
+    by_hand, _, history = run(run_script, tiny_data, tmp_path / "hand", "--lamda_grid=[10, 20]")
+    assert len(history) == 2 and "note: the best lamda, 10, lies at the end" in by_hand.stdout
