@@ -220,6 +220,33 @@ def add_noise(dataset, probability, seed):
     return dataclasses.replace(dataset, train=noisy, lengths=lengths)
 
 
+def redraw(dataset, draw):
+    """The Dataset with its train and validation interactions divided anew at random; its test stays as it is.
+
+    Of each user's n interactions in both, a tenth goes to validation, at least one if n is 2 or more. Like
+    the test, it then asks about users with few interactions, of whom a given validation may have none.
+
+    Args:
+        draw: a number from 0; each divides otherwise.
+    """
+    known = _union(dataset.train, dataset.validation)
+    lengths = np.diff(known.indptr)
+    rng = generator(0, Stream.REDRAW, draw)
+    _skip_draws(rng, dataset.gather(lengths)[: dataset.first_user].sum())
+    user, numbers = np.repeat(np.arange(len(lengths)), lengths), rng.random(known.nnz)
+    order = np.lexsort((numbers, user))  # users stay together, their interactions in random order
+    place = np.arange(known.nnz) - known.indptr[user]
+    held_out = place < np.where(lengths > 1, np.maximum(1, lengths // 10), 0)[user]
+    part = lambda chosen: _to_csr(user[chosen], known.indices[order][chosen], known.shape)
+    train, validation = part(~held_out), part(held_out)
+    divided = np.stack([np.diff(matrix.indptr) for matrix in (train, validation)], axis=1)
+    of_all = np.stack([*dataset.gather(divided.astype(np.int32)).T, dataset.lengths[TEST]])
+    frequency = dataset.gather(np.bincount(train.indices, minlength=dataset.items)[None]).sum(axis=0)
+    return dataclasses.replace(
+        dataset, train=train, validation=validation, lengths=of_all, frequency=frequency
+    )
+
+
 def item_weights(dataset, discount):
     """What the kernel multiplies each item by: (f_i / mean f)^-discount.
 

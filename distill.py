@@ -27,10 +27,15 @@ from lib import devices, plots
 from lib.devices import GIB
 from lib.errors import UserError
 from lib.settings import defaults, to_arguments
+from runs import reference_models, trials
 from runs.batches import FED, HELD_OUT, batch_users, make_batches
+from runs.evaluation import Evaluation, show
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
 from runs.synthetic_users import open_distilled, pack_ids
+
+LAMDAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # to try beside the learned one at the end
+REHEARSAL_USERS = 2000  # validate a rehearsal
 
 
 class Params(NamedTuple):
@@ -125,22 +130,29 @@ def make_step(loss, optimizer, mesh):
     return step
 
 
+def is_validated(step, settings):
+    """Whether a step is validated: 0, every log_freq-th, and before the first of those a few, ever closer."""
+    frequency = settings["log_freq"]
+    return step % frequency == 0 or settings["validate_early"] and step in (frequency // 2, frequency // 4)
+
+
 def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
-    """Learns the synthetic users; the Loop, which has the best of them."""
+    """Learns the synthetic users; the Loop, which has the best of them, or those of keep_step."""
     sample, optimizer, update, batches = build(settings, dataset, kernel, error, mesh)
     logits = initial_logits(settings, dataset)
-    loop = Loop(run, evaluation, mesh)
+    fixed = settings["keep_step"] != "best"
+    steps = min(settings["train_steps"], settings["keep_step"]) if fixed else settings["train_steps"]
+    loop = Loop(run, evaluation, mesh, (lambda line: line["step"]) if fixed else None)
     loop.state = devices.replicate(mesh, loop.restored("state", initial_state(settings, logits, optimizer)))
     loop.best = loop.restored("best", Best(logits, logits))
     step_key, validation_key = jax.random.split(jax.random.key(settings["seed"]))
     lamda = loop.history[-1]["lamda"] if loop.history else None
-    for step in loop.steps(settings["train_steps"], "step", closing=True):
-        over = lambda: step == settings["train_steps"] or step - loop.best_step() >= settings["patience"]
-        if (step % settings["log_freq"] == 0 or over()) and not loop.validated:
+    for step in loop.steps(steps, "step", closing=True):
+        over = lambda: step == steps or step - loop.best_step() >= settings["patience"]
+        if (is_validated(step, settings) or over()) and not loop.validated:
             loss = loop.loss()
             logits = devices.localise(evaluation.mesh, loop.state.params.logits)
-            # Before the first step, the synthetic users are real users, and measured as such.
-            rows = sample(jax.random.fold_in(validation_key, step), logits) if step else logits
+            rows = synthetic_users(sample, validation_key, step, logits)
             learned = [float(np.exp(loop.state.params.log_lamda))]
             lamdas = learned if settings["learn_lamda"] else settings["lamda_grid"]
             lamda, _, metrics = evaluation.best_lamda(kernel, rows, lamdas)
@@ -154,18 +166,52 @@ def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
         loop.watch(outcome)
 
 
+def synthetic_users(sample, key, step, logits):
+    """X_syn (S, I) to validate a step by; before the first step, the real users that they begin as."""
+    return sample(jax.random.fold_in(key, step), logits) if step else logits
+
+
+def rehearse(settings, dataset, lamdas, mesh):
+    """A run that leaves nothing, for runs.trials.choose."""
+    settings = {**settings, "validation_users": REHEARSAL_USERS, "best_by": "NDCG@10"}
+    evaluation, error = Evaluation(dataset, settings, mesh), model.LOSSES[settings["loss"]]
+    kernel = make_kernel(settings, dataset)
+    sample, optimizer, update, batches = build(settings, dataset, kernel, error, mesh)
+    state = initial_state(settings, initial_logits(settings, dataset), optimizer)
+    state, no_votes = devices.replicate(mesh, state), np.zeros(1, np.int32)
+    step_key, validation_key = jax.random.split(jax.random.key(settings["seed"]))
+    steps, curve = settings["train_steps"], {}
+    for step in range(steps + 1):
+        if is_validated(step, settings) or step == steps:
+            params = devices.localise(evaluation.mesh, state.params)
+            rows = synthetic_users(sample, validation_key, step, params.logits)
+            tried = [float(np.exp(params.log_lamda)) if lamda == "step" else lamda for lamda in lamdas]
+            scores = scores_of(kernel, rows, model.fit(kernel, rows, tried))
+            for lamda, metrics in zip(lamdas, evaluation.validate_users(scores, len(tried))):
+                curve[step, lamda] = metrics["NDCG@10"]
+        if step < steps:
+            key = jax.random.fold_in(step_key, step)
+            state, _ = update(state, None, key, batches(step), no_votes)
+    [popular] = evaluation.validate_users(reference_models.popularity(dataset, evaluation))
+    return curve, popular["NDCG@10"]
+
+
 def test(settings, run, evaluation, dataset, kernel, loop):
-    """Trains ∞-AE on the best synthetic users, reads the test set once, writes distilled.npz; the result."""
+    """Trains ∞-AE on the kept synthetic users, reads the test set once, writes distilled.npz; the result."""
     best, chosen = loop.best, loop.best_line()
     rows = devices.replicate(evaluation.mesh, best.rows)
-    metrics = evaluation.test(scores_of(kernel, rows, model.fit(kernel, rows, [chosen["lamda"]])))
+    kept = {"step": [chosen["lamda"]], "best": [chosen["lamda"], *LAMDAS]}
+    lamdas = kept.get(settings["keep_lamda"], [settings["keep_lamda"]])
+    lamda, alpha, validation = evaluation.best_lamda(kernel, rows, lamdas)
+    run.say(f"lamda {lamda:.3g}, of step {chosen['step']}  validation  {show(validation)}")
+    metrics = evaluation.test(scores_of(kernel, rows, [alpha]))
     weights = data.item_weights(dataset, settings["item_discount"])
     arrays = {
         "item_weights": np.ones(dataset.items, np.float32) if weights is None else weights,
         "data": np.asarray(best.rows, np.float32),
         "logits": np.asarray(best.logits, np.float32),
         "item_ids": pack_ids(dataset.item_ids),
-        "lamda": np.float64(chosen["lamda"]),
+        "lamda": np.float64(lamda),
         "real_length": dataset.lengths[data.TRAIN].mean(),
         "settings": np.array(json.dumps(settings)),
     }
@@ -173,9 +219,9 @@ def test(settings, run, evaluation, dataset, kernel, loop):
     title = f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users"
     run.save("curve.png", plots.curve(loop.history, chosen["step"], title))
     return {
-        "val": chosen["validation"],
+        "val": validation,
         "test": metrics,
-        "lamda": chosen["lamda"],
+        "lamda": lamda,
         "best_step": chosen["step"],
         "learnt": chosen["step"] > 0,
         "steps": loop.step,
@@ -193,10 +239,38 @@ def make_sampler(settings):
     return jax.jit(lambda key, logits: model.sample(key, logits, tau, draws, groups))
 
 
+def scale_by_adam_of_users(decay=0.9, square_decay=0.999, epsilon=1e-8):
+    """Adam (Kingma and Ba 2015) with one second moment for each synthetic user, a mean over its logits.
+
+    Adam moves every logit equally far. Here, logits with small gradients, of items that few users have, move
+    little. What has fewer than two dimensions gets plain Adam.
+    """
+
+    def size(gradient):
+        return (gradient**2).mean(axis=1, keepdims=True) if gradient.ndim > 1 else gradient**2
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros, jax.tree.map(size, zeros))
+
+    def update(gradients, state, params=None):
+        count = state.count + 1
+        blend = lambda decay: lambda old, new: decay * old + (1 - decay) * new
+        mean = jax.tree.map(blend(decay), state.mu, gradients)
+        square = jax.tree.map(blend(square_decay), state.nu, jax.tree.map(size, gradients))
+        unbiased = 1 - decay**count, 1 - square_decay**count
+        scaled = lambda mean, square: mean / unbiased[0] / (jnp.sqrt(square / unbiased[1]) + epsilon)
+        return jax.tree.map(scaled, mean, square), optax.ScaleByAdamState(count, mean, square)
+
+    return optax.GradientTransformation(init, update)
+
+
 def make_optimizer(settings):
     """Adam, whose learning rate may fall to 0 over train_steps."""
     rate, steps = settings["learning_rate"], settings["train_steps"]
-    return optax.adam(optax.cosine_decay_schedule(rate, steps) if settings["cosine_decay"] else rate)
+    rate = optax.cosine_decay_schedule(rate, steps) if settings["cosine_decay"] else rate
+    scale = scale_by_adam_of_users() if settings["shared_moment"] else optax.scale_by_adam()
+    return optax.chain(scale, optax.scale_by_learning_rate(rate))
 
 
 def initial_logits(settings, dataset):
@@ -239,10 +313,11 @@ def build(settings, dataset, kernel, error, mesh):
 def check_fits(settings, dataset, mesh):
     """Raises UserError for settings that data or memory cannot serve. Nothing large is allocated yet."""
     s, n, items = settings["user_support"], settings["num_per_user"], dataset.items
-    if not 1 <= s <= dataset.users:
+    if not 1 <= s < max(dataset.users, 2):
         raise UserError(
-            f"user_support is {s:,}, but {dataset.name} has {dataset.users:,} users to start from. "
-            "Try --user_support=auto"
+            f"user_support is {s:,}, but {dataset.name} has {dataset.users:,} users: "
+            + ("as many synthetic users distil nothing. " if s in (-1, dataset.users) else "")
+            + "Try --user_support=auto"
         )
     if settings["noise_groups"] > s:
         raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({s})")
@@ -270,7 +345,12 @@ def check_fits(settings, dataset, mesh):
 
 def main(arguments, own_kernel=None, own_error=None, started=None):
     """Does the run of these command line words, with functions as for `distill`; the folder."""
-    settings, reasons, mesh, dataset = begin(arguments, __doc__, "distill")
+    try_recipes = None
+    if not (own_kernel or own_error):
+        try_recipes = lambda settings, dataset, mesh: trials.choose(
+            settings, dataset, partial(rehearse, mesh=mesh), partial(check_fits, mesh=mesh)
+        )
+    settings, reasons, mesh, dataset = begin(arguments, __doc__, "distill", choose=try_recipes)
     check_fits(settings, dataset, mesh)
     kernel = own_kernel or make_kernel(settings, dataset)
     error = own_error or model.LOSSES[settings["loss"]]

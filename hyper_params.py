@@ -29,6 +29,14 @@ hyper_params = {
                                # or "drop" it. The paper's magazine has 287; prep.sh makes none
     "noise": 0.0,              # share of the train interactions to replace by random items; 0 to below 1
 
+    # ---- How to learn ----------------------------------------------------------------------------------
+    "recipe": "auto",          # loss, kernel and learning rate that go together: a name of RECIPES in
+                               # runs/recipes.py. "auto": what rehearsals on validation prefer
+    "keep_step": "auto",       # whose synthetic users are kept: "best", of the step that is best on
+                               # validation; or of this step, the last one then
+    "keep_lamda": "auto",      # lamda of the model that is kept: "best", the best on validation of the step's
+                               # own and of four decades; "step", the step's own; or a number
+
     # ---- The ∞-AE --------------------------------------------------------------------------------------
     "depth": "auto",           # hidden layers of the infinitely wide network, 0 (linear) to 4; the paper: 1
     "normalize": "auto",       # True: scale every row to norm sqrt(I) before the kernel. False: the paper
@@ -65,6 +73,8 @@ hyper_params = {
 
     # ---- Optimisation ----------------------------------------------------------------------------------
     "learning_rate": "auto",   # of Adam (the paper: 0.04)
+    "shared_moment": "auto",   # True: a synthetic user's logits share Adam's second moment, so that those of
+                               # items that few users have move less. False: each has its own (the paper)
     "cosine_decay": True,      # let the learning rate fall to 0 along a cosine (the paper: False)
     "train_steps": "auto",     # at most (the paper: 500)
     "batch_size": 4096,        # B, real users in a batch; -1: all (the paper)
@@ -73,6 +83,7 @@ hyper_params = {
                                # (the paper: "HR@100")
     "patience": 100,           # stop after this many steps without a better validation (the paper: 150)
     "log_freq": 10,            # validate at step 0, then every log_freq steps, and at the end
+    "validate_early": True,    # validate at a quarter and half of log_freq, too (the paper: False)
     "validation_users": 10000, # validate on at most this many users, the same every time; -1: all
     "eval_batch_size": 2048,   # users scored at once; affects memory and speed, not the metrics
 
@@ -91,6 +102,9 @@ hyper_params = {
 
 # The paper's choices, for --paper=true. A key on the command line overrides them.
 paper = {
+    "recipe": "plain",
+    "keep_step": "best",
+    "keep_lamda": "step",
     "normalize": False,
     "item_discount": 0.0,
     "loss": "softmax",
@@ -101,6 +115,7 @@ paper = {
     "learn_lamda": False,
     "cosine_decay": False,
     "train_steps": 500,
+    "validate_early": False,
     "log_freq": 25,  # the release: every 25 steps up to 200, then every 40
     "patience": 150,
     "best_by": "HR@100",
@@ -111,6 +126,7 @@ paper = {
     "gumbel_tau": 10.0,
     "cardinality_reg": 1e-3,
     "learning_rate": 0.04,
+    "shared_moment": False,
     "lamda_grid": [1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0],
     "depth": 1,
 }
@@ -186,7 +202,7 @@ _data = ("dataset", "data_dir", "results_dir", "repeats", "noise")
 _kernel = ("depth", "normalize", "item_discount", "float64")
 _sampling = ("num_per_user", "gumbel_tau", "noise_groups")
 _learning = ("objective", "keep_prob", "history_discount", "cardinality_reg", "lamda", "learning_rate",
-             "batch_size")
+             "shared_moment", "batch_size")
 _evaluation = ("best_by", "validation_users", "eval_batch_size", "seed", "resume")
 _many_machines = ("distributed", "coordinator", "num_processes", "process_id")
 takes = {
@@ -222,7 +238,8 @@ text = Annotated[str, Field(min_length=1)]
 everything, auto = Literal[-1], Literal["auto"]
 _name = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 kinds = {
-    **dict.fromkeys(("float64", "learn_lamda", "cosine_decay", "resume", "paper", "distributed"), bool),
+    **dict.fromkeys(("float64", "learn_lamda", "cosine_decay", "validate_early"), bool),
+    **dict.fromkeys(("resume", "paper", "distributed"), bool),
     **dict.fromkeys(("accumulate_steps", "eval_batch_size", "parts"), count),
     **dict.fromkeys(("patience", "log_freq", "epochs"), count),
     **dict.fromkeys(("gumbel_tau", "lamda"), positive),
@@ -237,6 +254,9 @@ kinds = {
     "item_discount": Annotated[float, Field(ge=-1, le=1)] | auto,
     "user_support": count | everything | auto,
     "num_per_user": count | auto,
+    "recipe": Literal["plain", "sparse", "squared", "squared-few", "generalized-few", "gentle", "auto"],
+    "keep_step": Annotated[int, Field(ge=0, le=INT_MAX)] | Literal["best", "auto"],
+    "keep_lamda": positive | Literal["best", "step", "auto"],
     "noise_groups": count | everything | auto,
     "objective": Literal["held_out", "reconstruct"],
     "keep_prob": Annotated[float, Field(gt=0, lt=1)] | auto,
@@ -246,6 +266,7 @@ kinds = {
     "cardinality_reg": from_zero,
     "lamda_grid": Annotated[list[from_zero], Field(min_length=1)] | auto,
     "learning_rate": positive | auto,
+    "shared_moment": bool | auto,
     "train_steps": count | auto,
     "best_by": Literal["HR@10", "HR@100", "NDCG@10", "NDCG@100"],
     "seed": Annotated[int, Field(ge=0, le=INT_MAX)],

@@ -25,6 +25,7 @@ class Stream(IntEnum):
     ARRIVALS = 9  # the order in which users reach stream.py
     PART_SEED = 10  # stream.py: the seed of a part's batches (part)
     MEMORY = 11  # which real users stream.py remembers
+    REDRAW = 12  # data.redraw: which interactions validate a rehearsal (draw)
 
 
 def generator(seed, stream, *position):

@@ -13,12 +13,11 @@ from lib import plots
 from lib.errors import UserError
 from lib.files import write_files
 from lib.settings import resolve, to_arguments
-from paper import plan
+from paper import plan, record
 from paper.make_runs import make_run, stop_on_sigterm
 from paper.own_runs import COLUMNS, learnt_nothing, read_with_users, tabulate
 from paper.summaries import p_against, p_text, to_csv
 from runs import recipes
-from runs.folder import run_name
 from runs.synthetic_users import open_distilled
 
 POPULARITY = plan.System("popularity among all {users:,} users", "baselines", ("--model=pop",))
@@ -77,10 +76,8 @@ def make(settings, options):
         )
         failure = make_run(run, options)
         if not failure:
-            its, _ = plan.concrete(system.script, words, statistics)
-            name = run_name(its, fingerprint, its.get("model", system.script))
             try:
-                made.runs[system] = read_with_users(Path(options["results_dir"], name))
+                made.runs[system] = _finished(run, options["results_dir"], fingerprint)
             except UserError as error:
                 failure = str(error)
         if failure:
@@ -93,6 +90,15 @@ def make(settings, options):
         tqdm.write(f"{number} of {len(SYSTEMS)}: {label}: {end}; {so_far}", file=sys.stdout)
         sys.stdout.flush()
     return made
+
+
+def _finished(planned, results, fingerprint):
+    """The FinishedRun of a PlannedRun on the data of this fingerprint."""
+    runs, _ = record.read_folder(Path(results))
+    found = plan.Runs([run for run in runs if run.data["fingerprint"] == fingerprint]).find(planned)
+    if found is None:
+        raise UserError(f"it has ended, and its run is not in {results}")
+    return read_with_users(found.folder)
 
 
 # ---- The verdict ---------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ SUMMARY = 500  # synthetic users, in the table and for other learners
 CHOSEN_BEFORE = "HR@100"
 # Not compared for distill.py: they only say at which steps a run looks at validation and when it gives up.
 # Runs that were recorded with other defaults of these two remain the planned ones.
-ONLY_WHEN_TO_VALIDATE = ("log_freq", "patience")
+ONLY_WHEN_TO_VALIDATE = ("log_freq", "patience", "validate_early")
+CHOSEN_IN_REHEARSALS = ("keep_step", "keep_lamda")
 
 
 class System(NamedTuple):
@@ -145,28 +146,35 @@ class Runs:
         self._statistics = {run.dataset: run.statistics for run in reversed(runs) if run.statistics}
         self._settings, self._matches = {}, {}
 
-    def settings_of(self, planned):
+    def settings_of(self, planned, recipe=None):
         """(the settings that shape the run, all concrete; the keys among them that the plan sets).
+
+        recipe: the one that rehearsals have chosen; None: the first that suits the data.
 
         None if the run's arguments are not known yet, or nothing is known of its data.
         """
         if planned.arguments is None or planned.dataset not in self._statistics:
             return None
-        key = planned.script, planned.arguments
+        words = planned.arguments + ((f"--recipe={recipe}",) if recipe else ())
+        key = planned.script, words
         if key not in self._settings:
             statistics = self._statistics[planned.dataset]
-            settings, changed = concrete(planned.script, planned.arguments, statistics)
+            settings, changed = concrete(planned.script, words, statistics)
             self._settings[key] = shaping(settings), shaping(changed).keys()
         return self._settings[key]
 
     def find_all(self, planned):
         """[FinishedRun] of all that are the planned run."""
         if planned not in self._matches:
-            settings = self.settings_of(planned)
+            own_settings = lambda run: self.settings_of(
+                planned, "recipe" in run.auto and run.settings["recipe"]
+            )
             self._matches[planned] = [
                 run
                 for run in self.runs
-                if settings and run.script == planned.script and _is_planned(run, planned, *settings)
+                if run.script == planned.script
+                and (settings := own_settings(run))
+                and _is_planned(run, planned, *settings)
             ]
         return self._matches[planned]
 
@@ -177,7 +185,9 @@ class Runs:
 
 def _is_planned(run, planned, settings, set_by_plan):
     """Whether a run of the planned script has the planned settings, and knows those that the plan sets."""
-    ignored = ONLY_WHEN_TO_VALIDATE if run.script == "distill" else ()
+    ignored = ()
+    if run.script == "distill":
+        ignored = *ONLY_WHEN_TO_VALIDATE, *(key for key in CHOSEN_IN_REHEARSALS if key in run.auto)
     same = lambda key, value: (
         key in ignored or settings.get(key) == value or key == "distilled" and value in planned.teachers
     )

@@ -9,6 +9,8 @@ from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
 
+AT_ONCE = 3  # solutions (m, I) that are held, of a longer list of lamdas
+
 
 class Evaluation:
     """The validation and the test of one data set.
@@ -36,8 +38,11 @@ class Evaluation:
 
     def validate(self, scores, models=1):
         """[{metric: mean over users}] of several models, whose scores are given as for eval.evaluate."""
-        found = evaluate(scores, models, self.validation_view, self._weights, self._batch_size, self.mesh)
-        return [summarise(metrics) for metrics in found]
+        return [summarise(metrics) for metrics in self.validate_users(scores, models)]
+
+    def validate_users(self, scores, models=1):
+        """[{metric: value of every validation user}] of several models."""
+        return evaluate(scores, models, self.validation_view, self._weights, self._batch_size, self.mesh)
 
     def test(self, scores):
         """{metric: value of every user} of one model, on the test set; as eval.evaluate."""
@@ -57,16 +62,20 @@ class Evaluation:
         Raises:
             UserError: no lamda makes the kernel positive definite.
         """
-        alphas = model.fit(kernel, rows, lamdas)
-        tried = zip(lamdas, alphas, self.validate(scores_of(kernel, rows, alphas), len(alphas)))
-        usable = [line for line in tried if is_finite(line[2])]
-        if not usable:
+        best = None
+        for start in range(0, len(lamdas), AT_ONCE):
+            part = lamdas[start : start + AT_ONCE]
+            alphas = model.fit(kernel, rows, part)
+            tried = [*zip(part, alphas, self.validate(scores_of(kernel, rows, alphas), len(alphas)))]
+            usable = [line for line in [best, *tried] if line and is_finite(line[2])]
+            best = max(usable, key=lambda line: self.quality(line[2]), default=None)
+        if best is None:
             values = ", ".join(f"{lamda:.3g}" for lamda in lamdas)
             raise UserError(
                 f"the kernel is not positive definite in {rows.dtype} at lamda {values}. "
                 "Try a larger lamda, or --float64=true."
             )
-        return max(usable, key=lambda line: self.quality(line[2]))
+        return best
 
 
 def is_finite(metrics):

@@ -40,13 +40,14 @@ def run_job(main):
         os._exit(1)  # a common end, which is JAX's way, would wait for the other processes in vain
 
 
-def begin(arguments, description, script, of_run=lambda settings: None):
+def begin(arguments, description, script, of_run=lambda settings: None, choose=None):
     """Reads the settings, joins the other processes, loads the data, and makes every "auto" concrete.
 
     Args:
         arguments, description, script: see lib.settings.resolve.
         of_run: settings -> the settings of the run whose synthetic users are trained on, for
             recipes.resolve_auto; None without such a run.
+        choose: (settings, Dataset, mesh) -> runs.trials.Choice or None, by rehearsals; or None.
 
     Returns:
         (Settings, {key that was "auto": the reason for its value}, mesh of devices.start, data.Dataset).
@@ -61,14 +62,21 @@ def begin(arguments, description, script, of_run=lambda settings: None):
     shard = jax.process_index(), jax.process_count(), devices.gather
     dataset = data.load(settings["dataset"], settings["data_dir"], settings["repeats"], *shard)
     statistics = recipes.statistics_of(dataset)
-    settings, reasons = recipes.resolve_auto(settings, statistics, of_run(settings))
-    dataset = data.add_noise(dataset, settings["noise"], settings["seed"])
-    if jax.process_index() == 0:
-        for line in _first_lines(settings, changed, reasons, dataset):
-            print(line)
     for part, name in ((data.VALIDATION, "validation"), (data.TEST, "test")):
         if not dataset.lengths[part].any():
             raise UserError(f"{dataset.name} has no {name} interactions: there is nothing to measure by")
+    dataset = data.add_noise(dataset, settings["noise"], settings["seed"])
+    choice = choose(settings, dataset, mesh) if choose else None
+    if choice and choice.quality <= choice.popularity and jax.process_index() == 0:
+        print(
+            f"no recipe is better than popularity in rehearsals on {dataset.name}: NDCG@10 is "
+            f"{choice.quality:.2f}, and popularity has {choice.popularity:.2f}. "
+            f"`python compare.py --data={dataset.name}` shows which model to use"
+        )
+    settings, reasons = recipes.resolve_auto(settings, statistics, of_run(settings), choice)
+    if jax.process_index() == 0:
+        for line in _first_lines(settings, changed, reasons, dataset):
+            print(line)
     return settings, reasons, mesh, dataset
 
 
@@ -183,8 +191,8 @@ def last_lines(settings, dataset, result, system):
         yield f"for comparison, {name}: validation {by} {validation}, test {test}"
     if result["test"][by] < result["yardsticks"]["popularity"]["test"][by]:
         yield (
-            f"WORSE THAN RECOMMENDING WHAT IS POPULAR, by {by}. Try infinite_ae.py, which trains on all "
-            "users; with distill.py, --normalize=false, a smaller learning_rate, or another user_support."
+            f"WORSE THAN RECOMMENDING WHAT IS POPULAR, by {by}: {settings['user_support']:,} synthetic users "
+            f"say too little of these data. `python compare.py --data={dataset.name}` shows what does better."
         )
     figure = published.figure(dataset.fingerprint, system, settings)
     if figure is not None:

@@ -30,6 +30,9 @@ CHECKPOINT_SECONDS = 60  # between two steps, a checkpoint is written when the l
 class Loop:
     """Where a run stands. What is public is in the checkpoint.
 
+    Args:
+        quality: of a line of the history, by which the best is chosen; None: evaluation.quality.
+
     Attributes:
         stage, step: where it is; a stage is one of several trainings, such as a setting of a grid.
         history: a dict for every validation, as in metrics.jsonl; "validation" is None if it cannot be used.
@@ -38,8 +41,9 @@ class Loop:
         validated: whether this step has been validated.
     """
 
-    def __init__(self, run, evaluation, mesh):
-        self.run, self._evaluation, self._mesh = run, evaluation, mesh
+    def __init__(self, run, evaluation, mesh, quality=None):
+        self.run, self._mesh = run, mesh
+        self._quality = quality or (lambda line: evaluation.quality(line["validation"]))
         self.stage, self.step, self.validated = 0, 0, False
         self.history, self.seconds = [], []
         self.state = self.best = None
@@ -129,7 +133,7 @@ class Loop:
     def best_line(self, of=lambda line: True):
         """The first of the best lines of the history, of those for which `of` is true; None without one."""
         usable = (line for line in self.history if line["validation"] and of(line))
-        return max(usable, key=lambda line: self._evaluation.quality(line["validation"]), default=None)
+        return max(usable, key=self._quality, default=None)
 
     def best_step(self):
         """The "step" of the best line; 0 without one."""

@@ -1,8 +1,8 @@
 """The value of every "auto" in hyper_params.py, from the size of the data and the number of synthetic users.
 
-No rule depends on a data set's name: the same interactions under another name give the same run. A rule
-never changes a value that hyper_params.py or the command line sets. docs/experiments.md has the measurements
-behind the rules.
+Where the rules leave several recipes, runs/trials.py tries them. No rule depends on a data set's name: the
+same interactions under another name give the same run. A rule never changes a value that hyper_params.py or
+the command line sets. docs/experiments.md has the measurements behind the rules.
 """
 
 import json
@@ -14,6 +14,7 @@ from lib.settings import Settings, defaults
 SPARSE = 20  # data with fewer train interactions per user are sparse
 WELL_KNOWN = 100  # from this many train interactions per item on, a squared loss is better
 MOST_USERS, MOST_DRAWS = 500, 200  # the paper's user_support and num_per_user
+LEAST_SHARE = 4  # real users for a synthetic one: with fewer, there is little to distil
 ITEMS_PER_DRAW = 5  # with fewer, the sum of the draws nears 1 at every item, where nothing is learnt
 TUNED_ITEMS_PER_DRAW = 18  # ML-1M's, for which the squared and the generalized loss got their score_scale
 LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
@@ -25,23 +26,21 @@ PLAIN = {
     "item_discount": 0.0,
     "keep_prob": 0.5,
     "learning_rate": 0.08,
+    "shared_moment": False,
 }
 RECIPES = {
     "plain": {},
     # A high learning rate memorises two interactions per user. Normalised rows would give a user with one
     # interaction the weight of a user with many.
     "sparse": {"normalize": False, "learning_rate": 0.02},
+    # Half of a few interactions say too little of a user; of items that few users have, little can be learnt.
+    "gentle": {"normalize": False, "learning_rate": 0.02, "keep_prob": 0.8, "shared_moment": True},
     # A squared loss needs a kernel in which unpopular items count more.
-    "well-known items": {"loss": "squared", "item_discount": 0.25},
-    "well-known items, up to 50 users": {
-        "loss": "squared",
-        "item_discount": 0.25,
-        "score_scale": 8.0,
-        "learning_rate": 0.3,
-    },
+    "squared": {"loss": "squared", "item_discount": 0.25},
+    "squared-few": {"loss": "squared", "item_discount": 0.25, "score_scale": 8.0, "learning_rate": 0.3},
     # So few users express little but popularity. Hence a loss that ignores improbable targets, a kernel in
     # which popular items count more, and no hidden layer.
-    "well-known items, up to 20 users": {
+    "generalized-few": {
         "loss": "generalized",
         "item_discount": -0.2,
         "depth": 0,
@@ -71,18 +70,29 @@ def statistics_of(dataset):
     return Statistics(dataset.users, dataset.items, int(dataset.frequency.sum()))
 
 
-def choose(data, user_support):
-    """(the name of a recipe, the reason) for data of these Statistics and this many synthetic users."""
+def candidates(settings, data):
+    """[names of the recipes that suit data of these Statistics, the likeliest first].
+
+    A recipe that `settings` names is the only one. Where they name a loss, recipes with another are left out.
+    """
+    if settings.get("recipe", "auto") != "auto":
+        return [settings["recipe"]]
+    users = settings["user_support"]
+    users = _sizes(data)[0]["user_support"] if users == "auto" else users
     per_user, per_item = data.interactions / data.users, data.interactions / data.items
     if per_item >= WELL_KNOWN:
-        size = next((f", up to {limit} users" for limit in (20, 50) if user_support <= limit), "")
-        return f"well-known items{size}", f"{per_item:.3g} train interactions an item, {WELL_KNOWN} or more"
-    if per_user < SPARSE:
-        return "sparse", f"{per_user:.3g} train interactions a user, fewer than {SPARSE}"
-    return "plain", f"{per_item:.3g} train interactions an item, fewer than {WELL_KNOWN}"
+        few = "generalized-few" if users <= 20 else "squared-few"
+        names = [few] if users <= 50 else ["squared", "plain"]
+    elif per_user < SPARSE:
+        names = ["sparse", "gentle", "plain"]
+    else:
+        names = ["plain", "squared"]
+    loss = settings["loss"]
+    names = [name for name in names if loss in ("auto", RECIPES[name].get("loss", PLAIN["loss"]))]
+    return names or ["plain"]
 
 
-def resolve_auto(settings, data, of_run=None):
+def resolve_auto(settings, data, of_run=None, choice=None):
     """The settings with every "auto" replaced.
 
     Args:
@@ -90,6 +100,7 @@ def resolve_auto(settings, data, of_run=None):
         data: Statistics.
         of_run: {key of FULL_DATA: value} of the run of distill.py on whose synthetic users the ∞-AE is to be
             trained; None for real users.
+        choice: trials.Choice, where rehearsals chose; None: the first of `candidates`.
 
     Returns:
         (Settings, {key that was "auto": the reason for its value}).
@@ -99,25 +110,29 @@ def resolve_auto(settings, data, of_run=None):
         reason = "the paper's, on real users" if of_run is None else "as in the run of the synthetic users"
         reasons = dict.fromkeys(values, reason)
     else:
-        values, reasons = _for_synthetic_users(settings, data)
+        values, reasons = _for_synthetic_users(settings, data, choice)
     open_keys = [key for key, value in settings.items() if value == "auto"]
     chosen = {key: values[key] for key in open_keys}
     return Settings({**settings, **chosen}), {key: reasons[key] for key in open_keys}
 
 
-def _for_synthetic_users(settings, data):
+def _for_synthetic_users(settings, data, choice):
     """({key: value}, {key: reason}) for distill.py and stream.py."""
     values, reasons = _sizes(data)
     users, tau = settings["user_support"], settings["gumbel_tau"]
     users = values["user_support"] if users == "auto" else users
-    name, reason = choose(data, users)
-    loss = RECIPES[name].get("loss", PLAIN["loss"])
-    if settings["loss"] not in ("auto", loss):
-        loss = settings["loss"]
-        name, reason = "plain", f"'{name}' is not for loss={loss}"
+    name = choice.recipe if choice else candidates(settings, data)[0]
+    loss = RECIPES[name].get("loss", PLAIN["loss"]) if settings["loss"] == "auto" else settings["loss"]
+    per_user, per_item = data.interactions / data.users, data.interactions / data.items
+    size = f"{per_user:.3g} train interactions a user, {per_item:.3g} an item"
     recipe = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
-    values |= recipe
-    reasons |= dict.fromkeys(recipe, f"recipe '{name}': {reason}")
+    values |= {"recipe": name, **recipe, "keep_step": "best", "keep_lamda": "best"}
+    reasons |= dict.fromkeys(recipe, f"recipe '{name}'")
+    reasons["recipe"] = choice.reason if choice else size
+    reasons |= dict.fromkeys(("keep_step", "keep_lamda"), "on validation")
+    if choice and choice.keep_step != "best":
+        values |= {"keep_step": choice.keep_step, "keep_lamda": choice.keep_lamda}
+        reasons |= dict.fromkeys(("keep_step", "keep_lamda"), choice.reason)
     if tau < LOW_TAU:  # a draw depends on the largest logits alone, which small updates do not reorder
         rate = values["learning_rate"]
         values["learning_rate"] = max(rate, min(5 * rate, 0.4))
@@ -142,9 +157,9 @@ def _sizes(data):
     draws = max(1, data.items // ITEMS_PER_DRAW)
     values = {"user_support": MOST_USERS, "num_per_user": min(MOST_DRAWS, draws)}
     reasons = dict.fromkeys(values, "as in the paper")
-    if data.users < MOST_USERS:  # with more than half of them, often nothing is learnt
-        values["user_support"] = max(1, data.users // 2)
-        reasons["user_support"] = f"half of the users, who are fewer than {MOST_USERS}"
+    if data.users < LEAST_SHARE * MOST_USERS:
+        values["user_support"] = max(1, data.users // LEAST_SHARE)
+        reasons["user_support"] = f"a quarter of the {data.users:,} users"
     if draws < MOST_DRAWS:
         reasons["num_per_user"] = f"{data.items} items, of which a draw needs {ITEMS_PER_DRAW}"
     return values, reasons

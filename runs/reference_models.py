@@ -18,6 +18,12 @@ def rank_by_popularity(weights, context):
     return jnp.broadcast_to(weights, context.shape)
 
 
+def popularity(dataset, evaluation):
+    """The scores of popularity, for eval.evaluate."""
+    weights = devices.replicate(evaluation.mesh, dataset.train_frequency().astype(np.float32)[None])
+    return lambda users, context: (rank_by_popularity(weights, context),)
+
+
 def measure(dataset, evaluation, user_support, seed, dtype):
     """Validation and test metrics of both models: {name: {"val": means, "test": means}}.
 
@@ -26,8 +32,7 @@ def measure(dataset, evaluation, user_support, seed, dtype):
         user_support: how many random users; those that distill.py starts from with the same seed. -1 leaves
             ∞-AE on random users out.
     """
-    popularity = devices.replicate(evaluation.mesh, dataset.train_frequency().astype(np.float32)[None])
-    rank = lambda users, context: (rank_by_popularity(popularity, context),)
+    rank = popularity(dataset, evaluation)
     [validation] = evaluation.validate(rank)
     metrics = {"popularity": {"val": validation, "test": summarise(evaluation.test(rank))}}
     if 0 < user_support < dataset.users:

@@ -698,7 +698,16 @@ def own(tmp_path):
     finished_run(folder, hundred, 32.0, users, name="elsewhere", fingerprint="other")
     (finished_run(folder, hundred, 32.0, users, name="torn") / "result.json").write_text("{")
     (finished_run(folder, hundred, 32.0, users, name="userless") / "users.npz").unlink()
-    auto = "train_steps", "loss", "score_scale", "learning_rate", "item_discount", "depth", "keep_prob"
+    auto = (
+        "recipe",
+        "train_steps",
+        "loss",
+        "score_scale",
+        "learning_rate",
+        "item_discount",
+        "depth",
+        "keep_prob",
+    )
     for name in ("ten-1", "ten-2", "ten-3", "hundred", "hundred.old1"):  # as runs/recipes.py chose
         edit(folder / name / "config.json", auto=dict.fromkeys(auto, "recipe"))
     return folder

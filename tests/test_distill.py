@@ -26,6 +26,9 @@ from runs import batches, evaluation, lifecycle, published, recipes
 STEPS = 200
 TINY = [
     "--dataset=tiny",
+    "--recipe=plain",
+    "--keep_step=best",
+    "--keep_lamda=step",
     "--user_support=8",
     "--num_per_user=10",
     "--noise_groups=2",
@@ -82,7 +85,7 @@ def test_what_a_run_says_and_leaves(finished, tiny):
         "val"
     ].keys() & result["test"].keys()
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in history] == list(range(0, STEPS + 1, 25))
+    assert [line["step"] for line in history] == [0, 6, 12, *range(25, STEPS + 1, 25)]
     best = max(history, key=lambda line: line["validation"]["NDCG@10"])
     assert (
         result["best_step"] == best["step"]
@@ -197,6 +200,8 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
     for asked in ("--user_support=500", "--paper=true"):
         done = run_script("distill.py", *here, "--dataset=tiny", asked)
         fails(done, "user_support is 500, but tiny has 150 users", "Try --user_support=auto")
+    everyone = run_script("distill.py", *here, "--dataset=tiny", "--user_support=150")
+    fails(everyone, "tiny has 150 users: as many synthetic users distil nothing. Try --user_support=auto")
     fails(run_script("distill.py", *here, *TINY, "--noise_groups=9"), "noise_groups is 9")
     fails(run_script("distill.py", *here, *TINY, "--gumbel_tau=-1"), "gumbel_tau must be a number from")
     fails(run_script("distill.py", *here, "--dataset=nothing"), "there is no data set", "./prep.sh nothing")
@@ -218,8 +223,8 @@ def test_very_few_users_and_items_make_a_run(tmp_path, run_script, users, items)
     folders_of = f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"
     done = run_script("distill.py", "--dataset=tiny", *folders_of, "--train_steps=3")
     assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("test  HR@10 "), done.stderr
-    support = max(1, users // 2)
-    assert f"user_support={support} (half of the users, who are fewer than 500)" in done.stdout
+    support = max(1, users // 4)
+    assert f"user_support={support} (a quarter of the {users} users)" in done.stdout
     [folder] = folders(tmp_path / "results")
     assert read_npz(folder / "distilled.npz", "")["data"].shape == (support, items)
     config = json.loads((folder / "config.json").read_text())

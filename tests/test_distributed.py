@@ -14,6 +14,9 @@ from conftest import ROOT
 DISTILL = [
     "distill.py",
     "--dataset=tiny",
+    "--recipe=plain",
+    "--keep_step=best",
+    "--keep_lamda=step",
     "--user_support=8",
     "--num_per_user=10",
     "--noise_groups=2",

@@ -182,16 +182,16 @@ def test_one_call_after_a_kill_makes_what_is_missing(tiny_data, tmp_path, script
             ("infinite_ae", ""),
             ("infinite_ae", "--normalize=true --item_discount=0.25 "),
             ("distill", ""),
-            ("infinite_ae", f"{' '.join(own_data.RANDOM.arguments)} --user_support=75 "),
+            ("infinite_ae", f"{' '.join(own_data.RANDOM.arguments)} --user_support=37 "),
         )
     ]
     [config] = tmp_path.glob("distill-*/config.json")
-    assert json.loads(config.read_text())["settings"]["user_support"] == 75
-    assert "5 of 6: ∞-AE on 75 synthetic users (Distill-CF): test NDCG@10 " in said and " s so far" in said
+    assert json.loads(config.read_text())["settings"]["user_support"] == 37
+    assert "5 of 6: ∞-AE on 37 synthetic users (Distill-CF): test NDCG@10 " in said and " s so far" in said
     table = pd.read_csv(tmp_path / "compare" / "data-tiny.csv").set_index("system")
     assert len(table) == 6 and table["NDCG@10"].is_monotonic_decreasing and (table["seconds"] > 0).all()
     markdown = (tmp_path / "compare" / "data-tiny.md").read_text(encoding="utf-8")
-    assert markdown in said and "| ∞-AE on 75 random users | 1 | NDCG@10 |" in said
+    assert markdown in said and "| ∞-AE on 37 random users | 1 | NDCG@10 |" in said
     assert "75 synthetic users" in markdown.splitlines()[-1] and "one seed" in markdown
     assert (tmp_path / "compare" / "data-tiny.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,0 +1,184 @@
+"""Which recipe suits the data, and when to stop: rehearsals of a run on validation, before it begins.
+
+A rehearsal is a short run of distill.py that leaves nothing. Where validation is full, every candidate recipe
+has one rehearsal, of a third of the steps; the run itself then chooses its step and lamda. Where validation
+is thin, train and validation interactions are divided anew for every rehearsal, which has all steps. There,
+recipe, step and lamda are those with the best mean over the redrawn divisions, since one thin validation
+would choose by chance. The test set has no part in it. All is fixed by the data and the settings but for the
+seed: the same data under another name, and another seed, get the same choice.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import data
+from lib import devices
+from lib.files import write_files
+from runs import recipes
+from runs.folder import shaping
+
+FULL_SHARE, FULL_TARGETS = 0.9, 5000  # validation with fewer of the users, or fewer targets, is thin
+SHORT = 3  # where it is full, a rehearsal has the run's steps divided by this
+MOST_BATCH = 1024  # users of a batch in a rehearsal
+MOST_DRAWS = 6  # divisions of the interactions
+SHARE_OF_RUN = 1.5  # what all rehearsals may cost, relative to the run
+FREE = 3e11  # what they may cost at any rate: half a minute of two CPU cores
+STEP = 1e8  # what a step costs beside its products
+SURE = 2.0  # standard errors between the best two recipes from which no further draw is needed
+LAMDAS = ("step", 0.01, 0.1, 1.0, 10.0)  # to try where validation is thin; "step" is the step's own
+
+
+class Choice(NamedTuple):
+    """What the rehearsals chose; JSON keeps it."""
+
+    recipe: str
+    keep_step: int | str
+    keep_lamda: float | str
+    reason: str  # the recipes' NDCG@10 in the rehearsals
+    quality: float  # NDCG@10 of the choice there
+    popularity: float  # NDCG@10 of popularity there
+
+
+def is_thin(dataset):
+    """Whether validation asks too few of the users, or too little, to choose by."""
+    targets = dataset.lengths[data.VALIDATION]
+    return bool((targets > 0).mean() < FULL_SHARE or targets.sum() < FULL_TARGETS)
+
+
+def choose(settings, dataset, rehearse, check):
+    """The Choice for the settings; None where there is nothing to choose.
+
+    Args:
+        settings: Settings of distill.py with its "auto".
+        dataset: data.Dataset, with its noise.
+        rehearse: (concrete settings, Dataset, lamdas as LAMDAS) -> ({(step, lamda): NDCG@10 of every
+            validation user}, NDCG@10 of popularity).
+        check: (concrete settings, Dataset); raises UserError for settings that cannot run.
+    """
+    statistics = recipes.statistics_of(dataset)
+    names, thin = recipes.candidates(settings, statistics), is_thin(dataset)
+    open_keys = [key for key in ("keep_step", "keep_lamda") if settings[key] == "auto"]
+    if len(names) == 1 and not (thin and open_keys):
+        return None
+    ready = {name: concrete(settings, statistics, name, thin) for name in names}
+    path = _path(settings, dataset, ready)
+    if known := devices.share(_read(path)):
+        return known
+    run = recipes.resolve_auto({**settings, "recipe": names[0]}, statistics)[0]
+    check(run, dataset)
+    budget = max(SHARE_OF_RUN * _cost(run, dataset), FREE)
+    costs = np.cumsum([_cost(settings, dataset) for settings in ready.values()])
+    names = names[: max(1, int((costs <= budget).sum()))]
+    silent = None if jax.process_index() == 0 else True
+    rounds = MOST_DRAWS if thin else 1
+    found, popularity, left = {name: [] for name in names}, [], list(names)
+    with tqdm(desc="rehearsals", unit="rehearsal", disable=silent, leave=False) as bar:
+        for draw in range(rounds):
+            divided = data.redraw(dataset, draw) if thin else dataset
+            for name in left:
+                bar.set_postfix_str(f"{name}, division {draw + 1}" if thin else name)
+                curve, popular = rehearse(ready[name], divided, LAMDAS if thin else LAMDAS[:1])
+                found[name].append(curve)
+                budget -= _cost(ready[name], dataset)
+                bar.update()
+            popularity.append(popular)
+            left = _leaders(found, left)
+            sure = draw and len(left) == 1  # one division alone decides nothing
+            if sure or budget < sum(_cost(ready[name], dataset) for name in left):
+                break
+    choice = _conclude(found, left[0], popularity, thin)
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)  # of a first run
+        write_files(path.parent, {path.name: json.dumps(choice._asdict(), indent=1).encode()})
+    return choice
+
+
+def _read(path):
+    """The Choice in a file; None if there is none, or it is damaged: rehearsals make it again."""
+    try:
+        return Choice(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def concrete(settings, statistics, name, thin):
+    """The Settings of a rehearsal of this recipe."""
+    whole = recipes.resolve_auto({**settings, "recipe": name, "seed": 0}, statistics)[0]
+    steps = whole["train_steps"] if thin else max(1, whole["train_steps"] // SHORT)
+    size = whole["batch_size"] if whole["batch_size"] > 0 else MOST_BATCH
+    return recipes.Settings({**whole, "train_steps": steps, "batch_size": min(size, MOST_BATCH)})
+
+
+def _cost(settings, dataset):
+    """What a run costs, about: B S I for each step."""
+    size = settings["batch_size"]
+    users = dataset.users if size == -1 else min(size, dataset.users)
+    return settings["train_steps"] * (users * settings["user_support"] * dataset.items + STEP)
+
+
+def _mean_curve(rehearsals):
+    """{(step, lamda): mean NDCG@10 over the rehearsals of a recipe}."""
+    means = [{at: np.nanmean(values) for at, values in curve.items()} for curve in rehearsals]
+    return {at: float(np.mean([curve[at] for curve in means])) for at in means[0]}
+
+
+def _best(rehearsals):
+    """((step, lamda), the mean NDCG@10 there) of a recipe; where equal, the earlier."""
+    curve = _mean_curve(rehearsals)
+    finite = {at: value for at, value in curve.items() if math.isfinite(value)}
+    at = max(finite, key=finite.get, default=None)
+    return at, finite.get(at, -math.inf)
+
+
+def _of_users(rehearsals):
+    """NDCG@10 of every user at the recipe's best step and lamda, one rehearsal after another."""
+    at, _ = _best(rehearsals)
+    return np.concatenate([curve[at] for curve in rehearsals])
+
+
+def _difference(found, one, other):
+    """How many standard errors the first of two recipes is above the second, over users."""
+    pairs = min(len(found[one]), len(found[other]))
+    lead = _of_users(found[one][:pairs]) - _of_users(found[other][:pairs])
+    lead = lead[np.isfinite(lead)]
+    error = lead.std(ddof=1) / math.sqrt(len(lead)) if len(lead) > 1 else 0
+    return float(lead.mean() / error) if error else 0.0
+
+
+def _leaders(found, names):
+    """The recipes to go on with, the best first: at most two, and no second that is surely worse."""
+    ranked = sorted(names, key=lambda name: -_best(found[name])[1])
+    usable = [name for name in ranked if _best(found[name])[0] is not None] or ranked[:1]
+    return [name for name in usable[:2] if name == usable[0] or _difference(found, usable[0], name) < SURE]
+
+
+def _conclude(found, name, popularity, thin):
+    """The Choice of a recipe."""
+    (step, lamda), value = _best(found[name])
+    count = len(found[name])
+    over = f"over {count} redrawn validation{'s' * (count > 1)}" if thin else "in a third of the steps"
+    others = [
+        f"{other} {_best(found[other])[1]:.2f}, {_difference(found, name, other):.1f} standard errors less"
+        for other in found
+        if other != name
+    ]
+    reason = f"NDCG@10 {value:.2f} {over}" + "".join(f"; {text}" for text in others)
+    kept = (step, lamda) if thin else ("best", "best")
+    popular = float(np.nanmean(np.concatenate(popularity)))
+    return Choice(name, *kept, f"{reason}; popularity {popular:.2f}", value, popular)
+
+
+def _path(settings, dataset, ready):
+    """The file that keeps the choice for these data and settings."""
+    shared = [{**shaping(concrete), "dataset": ""} for concrete in ready.values()]
+    seed = settings["seed"] if settings["noise"] else None  # it draws the noise
+    text = json.dumps([dataset.fingerprint, seed, shared])
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Path(settings["results_dir"]) / f".rehearsals-{name}.json"
