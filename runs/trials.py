@@ -1,11 +1,12 @@
 """Which recipe suits the data, and when to stop: rehearsals of a run on validation, before it begins.
 
-A rehearsal is a short run of distill.py that leaves nothing. Where validation is full, every candidate recipe
-has one rehearsal, of a third of the steps; the run itself then chooses its step and lamda. Where validation
-is thin, train and validation interactions are divided anew for every rehearsal, which has all steps. There,
-recipe, step and lamda are those with the best mean over the redrawn divisions, since one thin validation
-would choose by chance. The test set has no part in it. All is fixed by the data and the settings but for the
-seed: the same data under another name, and another seed, get the same choice.
+A rehearsal is a run of distill.py on smaller batches that leaves nothing. It has all steps: after a third of
+them another recipe may lead. Where validation is full, every candidate recipe has one rehearsal; the run
+itself then chooses its step and lamda. Where validation is thin, train and validation interactions are
+divided anew for every rehearsal. There, recipe, step and lamda are those with the best mean over the redrawn
+divisions, since one thin validation would choose by chance. The test set has no part in it. All is fixed by
+the data and the settings but for the seed: the same data under another name, and another seed, get the same
+choice.
 """
 
 import hashlib
@@ -25,7 +26,6 @@ from runs import recipes
 from runs.folder import shaping
 
 FULL_SHARE, FULL_TARGETS = 0.9, 5000  # validation with fewer of the users, or fewer targets, is thin
-SHORT = 3  # where it is full, a rehearsal has the run's steps divided by this
 MOST_BATCH = 1024  # users of a batch in a rehearsal
 MOST_DRAWS = 6  # divisions of the interactions
 SHARE_OF_RUN = 1.5  # what all rehearsals may cost, relative to the run
@@ -67,7 +67,7 @@ def choose(settings, dataset, rehearse, check):
     open_keys = [key for key in ("keep_step", "keep_lamda") if settings[key] == "auto"]
     if len(names) == 1 and not (thin and open_keys):
         return None
-    ready = {name: concrete(settings, statistics, name, thin) for name in names}
+    ready = {name: concrete(settings, statistics, name) for name in names}
     path = _path(settings, dataset, ready)
     if known := devices.share(_read(path)):
         return known
@@ -108,12 +108,11 @@ def _read(path):
         return None
 
 
-def concrete(settings, statistics, name, thin):
+def concrete(settings, statistics, name):
     """The Settings of a rehearsal of this recipe."""
     whole = recipes.resolve_auto({**settings, "recipe": name, "seed": 0}, statistics)[0]
-    steps = whole["train_steps"] if thin else max(1, whole["train_steps"] // SHORT)
     size = whole["batch_size"] if whole["batch_size"] > 0 else MOST_BATCH
-    return recipes.Settings({**whole, "train_steps": steps, "batch_size": min(size, MOST_BATCH)})
+    return recipes.Settings({**whole, "batch_size": min(size, MOST_BATCH)})
 
 
 def _cost(settings, dataset):
@@ -163,7 +162,7 @@ def _conclude(found, name, popularity, thin):
     """The Choice of a recipe."""
     (step, lamda), value = _best(found[name])
     count = len(found[name])
-    over = f"over {count} redrawn validation{'s' * (count > 1)}" if thin else "in a third of the steps"
+    over = f"over {count} redrawn validation{'s' * (count > 1)}" if thin else "in rehearsals"
     others = [
         f"{other} {_best(found[other])[1]:.2f}, {_difference(found, name, other):.1f} standard errors less"
         for other in found
