@@ -35,6 +35,7 @@ from runs.loop import Loop
 from runs.synthetic_users import open_distilled, pack_ids
 
 LAMDAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # to try beside the learned one at the end
+OWN_SHARE = 0.2  # of a start by popularity
 REHEARSAL_USERS = 2000  # validate a rehearsal
 
 
@@ -152,7 +153,7 @@ def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
         if (is_validated(step, settings) or over()) and not loop.validated:
             loss = loop.loss()
             logits = devices.localise(evaluation.mesh, loop.state.params.logits)
-            rows = synthetic_users(sample, validation_key, step, logits)
+            rows = synthetic_users(settings, sample, validation_key, step, logits)
             learned = [float(np.exp(loop.state.params.log_lamda))]
             lamdas = learned if settings["learn_lamda"] else settings["lamda_grid"]
             lamda, _, metrics = evaluation.best_lamda(kernel, rows, lamdas)
@@ -166,9 +167,10 @@ def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
         loop.watch(outcome)
 
 
-def synthetic_users(sample, key, step, logits):
-    """X_syn (S, I) to validate a step by; before the first step, the real users that they begin as."""
-    return sample(jax.random.fold_in(key, step), logits) if step else logits
+def synthetic_users(settings, sample, key, step, logits):
+    """X_syn (S, I) to validate a step by; real users before the first step, if they begin as such."""
+    real = step == 0 and settings["start"] == "users"
+    return logits if real else sample(jax.random.fold_in(key, step), logits)
 
 
 def rehearse(settings, dataset, lamdas, mesh):
@@ -184,7 +186,7 @@ def rehearse(settings, dataset, lamdas, mesh):
     for step in range(steps + 1):
         if is_validated(step, settings) or step == steps:
             params = devices.localise(evaluation.mesh, state.params)
-            rows = synthetic_users(sample, validation_key, step, params.logits)
+            rows = synthetic_users(settings, sample, validation_key, step, params.logits)
             tried = [float(np.exp(params.log_lamda)) if lamda == "step" else lamda for lamda in lamdas]
             scores = scores_of(kernel, rows, model.fit(kernel, rows, tried))
             for lamda, metrics in zip(lamdas, evaluation.validate_users(scores, len(tried))):
@@ -274,9 +276,19 @@ def make_optimizer(settings):
 
 
 def initial_logits(settings, dataset):
-    """Where the synthetic users start: the train rows of S random real users, (S, I) float."""
+    """Where the synthetic users start, (S, I) float: the train rows of S random real users.
+
+    With start=popularity, draws from softmax(L / tau) follow such a row in a share of OWN_SHARE, and else the
+    popularity among all users. A large lamda then ranks by popularity, which so few rows cannot tell.
+    """
     users = dataset.sample_users(settings["user_support"], settings["seed"])
-    return dataset.train_rows(users).toarray().astype(dtype_of(settings))
+    rows = dataset.train_rows(users).toarray().astype(dtype_of(settings))
+    if settings["start"] == "users":
+        return rows
+    popularity = (dataset.train_frequency() + 0.5).astype(rows.dtype)  # logarithms need more than 0
+    own = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+    share = (1 - OWN_SHARE) * popularity / popularity.sum() + OWN_SHARE * own
+    return settings["gumbel_tau"] * np.log(share * dataset.items)
 
 
 def initial_state(settings, logits, optimizer):

@@ -46,8 +46,9 @@ hyper_params = {
     "float64": False,          # double precision everywhere, about three times slower
 
     # ---- Synthetic users -------------------------------------------------------------------------------
-    "user_support": "auto",    # S, how many synthetic users to learn; each starts as a random real user
-                               # (the paper: 500)
+    "user_support": "auto",    # S, how many synthetic users to learn (the paper: 500)
+    "start": "auto",           # "users": each starts as a random real user (the paper); "popularity": mostly
+                               # as the popularity among all users, of which short histories say little
     "num_per_user": "auto",    # n, Gumbel draws that are summed into one synthetic user (the paper: 200). Too
                                # many for the number of items make all synthetic users alike
     "gumbel_tau": 10.0,        # temperature of a draw
@@ -123,6 +124,7 @@ paper = {
     "accumulate_steps": 1,
     "user_support": 500,
     "num_per_user": 200,
+    "start": "users",
     "gumbel_tau": 10.0,
     "cardinality_reg": 1e-3,
     "learning_rate": 0.04,
@@ -254,7 +256,10 @@ kinds = {
     "item_discount": Annotated[float, Field(ge=-1, le=1)] | auto,
     "user_support": count | everything | auto,
     "num_per_user": count | auto,
-    "recipe": Literal["plain", "sparse", "squared", "squared-few", "generalized-few", "gentle", "auto"],
+    "start": Literal["users", "popularity"] | auto,
+    "recipe": Literal[
+        "plain", "sparse", "gentle", "popular", "squared", "squared-few", "generalized-few", "auto"
+    ],
     "keep_step": Annotated[int, Field(ge=0, le=INT_MAX)] | Literal["best", "auto"],
     "keep_lamda": positive | Literal["best", "step", "auto"],
     "noise_groups": count | everything | auto,

@@ -27,6 +27,7 @@ PLAIN = {
     "keep_prob": 0.5,
     "learning_rate": 0.08,
     "shared_moment": False,
+    "start": "users",
 }
 RECIPES = {
     "plain": {},
@@ -35,6 +36,8 @@ RECIPES = {
     "sparse": {"normalize": False, "learning_rate": 0.02},
     # Half of a few interactions say too little of a user; of items that few users have, little can be learnt.
     "gentle": {"normalize": False, "learning_rate": 0.02, "keep_prob": 0.8, "shared_moment": True},
+    # Where little can be learnt, this is not below popularity. Few draws leave popular items below 1.
+    "popular": {"start": "popularity", "normalize": False, "num_per_user": 10, "train_steps": 20},
     # A squared loss needs a kernel in which unpopular items count more.
     "squared": {"loss": "squared", "item_discount": 0.25},
     "squared-few": {"loss": "squared", "item_discount": 0.25, "score_scale": 8.0, "learning_rate": 0.3},
@@ -84,7 +87,7 @@ def candidates(settings, data):
         few = "generalized-few" if users <= 20 else "squared-few"
         names = [few] if users <= 50 else ["squared", "plain"]
     elif per_user < SPARSE:
-        names = ["sparse", "gentle", "plain"]
+        names = ["sparse", "gentle", "popular", "plain"]
     else:
         names = ["plain", "squared"]
     loss = settings["loss"]
@@ -126,6 +129,8 @@ def _for_synthetic_users(settings, data, choice):
     per_user, per_item = data.interactions / data.users, data.interactions / data.items
     size = f"{per_user:.3g} train interactions a user, {per_item:.3g} an item"
     recipe = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
+    if "num_per_user" in recipe:
+        recipe["num_per_user"] = min(recipe["num_per_user"], values["num_per_user"])
     values |= {"recipe": name, **recipe, "keep_step": "best", "keep_lamda": "best"}
     reasons |= dict.fromkeys(recipe, f"recipe '{name}'")
     reasons["recipe"] = choice.reason if choice else size
@@ -145,8 +150,9 @@ def _for_synthetic_users(settings, data, choice):
     if loss != "softmax" and share < 1:  # X_syn and so the scores grow with n / I
         values["score_scale"] *= share
         reasons["score_scale"] += f", {draws} draws of {data.items} items"
-    values["train_steps"] = 150 if users <= 100 else 100 if users <= 200 else 60
-    reasons["train_steps"] = f"{users} synthetic users"
+    if "train_steps" not in values:
+        values["train_steps"] = 150 if users <= 100 else 100 if users <= 200 else 60
+        reasons["train_steps"] = f"{users} synthetic users"
     values["noise_groups"] = 1 if tau >= LOW_TAU else -1
     reasons["noise_groups"] = f"gumbel_tau {tau:g}, {'at least' if tau >= LOW_TAU else 'below'} {LOW_TAU}"
     return values, reasons

@@ -32,7 +32,8 @@ SHARE_OF_RUN = 1.5  # what all rehearsals may cost, relative to the run
 FREE = 3e11  # what they may cost at any rate: half a minute of two CPU cores
 STEP = 1e8  # what a step costs beside its products
 SURE = 2.0  # standard errors between the best two recipes from which no further draw is needed
-LAMDAS = ("step", 0.01, 0.1, 1.0, 10.0)  # to try where validation is thin; "step" is the step's own
+CLEAR = 1.0  # standard errors by which another recipe than the likeliest must lead, where validation is full
+LAMDAS = ("step", 0.01, 0.1, 1.0, 10.0, 100.0)  # to try where validation is thin; "step" is the step's own
 
 
 class Choice(NamedTuple):
@@ -93,7 +94,10 @@ def choose(settings, dataset, rehearse, check):
             sure = draw and len(left) == 1  # one division alone decides nothing
             if sure or budget < sum(_cost(ready[name], dataset) for name in left):
                 break
-    choice = _conclude(found, left[0], popularity, thin)
+    name, first = left[0], names[0]
+    if not thin and name != first and _difference(found, name, first) < CLEAR:
+        name = first
+    choice = _conclude(found, name, popularity, thin)
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)  # of a first run
         write_files(path.parent, {path.name: json.dumps(choice._asdict(), indent=1).encode()})
@@ -124,8 +128,13 @@ def _cost(settings, dataset):
 
 def _mean_curve(rehearsals):
     """{(step, lamda): mean NDCG@10 over the rehearsals of a recipe}."""
-    means = [{at: np.nanmean(values) for at, values in curve.items()} for curve in rehearsals]
+    means = [{at: _mean(values) for at, values in curve.items()} for curve in rehearsals]
     return {at: float(np.mean([curve[at] for curve in means])) for at in means[0]}
+
+
+def _mean(values):
+    """The mean over users; NaN without a finite score."""
+    return np.nanmean(values) if np.isfinite(values).any() else math.nan
 
 
 def _best(rehearsals):
@@ -163,14 +172,15 @@ def _conclude(found, name, popularity, thin):
     (step, lamda), value = _best(found[name])
     count = len(found[name])
     over = f"over {count} redrawn validation{'s' * (count > 1)}" if thin else "in rehearsals"
+    below = {other: _difference(found, name, other) for other in found if other != name}
     others = [
-        f"{other} {_best(found[other])[1]:.2f}, {_difference(found, name, other):.1f} standard errors less"
-        for other in found
-        if other != name
+        f"{other} {_best(found[other])[1]:.2f}, {abs(errors):.1f} standard errors "
+        + ("less" if errors >= 0 else "more")
+        for other, errors in below.items()
     ]
     reason = f"NDCG@10 {value:.2f} {over}" + "".join(f"; {text}" for text in others)
     kept = (step, lamda) if thin else ("best", "best")
-    popular = float(np.nanmean(np.concatenate(popularity)))
+    popular = float(_mean(np.concatenate(popularity)))
     return Choice(name, *kept, f"{reason}; popularity {popular:.2f}", value, popular)
 
 

@@ -28,12 +28,12 @@ def chosen(data, *arguments, script="distill", of_run=None):
         (ML_1M, 51, ["squared", "plain"]),
         (ML_1M, 50, ["squared-few"]),
         (ML_1M, 20, ["generalized-few"]),
-        (MAGAZINE, 500, ["sparse", "gentle", "plain"]),
-        (MAGAZINE, 10, ["sparse", "gentle", "plain"]),
+        (MAGAZINE, 500, ["sparse", "gentle", "popular", "plain"]),
+        (MAGAZINE, 10, ["sparse", "gentle", "popular", "plain"]),
         (ML_100K, 235, ["plain", "squared"]),
         (FEW_ITEMS, 500, ["squared", "plain"]),  # few interactions a user, since there are few items
         (FEW_ITEMS, 20, ["generalized-few"]),
-        (ANIME, 500, ["sparse", "gentle", "plain"]),
+        (ANIME, 500, ["sparse", "gentle", "popular", "plain"]),
     ],
 )
 def test_which_recipes(data, users, names):

@@ -1,0 +1,243 @@
+"""runs/trials.py: which recipe rehearsals choose, on generated data of five shapes and on invented curves."""
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from conftest import clustered_interactions, write_layout
+
+import data
+import distill
+from lib import devices
+from lib.settings import resolve
+from prep.filters import split_interactions
+from runs import recipes, trials
+
+
+def settings_of(results, *words):
+    return resolve([f"--results_dir={results}", *words], "", "distill")[0]
+
+
+def thinned(dataset):
+    """The data set, of whose users but a few have validation items."""
+    validation = dataset.validation.tolil()
+    validation[10:] = 0
+    validation = sp.csr_matrix(validation)
+    lengths = dataset.lengths.copy()
+    lengths[data.VALIDATION] = np.diff(validation.indptr)
+    return dataclasses.replace(dataset, validation=validation, lengths=lengths)
+
+
+class Invented:
+    """rehearse(settings, dataset, lamdas) with invented NDCG@10, and what it was called with."""
+
+    def __init__(self, quality, noise=0.0, popularity=1.0):
+        self.quality, self.noise, self.popularity, self.calls = quality, noise, popularity, []
+
+    def __call__(self, settings, dataset, lamdas):
+        self.calls.append((settings, dataset, lamdas))
+        rng = np.random.default_rng(len(self.calls))
+        curve = {
+            (step, lamda): self.quality(settings, step, lamda) + self.noise * rng.normal(size=200)
+            for step in (0, 10, 20)
+            for lamda in lamdas
+        }
+        return curve, np.full(200, self.popularity)
+
+
+def choose(settings, dataset, rehearse):
+    return trials.choose(settings, dataset, rehearse, lambda settings, dataset: None)
+
+
+def by_recipe(**qualities):
+    """The quality of a recipe at its last step, by its loss or learning rate."""
+
+    def quality(settings, step, lamda):
+        name = "gentle" if settings["shared_moment"] else {0.02: "sparse"}.get(settings["learning_rate"])
+        return qualities.get(name or settings["loss"], 0.0) + step / 100 - (lamda != "step")
+
+    return quality
+
+
+def test_full_validation_chooses_the_recipe_and_leaves_the_step_to_the_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "FULL_TARGETS", 10)
+    many = recipes.Statistics(10, 10, 10_000)
+    monkeypatch.setattr(recipes, "statistics_of", lambda dataset: many)
+    rehearse = Invented(by_recipe(softmax=5.0, squared=6.0))
+    choice = choose(settings_of(tmp_path, "--user_support=60"), tiny, rehearse)
+    assert (choice.recipe, choice.keep_step, choice.keep_lamda) == ("squared", "best", "best")
+    assert [call[0]["loss"] for call in rehearse.calls] == ["squared", "softmax"]
+    assert all(call[1] is tiny and call[2] == ("step",) for call in rehearse.calls)
+    assert choice.reason.startswith("NDCG@10 6.20 in rehearsals; plain 5.20, ")
+    named = settings_of(tmp_path, "--user_support=60", "--recipe=plain")
+    assert choose(named, tiny, rehearse) is None and len(rehearse.calls) == 2
+
+
+def test_thin_validation_is_redrawn_and_chooses_step_and_lamda_too(tiny, tmp_path):
+    rehearse = Invented(by_recipe(sparse=5.0, gentle=6.0, softmax=4.0), noise=1.0, popularity=7.0)
+    choice = choose(settings_of(tmp_path), tiny, rehearse)
+    assert (choice.recipe, choice.keep_step, choice.keep_lamda) == ("gentle", 20, "step")
+    divisions = {id(call[1]): call[1] for call in rehearse.calls}
+    assert 1 < len(divisions) <= trials.MOST_DRAWS and all(
+        one.test is tiny.test for one in divisions.values()
+    )
+    assert [call[0]["seed"] for call in rehearse.calls] == [0] * len(rehearse.calls)
+    assert choice.popularity == 7 > choice.quality and choice.reason.endswith("popularity 7.00")
+    found = recipes.resolve_auto(settings_of(tmp_path), recipes.statistics_of(tiny), choice=choice)
+    assert found[0]["recipe"] == "gentle" and found[0]["keep_step"] == 20
+    assert found[1]["keep_step"] == choice.reason and found[0]["shared_moment"] is True
+
+
+def test_two_recipes_that_differ_by_chance_are_both_tried_again(tiny, tmp_path):
+    alike = Invented(by_recipe(sparse=5.0, gentle=5.001), noise=1.0)
+    choose(settings_of(tmp_path / "alike"), tiny, alike)
+    clear = Invented(by_recipe(sparse=5.0, gentle=6.0), noise=1.0)
+    choose(settings_of(tmp_path / "clear"), tiny, clear)
+    assert len(alike.calls) > len(clear.calls)
+
+
+def test_what_is_set_stays_and_scores_that_are_not_finite_are_left_out(tiny, tmp_path):
+    broken = Invented(lambda settings, step, lamda: np.nan if settings["normalize"] else 3.0 + step)
+    choice = choose(settings_of(tmp_path, "--learning_rate=0.5"), tiny, broken)
+    assert choice.recipe in ("sparse", "gentle") and choice.keep_step == 20
+    assert all(call[0]["learning_rate"] == 0.5 for call in broken.calls)
+
+
+def test_the_choice_is_kept_for_the_data_whatever_their_name_and_the_seed(tiny, tmp_path):
+    rehearse = Invented(by_recipe(sparse=5.0))
+    first = choose(settings_of(tmp_path), tiny, rehearse)
+    count = len(rehearse.calls)
+    renamed = dataclasses.replace(tiny, name="other")
+    assert choose(settings_of(tmp_path, "--dataset=other", "--seed=7"), renamed, rehearse) == first
+    assert len(rehearse.calls) == count
+    [path] = tmp_path.glob(".rehearsals-*.json")
+    path.write_text("{")
+    assert choose(settings_of(tmp_path), tiny, rehearse) == first and len(rehearse.calls) == 2 * count
+    assert json.loads(path.read_text())["recipe"] == "sparse"
+    changed = dataclasses.replace(tiny, fingerprint="other")
+    choose(settings_of(tmp_path), changed, rehearse)
+    assert len(list(tmp_path.glob(".rehearsals-*.json"))) == 2
+
+
+def test_rehearsals_cost_no_more_than_they_may(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "FREE", 0)
+    rehearse = Invented(by_recipe(sparse=5.0))
+    choose(settings_of(tmp_path), tiny, rehearse)
+    assert len(rehearse.calls) == 1, "of three candidates and six divisions, as much as 1.5 runs"
+
+
+# ---- Five shapes ---------------------------------------------------------------------------------------
+
+
+def short(users, items, rng):
+    """(user, item) of users with few interactions: popular items, or items of their own cluster."""
+    popularity = 1 / np.arange(1, items + 1) ** 0.8
+    user, item = [], []
+    for one in range(users):
+        weight = popularity * np.where(rng.integers(4) == np.arange(items) % 4, 8.0, 1.0)
+        count = min(items, 3 + rng.geometric(0.4))
+        user += [one] * count
+        item += rng.choice(items, count, replace=False, p=weight / weight.sum()).tolist()
+    return np.array(user), np.array(item)
+
+
+SHAPES = {
+    "dense": lambda rng: clustered_interactions(300, 80, 4, rng),
+    "sparse": lambda rng: short(500, 200, rng),
+    "wide": lambda rng: clustered_interactions(120, 900, 4, rng),
+    "tiny": lambda rng: short(60, 60, rng),
+    "60 items": lambda rng: clustered_interactions(400, 60, 3, rng),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_synthetic_users_are_not_worse_than_popularity(shape, tmp_path, monkeypatch, run_script):
+    """By more than chance, two standard errors over users; the choice is found again after a kill."""
+    monkeypatch.setattr(trials, "MOST_DRAWS", 2)
+    rng = np.random.default_rng(3)
+    user, item = SHAPES[shape](rng)
+    write_layout(tmp_path / "made", user, item, split_interactions(user, rng))
+    words = "--dataset=made", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"
+    done = run_script("distill.py", *words, "--train_steps=20")
+    assert done.returncode == 0, done.stderr
+    [kept] = (tmp_path / "results").glob(".rehearsals-*.json")
+    before = kept.stat().st_mtime_ns
+    [folder] = (path.parent for path in (tmp_path / "results").glob("*/config.json"))
+    config, result = (json.loads((folder / name).read_text()) for name in ("config.json", "result.json"))
+    (folder / "result.json").unlink()  # as if it had been killed before its end
+    assert run_script("distill.py", *words, "--train_steps=20").returncode == 0
+    assert kept.stat().st_mtime_ns == before and json.loads((folder / "result.json").read_text())
+    assert config["settings"]["recipe"] in done.stdout and "recipe" in config["auto"]
+    users = np.load(folder / "users.npz")["NDCG@10"]
+    error = np.nanstd(users) / np.sqrt(np.isfinite(users).sum())
+    assert result["test"]["NDCG@10"] > result["yardsticks"]["popularity"]["test"]["NDCG@10"] - 2 * error
+
+
+# ---- Its parts -----------------------------------------------------------------------------------------
+
+
+def test_a_rehearsal_learns_as_a_run_does(tiny, tiny_data, tmp_path, run_script):
+    """The same steps: NDCG@10 of validation is that of distill.py with the same settings."""
+    words = "--dataset=tiny", "--recipe=plain", "--user_support=8", "--train_steps=12", "--batch_size=100"
+    kept = "--keep_step=best", "--keep_lamda=step", "--seed=0"
+    settings = settings_of(tmp_path, *words, *kept)
+    ready = trials.concrete(settings, recipes.statistics_of(tiny), "plain")
+    curve, popularity = distill.rehearse(ready, tiny, ("step", 1.0), devices.start(False))
+    done = run_script("distill.py", *words, *kept, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    [folder] = (path.parent for path in Path(tmp_path).glob("*/metrics.jsonl"))
+    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in history] == sorted({step for step, _ in curve}) == [0, 2, 5, 10, 12]
+    for line in history:
+        assert np.nanmean(curve[line["step"], "step"]) == pytest.approx(
+            line["validation"]["NDCG@10"], abs=1e-4
+        )
+    assert popularity.shape == (150,) and (12, 1.0) in curve
+
+
+@pytest.mark.parametrize("draw", [0, 1])
+def test_redraw_divides_train_and_validation_anew(tiny, draw):
+    thin = thinned(tiny)
+    divided = data.redraw(thin, draw)
+    assert divided.test is thin.test and (divided.lengths[data.TEST] == thin.lengths[data.TEST]).all()
+    for user in range(thin.users):
+        row = lambda matrix: set(matrix[user].indices)
+        known = row(thin.train) | row(thin.validation)
+        assert row(divided.train) | row(divided.validation) == known
+        assert not row(divided.train) & row(divided.validation)
+        assert len(row(divided.validation)) == (max(1, len(known) // 10) if len(known) > 1 else 0)
+    assert (divided.frequency == divided.train.sum(axis=0).A1).all()
+    assert (divided.lengths[data.TRAIN] == np.diff(divided.train.indptr)).all()
+    assert (data.redraw(thin, draw).train != divided.train).nnz == 0
+    assert (data.redraw(thin, draw + 1).train != divided.train).nnz > 0
+
+
+def test_redraw_does_not_depend_on_the_number_of_processes(tiny, tiny_data):
+    parts = []
+    whole = data.redraw(tiny, 0)
+
+    for process in range(2):
+        shard = data.load("tiny", tiny_data, "keep", process, 2)
+        everyone = np.diff((tiny.train + tiny.validation).indptr)
+        half = dataclasses.replace(
+            shard, lengths=tiny.lengths, gather=partial(_gathered, whole, tiny, everyone)
+        )
+        parts.append(data.redraw(half, 0))
+    assert (sp.vstack([part.train for part in parts]) != whole.train).nnz == 0
+
+
+def _gathered(whole, tiny, everyone, local):
+    """What two processes would gather, by the shape of a process's share."""
+    if local.ndim == 1:
+        return everyone
+    return whole.lengths[:2].T if local.shape[1] == 2 else whole.frequency[None]
+
+
+def test_few_users_or_few_targets_are_thin(tiny, monkeypatch):
+    assert trials.is_thin(tiny), "150 users have few targets"
+    monkeypatch.setattr(trials, "FULL_TARGETS", 100)
+    assert not trials.is_thin(tiny) and trials.is_thin(thinned(tiny))
