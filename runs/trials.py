@@ -95,6 +95,8 @@ def choose(settings, dataset, rehearse, check):
             if sure or budget < sum(_cost(ready[name], dataset) for name in left):
                 break
     name, first = left[0], names[0]
+    if _best(found[name])[0] is None:  # no scores are finite: the run will say so
+        return None
     if not thin and name != first and _difference(found, name, first) < CLEAR:
         name = first
     choice = _conclude(found, name, popularity, thin)
@@ -172,7 +174,8 @@ def _conclude(found, name, popularity, thin):
     (step, lamda), value = _best(found[name])
     count = len(found[name])
     over = f"over {count} redrawn validation{'s' * (count > 1)}" if thin else "in rehearsals"
-    below = {other: _difference(found, name, other) for other in found if other != name}
+    usable = [other for other in found if other != name and _best(found[other])[0] is not None]
+    below = {other: _difference(found, name, other) for other in usable}
     others = [
         f"{other} {_best(found[other])[1]:.2f}, {abs(errors):.1f} standard errors "
         + ("less" if errors >= 0 else "more")

@@ -154,27 +154,60 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_synthetic_users_are_not_worse_than_popularity(shape, tmp_path, monkeypatch, run_script):
-    """By more than chance, two standard errors over users; the choice is found again after a kill."""
-    monkeypatch.setattr(trials, "MOST_DRAWS", 2)
-    rng = np.random.default_rng(3)
-    user, item = SHAPES[shape](rng)
-    write_layout(tmp_path / "made", user, item, split_interactions(user, rng))
-    words = "--dataset=made", f"--data_dir={tmp_path}", f"--results_dir={tmp_path / 'results'}"
-    done = run_script("distill.py", *words, "--train_steps=20")
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """made(shape) -> (words of a run of distill.py on generated data of the shape, the results folder)."""
+    monkeypatch.setattr(trials, "MOST_DRAWS", 1)
+    monkeypatch.setattr(recipes, "SPARSE", 10)  # small data have short histories
+
+    def make(shape):
+        rng = np.random.default_rng(3)
+        user, item = SHAPES[shape](rng)
+        write_layout(tmp_path / "made", user, item, split_interactions(user, rng))
+        results = tmp_path / "results"
+        words = "--dataset=made", f"--data_dir={tmp_path}", f"--results_dir={results}", "--train_steps=10"
+        return words, results
+
+    return make
+
+
+@pytest.mark.parametrize("shape", ["dense", "sparse", "wide", "60 items"])
+def test_the_choice_is_not_below_popularity(shape, made, tmp_path):
+    """By more than chance: two standard errors over users."""
+    words, _ = made(shape)
+    dataset, mesh, of_users = data.load("made", tmp_path), devices.start(False), {}
+
+    def rehearse(settings, dataset, lamdas):
+        curve, popularity = distill.rehearse(settings, dataset, lamdas, mesh)
+        of_users[settings["recipe"]] = curve, popularity
+        return curve, popularity
+
+    choice = choose(resolve(words, "", "distill")[0], dataset, rehearse)
+    curve, popularity = of_users[choice.recipe]
+    lead = curve[choice.keep_step, choice.keep_lamda] - popularity
+    assert np.nanmean(lead) > -2 * np.nanstd(lead) / np.sqrt(np.isfinite(lead).sum())
+    assert choice.quality == pytest.approx(np.nanmean(popularity + lead))
+    assert len(of_users) > 1 and choice.recipe in of_users
+
+
+def test_a_run_on_tiny_data_says_what_it_chose_and_goes_on_with_it(made, run_script):
+    words, results = made("tiny")
+    done = run_script("distill.py", *words)
     assert done.returncode == 0, done.stderr
-    [kept] = (tmp_path / "results").glob(".rehearsals-*.json")
-    before = kept.stat().st_mtime_ns
-    [folder] = (path.parent for path in (tmp_path / "results").glob("*/config.json"))
+    [kept] = results.glob(".rehearsals-*.json")
+    [folder] = (path.parent for path in results.glob("*/config.json"))
     config, result = (json.loads((folder / name).read_text()) for name in ("config.json", "result.json"))
-    (folder / "result.json").unlink()  # as if it had been killed before its end
-    assert run_script("distill.py", *words, "--train_steps=20").returncode == 0
-    assert kept.stat().st_mtime_ns == before and json.loads((folder / "result.json").read_text())
-    assert config["settings"]["recipe"] in done.stdout and "recipe" in config["auto"]
+    choice, settings = json.loads(kept.read_text()), config["settings"]
+    assert settings["recipe"] == choice["recipe"] and config["auto"]["recipe"] == choice["reason"]
+    assert choice["reason"] in done.stdout and result["best_step"] == settings["keep_step"]
     users = np.load(folder / "users.npz")["NDCG@10"]
     error = np.nanstd(users) / np.sqrt(np.isfinite(users).sum())
     assert result["test"]["NDCG@10"] > result["yardsticks"]["popularity"]["test"]["NDCG@10"] - 2 * error
+    (folder / "result.json").unlink()  # as if it had been killed before its end
+    before = kept.stat().st_mtime_ns
+    again = run_script("distill.py", *words)
+    assert again.returncode == 0 and kept.stat().st_mtime_ns == before, again.stderr
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
 
 
 # ---- Its parts -----------------------------------------------------------------------------------------
@@ -186,6 +219,7 @@ def test_a_rehearsal_learns_as_a_run_does(tiny, tiny_data, tmp_path, run_script)
     kept = "--keep_step=best", "--keep_lamda=step", "--seed=0"
     settings = settings_of(tmp_path, *words, *kept)
     ready = trials.concrete(settings, recipes.statistics_of(tiny), "plain")
+    assert ready["batch_size"] == 100
     curve, popularity = distill.rehearse(ready, tiny, ("step", 1.0), devices.start(False))
     done = run_script("distill.py", *words, *kept, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
