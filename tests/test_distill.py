@@ -156,6 +156,55 @@ def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path, number, c
     assert steps[0] == steps[1]
 
 
+def test_adam_with_one_second_moment_a_user_is_the_plain_loop():
+    rng = np.random.default_rng(0)
+    gradients = [
+        distill.Params(rng.normal(size=(3, 4)) * [[1.0], [1e-3], [30.0]], rng.normal(size=()))
+        for _ in range(5)
+    ]
+    adam = distill.scale_by_adam_of_users()
+    state = adam.init(jax.tree.map(np.zeros_like, gradients[0]))
+    mean, square, own = np.zeros((3, 4)), np.zeros(3), [0.0, 0.0]
+    for count, gradient in enumerate(gradients, 1):
+        moved, state = adam.update(gradient, state)
+        mean = 0.9 * mean + 0.1 * gradient.logits
+        for user in range(3):
+            square[user] = 0.999 * square[user] + 0.001 * sum(g**2 for g in gradient.logits[user]) / 4
+            size = np.sqrt(square[user] / (1 - 0.999**count)) + 1e-8
+            expected = mean[user] / (1 - 0.9**count) / size
+            np.testing.assert_allclose(moved.logits[user], expected, rtol=1e-4)
+        own = [0.9 * own[0] + 0.1 * gradient.log_lamda, 0.999 * own[1] + 0.001 * gradient.log_lamda**2]
+        expected = own[0] / (1 - 0.9**count) / (np.sqrt(own[1] / (1 - 0.999**count)) + 1e-8)
+        assert float(moved.log_lamda) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_step_and_lamda_that_are_kept(finished, tiny_data, tmp_path, run_script):
+    words = *TINY, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"
+    assert run_script("distill.py", *words, "--keep_step=30", "--keep_lamda=0.5").returncode == 0
+    [folder] = folders(tmp_path)
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["best_step"], result["steps"], result["lamda"]) == (30, 30, 0.5)
+    assert read_npz(folder / "distilled.npz", "")["lamda"] == 0.5
+    assert run_script("distill.py", *words, "--keep_lamda=best", "--train_steps=25").returncode == 0
+    [other] = set(folders(tmp_path)) - {folder}
+    result = json.loads((other / "result.json").read_text())
+    history = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
+    best = max(line["validation"]["NDCG@10"] for line in history)
+    assert result["val"]["NDCG@10"] >= best, "the step's own lamda is among those that are tried"
+
+
+def test_a_start_by_popularity_ranks_by_it(tiny):
+    settings = {**hyper_params, "user_support": 9, "start": "popularity", "gumbel_tau": 10.0, "seed": 1}
+    logits = distill.initial_logits(settings, tiny)
+    share = np.exp(logits / 10)
+    share /= share.sum(axis=1, keepdims=True)
+    rows = tiny.train_rows(tiny.sample_users(9, 1)).toarray()
+    popularity = (tiny.frequency + 0.5) / (tiny.frequency + 0.5).sum()
+    expected = 0.8 * popularity + 0.2 * rows / rows.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(share, expected, rtol=1e-4)
+    assert (distill.initial_logits({**settings, "start": "users"}, tiny) == rows).all()
+
+
 def test_two_at_once(tiny_data, tmp_path, run_script):
     arguments = [
         *TINY,
