@@ -172,8 +172,9 @@ def _sizes(data):
 
 
 def usual(settings, data, script):
-    """The default Settings for a run's dataset and user_support, on data of these Statistics."""
-    run = {key: settings[key] for key in ("dataset", "user_support") if key in settings}
+    """The default Settings for a run's data set, number of users and what rehearsals choose."""
+    kept = "dataset", "user_support", "recipe", "keep_step", "keep_lamda"
+    run = {key: settings[key] for key in kept if key in settings}
     return resolve_auto({**defaults(script), **run}, data)[0]
 
 
