@@ -78,6 +78,8 @@ def choose(settings, dataset, rehearse, check):
     costs = np.cumsum([_cost(settings, dataset) for settings in ready.values()])
     names = names[: max(1, int((costs <= budget).sum()))]
     silent = None if jax.process_index() == 0 else True
+    if not silent:
+        print(f"rehearsals on {dataset.name}: {', '.join(names)}. The choice stays in {path}", flush=True)
     rounds = MOST_DRAWS if thin else 1
     found, popularity, left = {name: [] for name in names}, [], list(names)
     with tqdm(desc="rehearsals", unit="rehearsal", disable=silent, leave=False) as bar:
