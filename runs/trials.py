@@ -32,7 +32,7 @@ SHARE_OF_RUN = 1.5  # what all rehearsals may cost, relative to the run
 FREE = 3e11  # what they may cost at any rate: half a minute of two CPU cores
 STEP = 1e8  # what a step costs beside its products
 SURE = 2.0  # standard errors between the best two recipes from which no further draw is needed
-CLEAR = 1.0  # standard errors by which another recipe than the likeliest must lead, where validation is full
+CLEAR = 1.0  # standard errors by which another recipe than the likeliest must lead
 LAMDAS = ("step", 0.01, 0.1, 1.0, 10.0, 100.0)  # to try where validation is thin; "step" is the step's own
 
 
@@ -99,7 +99,7 @@ def choose(settings, dataset, rehearse, check):
     name, first = left[0], names[0]
     if _best(found[name])[0] is None:  # no scores are finite: the run will say so
         return None
-    if not thin and name != first and _difference(found, name, first) < CLEAR:
+    if name != first and _best(found[first])[0] and _difference(found, name, first) < CLEAR:
         name = first
     choice = _conclude(found, name, popularity, thin)
     if jax.process_index() == 0:
@@ -193,6 +193,6 @@ def _path(settings, dataset, ready):
     """The file that keeps the choice for these data and settings."""
     shared = [{**shaping(concrete), "dataset": ""} for concrete in ready.values()]
     seed = settings["seed"] if settings["noise"] else None  # it draws the noise
-    text = json.dumps([dataset.fingerprint, seed, shared])
+    text = json.dumps([dataset.fingerprint, seed, shared, LAMDAS, CLEAR])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Path(settings["results_dir"]) / f".rehearsals-{name}.json"
