@@ -191,8 +191,8 @@ def last_lines(settings, dataset, result, system):
         yield f"for comparison, {name}: validation {by} {validation}, test {test}"
     if result["test"][by] < result["yardsticks"]["popularity"]["test"][by]:
         yield (
-            f"WORSE THAN RECOMMENDING WHAT IS POPULAR, by {by}: {settings['user_support']:,} synthetic users "
-            f"say too little of these data. `python compare.py --data={dataset.name}` shows what does better."
+            f"WORSE THAN RECOMMENDING WHAT IS POPULAR, by {by}. `python compare.py --data={dataset.name}` "
+            "shows what does better."
         )
     figure = published.figure(dataset.fingerprint, system, settings)
     if figure is not None:
