@@ -320,7 +320,7 @@ def test_damaged_run_files_are_named_and_kept(finished, tmp_path, run_script, na
         (folder / "result.json").unlink()
     content = bytearray((folder / name).read_bytes())
     if how == "flipped":
-        content[len(content) // 2] ^= 1
+        content[len(content) // 3] ^= 1
     else:
         content = content[: len(content) // 2]
     (folder / name).write_bytes(content)
@@ -368,6 +368,7 @@ def test_a_patience_shorter_than_the_schedule_validates_before_it_stops(tiny_dat
         f"--data_dir={tiny_data}",
         f"--results_dir={tmp_path}",
         "--patience=10",
+        "--validate_early=false",
         "--train_steps=30",
         "--learning_rate=0.1",
     )

@@ -213,8 +213,8 @@ def test_a_recipe_that_is_edited_makes_another_study(monkeypatch):
     data_known(monkeypatch)
     block = {"dataset": "ml-1m", "user_support": [10, 40, 100]}
     about = grid.make_plan(block).about
-    for users, rate in ((50, 0.5), (20, 0.3)):
-        monkeypatch.setitem(recipes.RECIPES[f"well-known items, up to {users} users"], "learning_rate", rate)
+    for name, rate in (("squared-few", 0.5), ("generalized-few", 0.3)):
+        monkeypatch.setitem(recipes.RECIPES[name], "learning_rate", rate)
     assert grid.make_plan(block).about["runs"] != about["runs"]
 
 

@@ -192,7 +192,7 @@ def test_one_call_after_a_kill_makes_what_is_missing(tiny_data, tmp_path, script
     assert len(table) == 6 and table["NDCG@10"].is_monotonic_decreasing and (table["seconds"] > 0).all()
     markdown = (tmp_path / "compare" / "data-tiny.md").read_text(encoding="utf-8")
     assert markdown in said and "| ∞-AE on 37 random users | 1 | NDCG@10 |" in said
-    assert "75 synthetic users" in markdown.splitlines()[-1] and "one seed" in markdown
+    assert "37 synthetic users" in markdown.splitlines()[-1] and "one seed" in markdown
     assert (tmp_path / "compare" / "data-tiny.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -28,7 +28,19 @@ def resolved(*arguments, script="distill"):
 def other_value(key):
     """A value that a key may have and does not have in hyper_params.py."""
     known = {key: value for block in reversed(BLOCKS) for key, value in block.items()}
-    texts = "somewhere", "host:1", "keep", "drop", "reconstruct", "squared", "HR@100", "head", "all", "mf"
+    texts = (
+        "somewhere",
+        "host:1",
+        "keep",
+        "drop",
+        "reconstruct",
+        "squared",
+        "HR@100",
+        "head",
+        "all",
+        "mf",
+        "users",
+    )
     candidates = 7, 0.123, True, False, *texts, [0.5], [{}], 0
     for value in candidates:
         try:
