@@ -241,10 +241,8 @@ def redraw(dataset, draw):
     train, validation = part(~held_out), part(held_out)
     divided = np.stack([np.diff(matrix.indptr) for matrix in (train, validation)], axis=1)
     of_all = np.stack([*dataset.gather(divided.astype(np.int32)).T, dataset.lengths[TEST]])
-    frequency = dataset.gather(np.bincount(train.indices, minlength=dataset.items)[None]).sum(axis=0)
-    return dataclasses.replace(
-        dataset, train=train, validation=validation, lengths=of_all, frequency=frequency
-    )
+    redrawn = dataclasses.replace(dataset, train=train, validation=validation, lengths=of_all)
+    return dataclasses.replace(redrawn, frequency=redrawn.train_frequency())
 
 
 def item_weights(dataset, discount):

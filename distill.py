@@ -132,7 +132,7 @@ def make_step(loss, optimizer, mesh):
 
 
 def is_validated(step, settings):
-    """Whether a step is validated: 0, every log_freq-th, and before the first of those a few, ever closer."""
+    """Whether a step is validated: every log_freq-th and, with validate_early, a quarter and half of that."""
     frequency = settings["log_freq"]
     return step % frequency == 0 or settings["validate_early"] and step in (frequency // 2, frequency // 4)
 
@@ -198,13 +198,23 @@ def rehearse(settings, dataset, lamdas, mesh):
     return curve, popular["NDCG@10"]
 
 
+def final_model(settings, evaluation, kernel, rows, chosen):
+    """(lamda, alpha (S, I), its validation metrics) of ∞-AE on the kept rows, by keep_lamda.
+
+    Args:
+        chosen: the kept step's line of the history.
+    """
+    own, keep = chosen["lamda"], settings["keep_lamda"]
+    if keep == "step":  # it was validated then
+        return own, *model.fit(kernel, rows, [own]), chosen["validation"]
+    return evaluation.best_lamda(kernel, rows, [own, *LAMDAS] if keep == "best" else [keep])
+
+
 def test(settings, run, evaluation, dataset, kernel, loop):
     """Trains ∞-AE on the kept synthetic users, reads the test set once, writes distilled.npz; the result."""
     best, chosen = loop.best, loop.best_line()
     rows = devices.replicate(evaluation.mesh, best.rows)
-    kept = {"step": [chosen["lamda"]], "best": [chosen["lamda"], *LAMDAS]}
-    lamdas = kept.get(settings["keep_lamda"], [settings["keep_lamda"]])
-    lamda, alpha, validation = evaluation.best_lamda(kernel, rows, lamdas)
+    lamda, alpha, validation = final_model(settings, evaluation, kernel, rows, chosen)
     run.say(f"lamda {lamda:.3g}, of step {chosen['step']}  validation  {show(validation)}")
     metrics = evaluation.test(scores_of(kernel, rows, [alpha]))
     weights = data.item_weights(dataset, settings["item_discount"])

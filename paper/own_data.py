@@ -15,7 +15,7 @@ from lib.files import write_files
 from lib.settings import resolve, to_arguments
 from paper import plan, record
 from paper.make_runs import make_run, stop_on_sigterm
-from paper.own_runs import COLUMNS, learnt_nothing, read_with_users, tabulate
+from paper.own_runs import COLUMNS, learnt_nothing, tabulate
 from paper.summaries import p_against, p_text, to_csv
 from runs import recipes
 from runs.synthetic_users import open_distilled
@@ -98,7 +98,8 @@ def _finished(planned, results, fingerprint):
     found = plan.Runs([run for run in runs if run.data["fingerprint"] == fingerprint]).find(planned)
     if found is None:
         raise UserError(f"it has ended, and its run is not in {results}")
-    return read_with_users(found.folder)
+    found.ndcg_of_users()  # raises if they are missing or damaged
+    return found
 
 
 # ---- The verdict ---------------------------------------------------------------------------------------

@@ -26,9 +26,8 @@ SUMMARY = 500  # synthetic users, in the table and for other learners
 # `python compare.py --run` makes them again: 231 runs, which took 8.3 hours on two CPU cores.
 CHOSEN_BEFORE = "HR@100"
 # Not compared for distill.py: they only say at which steps a run looks at validation and when it gives up.
-# Runs that were recorded with other defaults of these two remain the planned ones.
+# Runs that were recorded with other defaults of these remain the planned ones.
 ONLY_WHEN_TO_VALIDATE = ("log_freq", "patience", "validate_early")
-CHOSEN_IN_REHEARSALS = ("keep_step", "keep_lamda")
 
 
 class System(NamedTuple):
@@ -167,7 +166,7 @@ class Runs:
         """[FinishedRun] of all that are the planned run."""
         if planned not in self._matches:
             own_settings = lambda run: self.settings_of(
-                planned, "recipe" in run.auto and run.settings["recipe"]
+                planned, run.settings["recipe"] if "recipe" in run.auto else None
             )
             self._matches[planned] = [
                 run
@@ -187,7 +186,7 @@ def _is_planned(run, planned, settings, set_by_plan):
     """Whether a run of the planned script has the planned settings, and knows those that the plan sets."""
     ignored = ()
     if run.script == "distill":
-        ignored = *ONLY_WHEN_TO_VALIDATE, *(key for key in CHOSEN_IN_REHEARSALS if key in run.auto)
+        ignored = *ONLY_WHEN_TO_VALIDATE, *(key for key in recipes.KEPT if key in run.auto)
     same = lambda key, value: (
         key in ignored or settings.get(key) == value or key == "distilled" and value in planned.teachers
     )

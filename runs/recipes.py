@@ -51,6 +51,7 @@ RECIPES = {
         "learning_rate": 0.5,
     },
 }
+KEPT = ("keep_step", "keep_lamda")  # rehearsals may choose these, beside the recipe
 # The paper's choices for real users.
 FULL_DATA = {
     "depth": 1,
@@ -67,6 +68,14 @@ class Statistics(NamedTuple):
     items: int
     interactions: int  # in train, before noise
 
+    @property
+    def per_user(self):
+        return self.interactions / self.users
+
+    @property
+    def per_item(self):
+        return self.interactions / self.items
+
 
 def statistics_of(dataset):
     """The Statistics of a data.Dataset."""
@@ -80,13 +89,11 @@ def candidates(settings, data):
     """
     if settings.get("recipe", "auto") != "auto":
         return [settings["recipe"]]
-    users = settings["user_support"]
-    users = _sizes(data)[0]["user_support"] if users == "auto" else users
-    per_user, per_item = data.interactions / data.users, data.interactions / data.items
-    if per_item >= WELL_KNOWN:
+    users = _user_support(settings, data)
+    if data.per_item >= WELL_KNOWN:
         few = "generalized-few" if users <= 20 else "squared-few"
         names = [few] if users <= 50 else ["squared", "plain"]
-    elif per_user < SPARSE:
+    elif data.per_user < SPARSE:
         names = ["sparse", "gentle", "popular", "plain"]
     else:
         names = ["plain", "squared"]
@@ -122,22 +129,19 @@ def resolve_auto(settings, data, of_run=None, choice=None):
 def _for_synthetic_users(settings, data, choice):
     """({key: value}, {key: reason}) for distill.py and stream.py."""
     values, reasons = _sizes(data)
-    users, tau = settings["user_support"], settings["gumbel_tau"]
-    users = values["user_support"] if users == "auto" else users
+    users, tau = _user_support(settings, data), settings["gumbel_tau"]
     name = choice.recipe if choice else candidates(settings, data)[0]
     loss = RECIPES[name].get("loss", PLAIN["loss"]) if settings["loss"] == "auto" else settings["loss"]
-    per_user, per_item = data.interactions / data.users, data.interactions / data.items
-    size = f"{per_user:.3g} train interactions a user, {per_item:.3g} an item"
     recipe = {**PLAIN, **RECIPES[name], "lamda_grid": FULL_DATA["lamda_grid"]}
     if "num_per_user" in recipe:
         recipe["num_per_user"] = min(recipe["num_per_user"], values["num_per_user"])
-    values |= {"recipe": name, **recipe, "keep_step": "best", "keep_lamda": "best"}
-    reasons |= dict.fromkeys(recipe, f"recipe '{name}'")
+    values |= {"recipe": name, **recipe, **dict.fromkeys(KEPT, "best")}
+    reasons |= dict.fromkeys(recipe, f"recipe '{name}'") | dict.fromkeys(KEPT, "on validation")
+    size = f"{data.per_user:.3g} train interactions a user, {data.per_item:.3g} an item"
     reasons["recipe"] = choice.reason if choice else size
-    reasons |= dict.fromkeys(("keep_step", "keep_lamda"), "on validation")
     if choice and choice.keep_step != "best":
-        values |= {"keep_step": choice.keep_step, "keep_lamda": choice.keep_lamda}
-        reasons |= dict.fromkeys(("keep_step", "keep_lamda"), choice.reason)
+        values |= {key: getattr(choice, key) for key in KEPT}
+        reasons |= dict.fromkeys(KEPT, choice.reason)
     if tau < LOW_TAU:  # a draw depends on the largest logits alone, which small updates do not reorder
         rate = values["learning_rate"]
         values["learning_rate"] = max(rate, min(5 * rate, 0.4))
@@ -158,6 +162,12 @@ def _for_synthetic_users(settings, data, choice):
     return values, reasons
 
 
+def _user_support(settings, data):
+    """S; "auto" follows the data."""
+    given = settings["user_support"]
+    return _sizes(data)[0]["user_support"] if given == "auto" else given
+
+
 def _sizes(data):
     """({key: value}, {key: reason}) of user_support and num_per_user, for data of these Statistics."""
     draws = max(1, data.items // ITEMS_PER_DRAW)
@@ -173,7 +183,7 @@ def _sizes(data):
 
 def usual(settings, data, script):
     """The default Settings for a run's data set, number of users and what rehearsals choose."""
-    kept = "dataset", "user_support", "recipe", "keep_step", "keep_lamda"
+    kept = "dataset", "user_support", "recipe", *KEPT
     run = {key: settings[key] for key in kept if key in settings}
     return resolve_auto({**defaults(script), **run}, data)[0]
 

@@ -23,6 +23,7 @@ import data
 from lib import devices
 from lib.files import write_files
 from runs import recipes
+from runs.batches import batch_users
 from runs.folder import shaping
 
 FULL_SHARE, FULL_TARGETS = 0.9, 5000  # validation with fewer of the users, or fewer targets, is thin
@@ -65,7 +66,7 @@ def choose(settings, dataset, rehearse, check):
     """
     statistics = recipes.statistics_of(dataset)
     names, thin = recipes.candidates(settings, statistics), is_thin(dataset)
-    open_keys = [key for key in ("keep_step", "keep_lamda") if settings[key] == "auto"]
+    open_keys = [key for key in recipes.KEPT if settings[key] == "auto"]
     if len(names) == 1 and not (thin and open_keys):
         return None
     ready = {name: concrete(settings, statistics, name) for name in names}
@@ -103,7 +104,6 @@ def choose(settings, dataset, rehearse, check):
         name = first
     choice = _conclude(found, name, popularity, thin)
     if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)  # of a first run
         write_files(path.parent, {path.name: json.dumps(choice._asdict(), indent=1).encode()})
     return choice
 
@@ -119,14 +119,13 @@ def _read(path):
 def concrete(settings, statistics, name):
     """The Settings of a rehearsal of this recipe."""
     whole = recipes.resolve_auto({**settings, "recipe": name, "seed": 0}, statistics)[0]
-    size = whole["batch_size"] if whole["batch_size"] > 0 else MOST_BATCH
+    size = batch_users(whole["batch_size"], statistics.users)
     return recipes.Settings({**whole, "batch_size": min(size, MOST_BATCH)})
 
 
 def _cost(settings, dataset):
     """What a run costs, about: B S I for each step."""
-    size = settings["batch_size"]
-    users = dataset.users if size == -1 else min(size, dataset.users)
+    users = batch_users(settings["batch_size"], dataset.users)
     return settings["train_steps"] * (users * settings["user_support"] * dataset.items + STEP)
 
 

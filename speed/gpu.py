@@ -26,6 +26,8 @@ from speed.generate import MOVIELENS_1M, write_data_set
 LAST_BEGIN, LIMIT = 540, 570  # seconds since the first check
 TOLERANCE = 0.3  # points by which the test nDCG@10 of GPU and CPU may differ
 TIMED = {"gpu": MOVIELENS_1M, "cpu": (1500, 1000, 150_000)}  # users, items, interactions of the ratios
+# Without rehearsals, whose choice could differ between the runs that are compared.
+CHOSEN = {"recipe": "plain", "keep_step": "best", "keep_lamda": "step"}
 STEPS = {"gpu": {}, "cpu": {"train_steps": 20}}  # settings of the runs that are compared
 FEW_STEPS = {"gpu": 25, "cpu": 3}  # steps of the runs that only have to finish
 LARGE, SMALL_LAMDA = {"gpu": 5000, "cpu": 1500}, 1e-5  # user_support and lamda of the last checks
@@ -158,7 +160,7 @@ class Checks:
     def distil(self, platform, runs, **more):
         """A check: runs distill.py, and appends (result, arrays) to the list runs."""
         results = Path(tempfile.mkdtemp(dir=self.temporary))
-        settings = {**self.base, **more, "results_dir": str(results)}
+        settings = {**CHOSEN, **self.base, **more, "results_dir": str(results)}
         call(["distill.py", *to_arguments(settings)], platform, self.seconds_left())
         [(result, arrays)] = read_runs(results)
         runs.append((result, arrays))

@@ -56,7 +56,7 @@ def test_the_command(tmp_path, tiny_data, monkeypatch, capsys):
         "--user_support=20",
     ]
     assert rows[9]["what"].startswith("step beyond its matrix products")
-    assert rows[0]["figures"]["steps"] == 5 and rows[12]["figures"]["steps"] == gpu.FEW_STEPS["cpu"]
+    assert rows[0]["figures"]["steps"] == 6 and rows[12]["figures"]["steps"] == gpu.FEW_STEPS["cpu"]
     assert rows[2]["why"] == "identical to the last bit" and rows[13]["figures"]["lamda"] == 1e-5
     assert "needs" in rows[4]["why"] and "--batch_size=" in rows[4]["why"]
 
