@@ -175,8 +175,7 @@ def synthetic_users(settings, sample, key, step, logits):
 
 def rehearse(settings, dataset, lamdas, mesh):
     """A run that leaves nothing, for runs.trials.choose."""
-    settings = {**settings, "validation_users": REHEARSAL_USERS, "best_by": "NDCG@10"}
-    evaluation, error = Evaluation(dataset, settings, mesh), model.LOSSES[settings["loss"]]
+    evaluation, error = rehearsal_evaluation(settings, dataset, mesh), model.LOSSES[settings["loss"]]
     kernel = make_kernel(settings, dataset)
     sample, optimizer, update, batches = build(settings, dataset, kernel, error, mesh)
     state = initial_state(settings, initial_logits(settings, dataset), optimizer)
@@ -187,15 +186,30 @@ def rehearse(settings, dataset, lamdas, mesh):
         if is_validated(step, settings) or step == steps:
             params = devices.localise(evaluation.mesh, state.params)
             rows = synthetic_users(settings, sample, validation_key, step, params.logits)
-            tried = [float(np.exp(params.log_lamda)) if lamda == "step" else lamda for lamda in lamdas]
+            own = float(np.exp(params.log_lamda))
+            if not settings["learn_lamda"]:
+                own, _, _ = evaluation.best_lamda(kernel, rows, settings["lamda_grid"])
+            tried = [own if lamda == "step" else lamda for lamda in lamdas]
             scores = scores_of(kernel, rows, model.fit(kernel, rows, tried))
             for lamda, metrics in zip(lamdas, evaluation.validate_users(scores, len(tried))):
                 curve[step, lamda] = metrics["NDCG@10"]
         if step < steps:
             key = jax.random.fold_in(step_key, step)
-            state, _ = update(state, None, key, batches(step), no_votes)
-    [popular] = evaluation.validate_users(reference_models.popularity(dataset, evaluation))
-    return curve, popular["NDCG@10"]
+            searched = None if settings["learn_lamda"] else own
+            state, _ = update(state, searched, key, batches(step), no_votes)
+    return curve
+
+
+def rehearsal_evaluation(settings, dataset, mesh):
+    """The Evaluation of a rehearsal."""
+    return Evaluation(dataset, {**settings, "validation_users": REHEARSAL_USERS, "best_by": "NDCG@10"}, mesh)
+
+
+def popularity_in_rehearsals(settings, dataset, mesh):
+    """NDCG@10 of popularity, of every user that validates a rehearsal."""
+    evaluation = rehearsal_evaluation(settings, dataset, mesh)
+    [metrics] = evaluation.validate_users(reference_models.popularity(dataset, evaluation))
+    return metrics["NDCG@10"]
 
 
 def final_model(settings, evaluation, kernel, rows, chosen):
@@ -370,7 +384,11 @@ def main(arguments, own_kernel=None, own_error=None, started=None):
     try_recipes = None
     if not (own_kernel or own_error):
         try_recipes = lambda settings, dataset, mesh: trials.choose(
-            settings, dataset, partial(rehearse, mesh=mesh), partial(check_fits, mesh=mesh)
+            settings,
+            dataset,
+            partial(rehearse, mesh=mesh),
+            partial(popularity_in_rehearsals, mesh=mesh),
+            partial(check_fits, mesh=mesh),
         )
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "distill", choose=try_recipes)
     check_fits(settings, dataset, mesh)

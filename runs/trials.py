@@ -12,6 +12,7 @@ choice.
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 import data
 from lib import devices
-from lib.files import write_files
+from lib.files import keep_arrays, write_files
 from runs import recipes
 from runs.batches import batch_users
 from runs.folder import shaping
@@ -54,14 +55,15 @@ def is_thin(dataset):
     return bool((targets > 0).mean() < FULL_SHARE or targets.sum() < FULL_TARGETS)
 
 
-def choose(settings, dataset, rehearse, check):
+def choose(settings, dataset, rehearse, popularity, check):
     """The Choice for the settings; None where there is nothing to choose.
 
     Args:
         settings: Settings of distill.py with its "auto".
         dataset: data.Dataset, with its noise.
-        rehearse: (concrete settings, Dataset, lamdas as LAMDAS) -> ({(step, lamda): NDCG@10 of every
-            validation user}, NDCG@10 of popularity).
+        rehearse: (concrete settings, Dataset, lamdas as LAMDAS) -> {(step, lamda): NDCG@10 of every
+            validation user}.
+        popularity: (concrete settings, Dataset) -> NDCG@10 of every validation user.
         check: (concrete settings, Dataset); raises UserError for settings that cannot run.
     """
     statistics = recipes.statistics_of(dataset)
@@ -82,17 +84,17 @@ def choose(settings, dataset, rehearse, check):
     if not silent:
         print(f"rehearsals on {dataset.name}: {', '.join(names)}. The choice stays in {path}", flush=True)
     rounds = MOST_DRAWS if thin else 1
-    found, popularity, left = {name: [] for name in names}, [], list(names)
+    found, popular, left = {name: [] for name in names}, [], list(names)
     with tqdm(desc="rehearsals", unit="rehearsal", disable=silent, leave=False) as bar:
         for draw in range(rounds):
             divided = data.redraw(dataset, draw) if thin else dataset
             for name in left:
                 bar.set_postfix_str(f"{name}, division {draw + 1}" if thin else name)
-                curve, popular = rehearse(ready[name], divided, LAMDAS if thin else LAMDAS[:1])
-                found[name].append(curve)
+                make = partial(rehearse, ready[name], divided, LAMDAS if thin else LAMDAS[:1])
+                found[name].append(_kept(path.with_name(f"{path.stem}-{draw}-{name}.npz"), make))
                 budget -= _cost(ready[name], dataset)
                 bar.update()
-            popularity.append(popular)
+            popular.append(popularity(ready[names[0]], divided))
             left = _leaders(found, left)
             sure = draw and len(left) == 1  # one division alone decides nothing
             if sure or budget < sum(_cost(ready[name], dataset) for name in left):
@@ -102,10 +104,29 @@ def choose(settings, dataset, rehearse, check):
         return None
     if name != first and _best(found[first])[0] and _difference(found, name, first) < CLEAR:
         name = first
-    choice = _conclude(found, name, popularity, thin)
+    choice = _conclude(found, name, popular, thin)
     if jax.process_index() == 0:
         write_files(path.parent, {path.name: json.dumps(choice._asdict(), indent=1).encode()})
+        for rehearsal in path.parent.glob(f"*{path.stem}-*"):  # and its lock
+            rehearsal.unlink(missing_ok=True)  # another process with the same choice may be as far
     return choice
+
+
+def _kept(path, rehearse):
+    """The curve that rehearse() returns, in a file until the choice is made: a killed command goes on there.
+
+    With several processes there is no file, since all of them must take part in a rehearsal or none.
+    """
+    if jax.process_count() > 1:
+        return rehearse()
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def make():
+        curve = rehearse()
+        return {"at": np.array(json.dumps([*curve])), "values": np.stack([*curve.values()])}
+
+    arrays = keep_arrays(path, "", make, lambda arrays: {"at", "values"} == set(arrays))
+    return {tuple(at): values for at, values in zip(json.loads(str(arrays["at"])), arrays["values"])}
 
 
 def _read(path):

@@ -7,8 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-# Small runs spend most of their time compiling: all share one cache, which is deleted at the end.
+# Small runs spend most of their time compiling. Without LLVM's optimisations that takes half as long.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+# All share one cache, which is deleted at the end.
 compiled = tempfile.TemporaryDirectory(prefix="compiled-")
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": compiled.name,
@@ -86,6 +87,14 @@ def write_layout(folder, user, item, part):
     folder.mkdir(parents=True, exist_ok=True)
     user, item = (np.asarray(column, np.int32) for column in (user, item))
     write.write_layout(folder, user, item, np.ones(len(user), np.float32), np.asarray(part))
+
+
+def shorten_rehearsals(monkeypatch):
+    """For tests of something else: they would take most of the time."""
+    from runs import trials
+
+    monkeypatch.setattr(trials, "MOST_DRAWS", 1)
+    monkeypatch.setattr(trials, "FREE", 0)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import shorten_rehearsals
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
@@ -27,6 +28,7 @@ def example(tmp_path_factory):
     namespace = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("example"))
+        shorten_rehearsals(patch)
         assert run_blocks(ROOT / "docs" / "example.md", namespace) > 8
         yield namespace
 
@@ -89,6 +91,7 @@ def test_the_own_baseline_is_better_than_popularity(example):
 
 def test_the_block_of_the_readme_runs(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    shorten_rehearsals(monkeypatch)
     example["table"].to_csv("ratings.csv", index=False)
     namespace = {"histories": example["history"]}
     assert run_blocks(ROOT / "README.md", namespace) == 1

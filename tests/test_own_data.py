@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import shorten_rehearsals
 
 import baselines
 import compare
@@ -161,7 +162,8 @@ def scripts(monkeypatch):
     return run_to_the_end
 
 
-def test_one_call_after_a_kill_makes_what_is_missing(tiny_data, tmp_path, scripts, capsys):
+def test_one_call_after_a_kill_makes_what_is_missing(tiny_data, tmp_path, scripts, capsys, monkeypatch):
+    shorten_rehearsals(monkeypatch)
     options = "--data=tiny", "--seed=3", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"
     scripts.outcomes[3] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):

@@ -46,11 +46,15 @@ class Invented:
             for step in (0, 10, 20)
             for lamda in lamdas
         }
-        return curve, np.full(200, self.popularity)
+        return curve
+
+    def popular(self, settings, dataset):
+        return np.full(200, self.popularity)
 
 
-def choose(settings, dataset, rehearse):
-    return trials.choose(settings, dataset, rehearse, lambda settings, dataset: None)
+def choose(settings, dataset, rehearse, popularity=None):
+    popularity = popularity or rehearse.popular
+    return trials.choose(settings, dataset, rehearse, popularity, lambda settings, dataset: None)
 
 
 def by_recipe(**qualities):
@@ -123,6 +127,24 @@ def test_the_choice_is_kept_for_the_data_whatever_their_name_and_the_seed(tiny, 
     assert len(list(tmp_path.glob(".rehearsals-*.json"))) == 2
 
 
+def test_killed_rehearsals_go_on_behind_the_last(tiny, tmp_path):
+    rehearse = Invented(by_recipe(sparse=5.0, gentle=6.0), noise=1.0)
+    whole = choose(settings_of(tmp_path / "whole"), tiny, rehearse)
+    again = Invented(rehearse.quality, rehearse.noise)
+
+    def killed(*arguments):
+        if len(again.calls) == 4:
+            raise KeyboardInterrupt
+        return again(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        choose(settings_of(tmp_path / "killed"), tiny, killed, again.popular)
+    assert choose(settings_of(tmp_path / "killed"), tiny, again) == whole
+    assert len(again.calls) == len(rehearse.calls) > 4
+    [left] = (tmp_path / "killed").iterdir()
+    assert left.name.endswith(".json")
+
+
 def test_rehearsals_cost_no_more_than_they_may(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "FREE", 0)
     rehearse = Invented(by_recipe(sparse=5.0))
@@ -165,7 +187,7 @@ def made(tmp_path, monkeypatch):
         user, item = SHAPES[shape](rng)
         write_layout(tmp_path / "made", user, item, split_interactions(user, rng))
         results = tmp_path / "results"
-        words = "--dataset=made", f"--data_dir={tmp_path}", f"--results_dir={results}", "--train_steps=10"
+        words = "--dataset=made", f"--data_dir={tmp_path}", f"--results_dir={results}", "--train_steps=6"
         return words, results
 
     return make
@@ -178,16 +200,19 @@ def test_the_choice_is_not_below_popularity(shape, made, tmp_path):
     dataset, mesh, of_users = data.load("made", tmp_path), devices.start(False), {}
 
     def rehearse(settings, dataset, lamdas):
-        curve, popularity = distill.rehearse(settings, dataset, lamdas, mesh)
-        of_users[settings["recipe"]] = curve, popularity
-        return curve, popularity
+        of_users[settings["recipe"]] = curve = distill.rehearse(settings, dataset, lamdas, mesh)
+        return curve
 
-    choice = choose(resolve(words, "", "distill")[0], dataset, rehearse)
-    curve, popularity = of_users[choice.recipe]
-    lead = curve[choice.keep_step, choice.keep_lamda] - popularity
+    def popularity(settings, dataset):
+        of_users["popularity"] = users = distill.popularity_in_rehearsals(settings, dataset, mesh)
+        return users
+
+    choice = choose(resolve(words, "", "distill")[0], dataset, rehearse, popularity)
+    users = of_users[choice.recipe][choice.keep_step, choice.keep_lamda]
+    lead = users - of_users["popularity"]
     assert np.nanmean(lead) > -2 * np.nanstd(lead) / np.sqrt(np.isfinite(lead).sum())
-    assert choice.quality == pytest.approx(np.nanmean(popularity + lead))
-    assert len(of_users) > 1 and choice.recipe in of_users
+    assert choice.quality == pytest.approx(np.nanmean(users))
+    assert len(of_users) > 2
 
 
 def test_a_run_on_tiny_data_says_what_it_chose_and_goes_on_with_it(made, run_script):
@@ -213,14 +238,16 @@ def test_a_run_on_tiny_data_says_what_it_chose_and_goes_on_with_it(made, run_scr
 # ---- Its parts -----------------------------------------------------------------------------------------
 
 
-def test_a_rehearsal_learns_as_a_run_does(tiny, tiny_data, tmp_path, run_script):
+@pytest.mark.parametrize("learn_lamda", ["true", "false"])
+def test_a_rehearsal_learns_as_a_run_does(learn_lamda, tiny, tiny_data, tmp_path, run_script):
     """The same steps: NDCG@10 of validation is that of distill.py with the same settings."""
     words = "--dataset=tiny", "--recipe=plain", "--user_support=8", "--train_steps=12", "--batch_size=100"
+    words += f"--learn_lamda={learn_lamda}", "--lamda_grid=[0.01, 3]", "--best_by=NDCG@10"
     kept = "--keep_step=best", "--keep_lamda=step", "--seed=0"
     settings = settings_of(tmp_path, *words, *kept)
     ready = trials.concrete(settings, recipes.statistics_of(tiny), "plain")
     assert ready["batch_size"] == 100
-    curve, popularity = distill.rehearse(ready, tiny, ("step", 1.0), devices.start(False))
+    curve = distill.rehearse(ready, tiny, ("step", 1.0), devices.start(False))
     done = run_script("distill.py", *words, *kept, f"--data_dir={tiny_data}", f"--results_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     [folder] = (path.parent for path in Path(tmp_path).glob("*/metrics.jsonl"))
@@ -230,7 +257,7 @@ def test_a_rehearsal_learns_as_a_run_does(tiny, tiny_data, tmp_path, run_script)
         assert np.nanmean(curve[line["step"], "step"]) == pytest.approx(
             line["validation"]["NDCG@10"], abs=1e-4
         )
-    assert popularity.shape == (150,) and (12, 1.0) in curve
+    assert all(values.shape == (150,) for values in curve.values()) and (12, 1.0) in curve
 
 
 @pytest.mark.parametrize("draw", [0, 1])
