@@ -94,10 +94,9 @@ def make_loss(
     def loss(params, lamda, noise_key, batch):
         rows = sample(noise_key, params.logits)
         lamda = jnp.exp(params.log_lamda) if lamda is None else lamda
-        alpha = model.ridge(kernel(rows), rows, lamda)
         fed = batch == FED
         targets, hidden = (batch == HELD_OUT, fed) if held_out else (fed, None)
-        scores = model.predict(kernel(fed.astype(rows.dtype), rows), alpha)
+        scores = model.ridge_predict(kernel(rows), kernel(fed.astype(rows.dtype), rows), rows, lamda)
         mean_error = error(scores, targets, hidden, history_discount, score_scale).sum() / users
         length = rows.sum() / len(rows) / real_length
         return mean_error + cardinality_reg * length, lamda

@@ -134,7 +134,7 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
         models: how many models.
         view: data.View, V users of this process.
         weights: `inverse_propensity`, (I,).
-        batch_size: users at once. It changes memory, not the result.
+        batch_size: users at once, at most. It changes memory, not the result.
         mesh: devices.local of the mesh from devices.start.
 
     Returns:
@@ -142,7 +142,8 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
         for users without targets; "AUC" -> float. All NaN for a model with scores that are not finite.
     """
     users = np.flatnonzero(np.diff(view.targets.indptr))
-    batch_size = min(batch_size, max(len(users), 1))
+    batches = max(1, -(-len(users) // batch_size))
+    batch_size = max(1, -(-len(users) // batches))  # alike, since every batch is padded to the largest
     width = max(np.diff(view.targets.indptr).max(initial=0), 1)
     sums, finite = [{} for _ in range(models)], [True] * models
     positive_scores, negative_scores = ([[] for _ in range(models)] for _ in range(2))

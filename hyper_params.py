@@ -86,7 +86,8 @@ hyper_params = {
     "log_freq": 10,            # validate at step 0, then every log_freq steps, and at the end
     "validate_early": True,    # validate at a quarter and half of log_freq, too (the paper: False)
     "validation_users": 10000, # validate on at most this many users, the same every time; -1: all
-    "eval_batch_size": 2048,   # users scored at once; affects memory and speed, not the metrics
+    "eval_batch_size": 2048,   # users scored at once (fewer, where the items are many); affects memory and
+                               # speed, not the metrics
 
     # ---- The run ---------------------------------------------------------------------------------------
     "seed": 42,

@@ -65,6 +65,18 @@ def ridge(gram, labels, lamda):
         return solve(regularised, labels, assume_a="pos")
 
 
+def ridge_predict(gram, cross, labels, lamda):
+    """Scores K(T, X) alpha of `ridge`, (B, I): solved for the B rows of T where they are fewer than I items.
+
+    Args:
+        gram, labels, lamda: as for `ridge`.
+        cross: K(T, X), (B, m).
+    """
+    if len(cross) < labels.shape[1]:
+        return predict(ridge(gram, cross.T, lamda).T, labels)
+    return predict(cross, ridge(gram, labels, lamda))
+
+
 def predict(cross, alpha):
     """Scores K(T, X) alpha, (B, I), from the cross kernel (B, m) and alpha (m, I)."""
     return jnp.matmul(cross, alpha, precision=PRECISION)
@@ -87,13 +99,18 @@ def sample(key, logits, tau, draws, noise_groups):
     users, items = logits.shape
     size = -(-users // noise_groups)
     groups = -(-users // size)  # 500 users in 300 groups are 250 pairs: never fewer users to share with
-    padded = jnp.pad(logits, ((0, groups * size - users), (0, 0))).reshape(groups, size, items)
 
-    @jax.checkpoint  # the backward pass makes the noise again rather than keeping every group's
     def sample_group(key, logits):
         return _sum_of_draws(jax.random.gumbel(key, (draws, items), logits.dtype), logits, tau)
 
-    sums = jax.lax.map(lambda group: sample_group(*group), (jax.random.split(key, groups), padded))
+    keys = jax.random.split(key, groups)
+    if groups == 1:
+        sums = sample_group(keys[0], logits)
+    else:
+        padded = jnp.pad(logits, ((0, groups * size - users), (0, 0))).reshape(groups, size, items)
+        # The backward pass makes the noise again rather than keeping every group's.
+        again = jax.checkpoint(sample_group)
+        sums = jax.lax.map(lambda group: again(*group), (keys, padded))
     return jnp.clip(sums.reshape(-1, items)[:users], 0, 1)
 
 
@@ -109,9 +126,9 @@ def cross_entropy(scores, targets, hidden, discount, scale=1.0):
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
     below, top = _below_the_top(scores, hidden)
-    count, total = _row_sums(targets), _row_sums(jnp.exp(below))
+    count, total = targets.sum(axis=1), jnp.exp(below).sum(axis=1)
     log_total = jnp.log(jnp.where(count > 0, total, 1)) + top[:, 0]
-    return (count * log_total - _row_sums(targets * scores)) / jnp.maximum(count, 1) ** discount
+    return (count * log_total - (targets * scores).sum(axis=1)) / jnp.maximum(count, 1) ** discount
 
 
 @partial(jax.jit, static_argnums=0)
@@ -131,15 +148,10 @@ def fit(kernel, rows, lamdas):
 # ---- Extensions: what the paper does not have, or does otherwise ---------------------------------------
 
 
-def _row_sums(rows):
-    """(B, I) -> (B,). As a product with ones: on a CPU several times faster than XLA's reduction."""
-    return jnp.matmul(rows, jnp.ones(rows.shape[1], rows.dtype), precision=PRECISION)
-
-
 def _scale(rows, normalize, item_weights):
     """The rows as the kernel sees them, (m, I)."""
     rows = rows if item_weights is None else rows * jnp.asarray(item_weights, rows.dtype)
-    square = _row_sums(rows**2)[:, None]
+    square = (rows**2).sum(axis=1, keepdims=True)
     return rows * jnp.sqrt(rows.shape[1] / jnp.where(square > 0, square, 1)) if normalize else rows
 
 
@@ -151,13 +163,13 @@ def _gram(rows, depth):
     from the distance of the rows' directions, measured from their mean; it is exact near that mean. For rows
     that coincide far from the mean, the angle may be 3e-4 of their distance to it instead of 0.
     """
-    variance = 2 * _row_sums(rows**2) / rows.shape[1] + BIAS**2
+    variance = 2 * (rows**2).sum(axis=1) / rows.shape[1] + BIAS**2
     length, itself = jnp.sqrt(variance), jnp.eye(len(rows), dtype=bool)
     # The bias is one more coordinate, the same for all rows.
     directions, bias = rows * ((2 / rows.shape[1]) ** 0.5 / length)[:, None], BIAS / length
-    directions, bias = directions - directions.mean(axis=0), bias - bias.mean()
-    square = _row_sums(directions**2) + bias**2
-    products = directions @ directions.T + bias[:, None] * bias
+    directions, bias = directions - _column_means(directions), bias - bias.mean()
+    square = (directions**2).sum(axis=1) + bias**2
+    products = _products(directions) + bias[:, None] * bias
     # Squared distance of the directions.
     distance = jnp.where(itself, 0, jnp.maximum(square[:, None] + square - 2 * products, 0))
 
@@ -176,6 +188,23 @@ def _gram(rows, depth):
         covariance, apart = covariance + excess + BIAS**2, apart - 2 * excess
         tangent = covariance + (1 - angle / jnp.pi) * tangent
     return tangent
+
+
+def _column_means(rows):
+    """(m, I) -> (I,), by a product: on a CPU XLA's reduction over the first axis is far slower."""
+    return jnp.matmul(jnp.full(len(rows), 1 / len(rows), rows.dtype), rows, precision=PRECISION)
+
+
+@jax.custom_vjp
+def _products(rows):
+    """rows rows', (m, m). The derivative is one product rather than two."""
+    return jnp.matmul(rows, rows.T, precision=PRECISION)
+
+
+_products.defvjp(
+    lambda rows: (_products(rows), rows),
+    lambda rows, change: (jnp.matmul(change + change.T, rows, precision=PRECISION),),
+)
 
 
 # Below this temperature exp(gumbel / tau) leaves float32 (a Gumbel reaches 16; exp(88) is the end).
@@ -228,8 +257,8 @@ def generalized_cross_entropy(scores, targets, hidden, discount, scale=1.0, powe
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
     below, _ = _below_the_top(scores, hidden)
-    count, total = _row_sums(targets), _row_sums(jnp.exp(below))
-    gain = _row_sums(targets * jnp.exp(power * below)) / jnp.where(count > 0, total, 1) ** power
+    count, total = targets.sum(axis=1), jnp.exp(below).sum(axis=1)
+    gain = (targets * jnp.exp(power * below)).sum(axis=1) / jnp.where(count > 0, total, 1) ** power
     return -gain / power / jnp.maximum(count, 1) ** discount
 
 
@@ -243,10 +272,10 @@ def squared_error(scores, targets, hidden, discount, scale=1.0):
         scale: of the scores. A large scale shrinks all scores: it regularises.
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
-    count = _row_sums(targets)
+    count = targets.sum(axis=1)
     ranked = scores if hidden is None else jnp.where(hidden, 0, scores)
     # Not (scores - targets)^2, which would need one more array of (B, I).
-    error = _row_sums(ranked**2) - 2 * _row_sums(targets * scores) + count
+    error = (ranked**2).sum(axis=1) - 2 * (targets * scores).sum(axis=1) + count
     return jnp.where(count > 0, error, 0) / jnp.maximum(count, 1) ** discount
 
 

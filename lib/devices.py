@@ -7,9 +7,13 @@ Each of several processes sees its own devices and holds its own users. All proc
 `gather` and `share`, in the same order; every other call concerns one process alone.
 """
 
+import hashlib
 import os
 import pickle
+import platform
 import sys
+import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -63,6 +67,33 @@ def start(float64):
     """The mesh of `find`, after setting the process's precision; called once, before any array is made."""
     jax.config.update("jax_enable_x64", float64)
     return find()
+
+
+def keep_programs(folder):
+    """Lets JAX keep its compiled programs in a folder, for the next run of the same shapes.
+
+    JAX_COMPILATION_CACHE_DIR names another folder. A program for the CPU is for one kind of CPU and number of
+    cores: each has a folder of its own.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    kind = f"{platform.machine()} {_cpu_features()} {cores}"
+    name = f".compiled-{hashlib.sha256(kind.encode()).hexdigest()[:8]}"
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder) / name))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # A program that could not be kept, on a full disk or by a killed process, is only compiled again.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+
+
+def _cpu_features():
+    """What the CPU can do, as the system says; elsewhere than on Linux its name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def find():

@@ -9,6 +9,7 @@ from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
 
+SCORES = 10**8  # at once: fewer users than eval_batch_size where the items are many
 AT_ONCE = 3  # solutions (m, I) that are held, of a longer list of lamdas
 
 
@@ -26,7 +27,8 @@ class Evaluation:
         self.mesh = devices.local(mesh)
         self.best_by = settings["best_by"]
         self._dataset, self._seed, self._users = dataset, settings["seed"], settings["validation_users"]
-        self._weights, self._batch_size = inverse_propensity(dataset.frequency), settings["eval_batch_size"]
+        self._weights = inverse_propensity(dataset.frequency)
+        self._batch_size = min(settings["eval_batch_size"], max(1, SCORES // dataset.items))
 
     @cached_property
     def validation_view(self):

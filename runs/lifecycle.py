@@ -58,6 +58,7 @@ def begin(arguments, description, script, of_run=lambda settings: None, choose=N
     settings, changed = resolve(arguments, description, script)
     if settings.get("distributed"):
         devices.join(settings["coordinator"], settings["process_id"], settings["num_processes"])
+    devices.keep_programs(settings["results_dir"])
     mesh = devices.start(settings.get("float64", False))
     shard = jax.process_index(), jax.process_count(), devices.gather
     dataset = data.load(settings["dataset"], settings["data_dir"], settings["repeats"], *shard)

@@ -173,7 +173,7 @@ def run_to_end(trial, settings, folder, device, heartbeat, stop):
         return pruned or stop.is_set()
 
     while True:
-        code, message = run_distill(arguments, device, folder.parent / ".jax_cache", is_unwanted)
+        code, message = run_distill(arguments, device, is_unwanted)
         number = -code if code < 0 else code - 128  # of the signal, if one ended the process
         if code == 0:
             return

@@ -62,23 +62,22 @@ def find_devices(gpu_ids, workers):
     return devices, f"workers: {workers} on the CPU{reason}{unbound}"
 
 
-def run_environment(environment, device, cache):
-    """The user's environment, with what a run on the device adds; JAX keeps compiled programs in `cache`."""
-    usual = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    usual["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+def run_environment(environment, device):
+    """The user's environment, with what a run on the device adds."""
+    usual = {}
     if device.workers > 1 and "XLA_CLIENT_MEM_FRACTION" not in environment:  # else, the first takes 75 %
         usual["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / device.workers:.3f}"
     on_cpu = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     return {**usual, **environment, **({"CUDA_VISIBLE_DEVICES": device.gpu} if device.gpu else on_cpu)}
 
 
-def run_distill(arguments, device, cache, is_unwanted):
+def run_distill(arguments, device, is_unwanted):
     """Runs distill.py to its end, or stops it once is_unwanted(); (exit code, last line on stderr)."""
     command = ["sh", "-c", WATCHED, "sh", sys.executable, DISTILL, *arguments]
     with tempfile.TemporaryFile("w+") as errors:
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": errors}
         # In a session of its own: Ctrl-C in a terminal reaches it through the search, as one signal.
-        way = {"start_new_session": True, "env": run_environment(os.environ, device, cache)}
+        way = {"start_new_session": True, "env": run_environment(os.environ, device)}
         with subprocess.Popen(command, **streams, **way) as process:
             if device.cores:
                 os.sched_setaffinity(process.pid, device.cores)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, write_layout
+from conftest import CACHE, ROOT, write_layout
 
 import distill
 import model
@@ -44,7 +44,7 @@ TINY = [
 
 
 def folders(results):
-    return [path for path in results.iterdir() if path.is_dir()]
+    return [path for path in results.iterdir() if path.is_dir() and path.name[0] != "."]
 
 
 @pytest.fixture(scope="module")
@@ -510,6 +510,16 @@ def test_other_settings_run(tiny_data, tmp_path, run_script, arguments):
     )
     assert done.returncode == 0, done.stderr
     assert "step   25" in done.stdout and "nan" not in done.stdout
+
+
+def test_another_seed_compiles_nothing(tiny_data, tmp_path, run_script):
+    environment, programs = {key: value for key, value in os.environ.items() if key not in CACHE}, []
+    for seed in (1, 2):
+        words = f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=2", f"--seed={seed}"
+        done = run_script("distill.py", *TINY, *words, env=environment)
+        assert done.returncode == 0 and done.stderr.count("\n") <= 2, done.stderr
+        programs.append({path.name for path in tmp_path.glob(".compiled-*/*-cache")})
+    assert programs[0] and programs[0] == programs[1]
 
 
 def test_many_devices_give_the_same_metrics(finished, tmp_path, run_script):

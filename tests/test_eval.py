@@ -12,6 +12,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 import eval as evaluation
 import model
+import runs.evaluation
 from data import View, sample_negatives
 from lib import devices
 from runs.lifecycle import format_number
@@ -287,3 +288,20 @@ def test_a_user_who_has_every_item_has_no_negatives():
         devices.start(False),
     )
     assert math.isnan(found["AUC"]) and found["HR@100"].tolist() == [100], "nobody to be told apart from"
+
+
+def test_where_items_are_many_fewer_users_are_scored_at_once(tiny, monkeypatch):
+    settings = {"seed": 1, "validation_users": -1, "eval_batch_size": 50, "best_by": "NDCG@10"}
+    sizes, metrics = [], []
+    for entries in (10**8, 10 * tiny.items + 3):
+        monkeypatch.setattr(runs.evaluation, "SCORES", entries)
+        own = runs.evaluation.Evaluation(tiny, settings, devices.start(False))
+
+        def scores(users, context):
+            sizes.append(len(users))
+            return (jnp.sin(jnp.arange(tiny.items) * (users[:, None] + 1.0)),)
+
+        metrics += own.validate(scores)
+    users = int((tiny.lengths[1] > 0).sum())
+    assert sizes == [-(-users // 3)] * 3 + [10] * 15
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)

@@ -277,14 +277,13 @@ def test_gpu_ids_are_positions_in_what_is_visible():
 
 def test_workers_on_one_gpu_share_its_memory():
     def given(environment, gpu_ids, workers):
-        return run_environment(environment, choose_devices(gpu_ids, workers, 1, "GPU-abc", [])[0], "cache")
+        return run_environment(environment, choose_devices(gpu_ids, workers, 1, "GPU-abc", [])[0])
 
     share, ours = "XLA_PYTHON_CLIENT_MEM_FRACTION", {"PATH": "x", "CUDA_VISIBLE_DEVICES": "GPU-abc,1"}
     environment = given(ours, [0], 2)
     assert environment[share] == given(ours, [0, 0], 1)[share] == "0.450"
     assert "JAX_PLATFORMS" not in environment
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-abc" and environment["PATH"] == "x"
-    assert environment["JAX_COMPILATION_CACHE_DIR"] == "cache"
     assert given({share: ".2"}, [0], 2)[share] == ".2"
     assert share not in given({"XLA_CLIENT_MEM_FRACTION": ".2"}, [0], 2), "JAX does not take both"
     assert share not in given({}, [0], 1) and share not in given({}, [], 2)
@@ -509,7 +508,7 @@ def test_a_run_keeps_to_its_cores(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "DISTILL", tmp_path / "bound.py")
     monkeypatch.chdir(tmp_path)
     [core, *_] = os.sched_getaffinity(0)
-    worker.run_distill([], worker.Device(None, (core,), 1), tmp_path, lambda: False)
+    worker.run_distill([], worker.Device(None, (core,), 1), lambda: False)
     [path] = tmp_path.glob("cores*")
     assert path.read_text() == str({core})
 

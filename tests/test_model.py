@@ -135,6 +135,15 @@ def test_both_forms_of_the_draws_agree_in_float32_where_they_meet():
     np.testing.assert_allclose(products, softmax, rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("users", [5, 8, 11])
+def test_ridge_predict_is_ridge_then_predict_on_either_side(users):
+    rng = np.random.default_rng(4)
+    kernel, rows = model.make_kernel(1, True), jnp.asarray(rng.random((6, 8)))
+    gram, cross = kernel(rows), kernel(jnp.asarray(rng.random((users, 8))), rows)
+    expected = model.predict(cross, model.ridge(gram, rows, 0.1))
+    np.testing.assert_allclose(model.ridge_predict(gram, cross, rows, 0.1), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("tau", [3.0, 0.2])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_gradient_through_sampling_kernel_and_solve(tau, normalize):
@@ -145,8 +154,8 @@ def test_gradient_through_sampling_kernel_and_solve(tau, normalize):
 
     def loss(logits, log_lamda):
         rows = model.sample(jax.random.key(1), logits, tau, 3, 2)
-        alpha = model.ridge(kernel(rows), rows, jnp.exp(log_lamda))
-        scores = model.predict(kernel(targets.astype(rows.dtype), rows), alpha)
+        cross = kernel(targets.astype(rows.dtype), rows)
+        scores = model.ridge_predict(kernel(rows), cross, rows, jnp.exp(log_lamda))
         return model.cross_entropy(scores, targets, None, 0.5).mean()
 
     check_grads(loss, (logits, jnp.asarray(-1.0)), order=1, modes=["rev"], rtol=1e-4, atol=1e-6)
@@ -162,7 +171,7 @@ def test_derivative_of_every_loss_with_hidden_items_and_item_weights_by_finite_d
     kernel = model.make_kernel(1, True, weights)
 
     def loss(logits, log_lamda):
-        rows = model.sample(jax.random.key(1), logits, 2.0, 3, 2)
+        rows = model.sample(jax.random.key(1), logits, 2.0, 3, 1)
         alpha = model.ridge(kernel(rows), rows, jnp.exp(log_lamda))
         scores = model.predict(kernel(fed.astype(rows.dtype), rows), alpha)
         return model.LOSSES[name](scores, targets, fed, 0.5, 2.0).mean()
