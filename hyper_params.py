@@ -78,7 +78,7 @@ hyper_params = {
                                # items that few users have move less. False: each has its own (the paper)
     "cosine_decay": True,      # let the learning rate fall to 0 along a cosine (the paper: False)
     "train_steps": "auto",     # at most (the paper: 500)
-    "batch_size": 4096,        # B, real users in a batch; -1: all (the paper)
+    "batch_size": "auto",      # B, real users in a batch; -1: all (the paper)
     "accumulate_steps": 1,     # batches whose mean gradient makes one step
     "best_by": "NDCG@10",      # the validation metric that chooses the step, lamda, and a baseline's setting
                                # (the paper: "HR@100")
@@ -247,7 +247,8 @@ kinds = {
     **dict.fromkeys(("patience", "log_freq", "epochs"), count),
     **dict.fromkeys(("gumbel_tau", "lamda"), positive),
     **dict.fromkeys(("data_dir", "results_dir"), text),
-    **dict.fromkeys(("batch_size", "validation_users", "num_processes"), count | everything),
+    "batch_size": count | everything | auto,
+    **dict.fromkeys(("validation_users", "num_processes"), count | everything),
     "distilled": str,
     "dataset": Annotated[str, Field(pattern=_name, description="the name of a folder under data_dir")],
     "repeats": Literal["keep", "drop"],

@@ -17,6 +17,8 @@ MOST_USERS, MOST_DRAWS = 500, 200  # the paper's user_support and num_per_user
 LEAST_SHARE = 4  # real users for a synthetic one: with fewer, there is little to distil
 ITEMS_PER_DRAW = 5  # with fewer, the sum of the draws nears 1 at every item, where nothing is learnt
 TUNED_ITEMS_PER_DRAW = 18  # ML-1M's, for which the squared and the generalized loss got their score_scale
+MOST_BATCH, LEAST_BATCH = 4096, 256  # real users in a batch
+BATCH_ENTRIES = 10**8  # users times items of a batch, at most: memory and time of a step
 LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
 
 PLAIN = {
@@ -169,16 +171,23 @@ def _user_support(settings, data):
 
 
 def _sizes(data):
-    """({key: value}, {key: reason}) of user_support and num_per_user, for data of these Statistics."""
-    draws = max(1, data.items // ITEMS_PER_DRAW)
+    """({key: value}, {key: reason}) of how many synthetic users, draws and real users there are."""
+    draws, batch = max(1, data.items // ITEMS_PER_DRAW), batch_size(data.items)
     values = {"user_support": MOST_USERS, "num_per_user": min(MOST_DRAWS, draws)}
     reasons = dict.fromkeys(values, "as in the paper")
+    values["batch_size"] = batch
+    reasons["batch_size"] = f"{data.items:,} items"
     if data.users < LEAST_SHARE * MOST_USERS:
         values["user_support"] = max(1, data.users // LEAST_SHARE)
         reasons["user_support"] = f"a quarter of the {data.users:,} users"
     if draws < MOST_DRAWS:
         reasons["num_per_user"] = f"{data.items} items, of which a draw needs {ITEMS_PER_DRAW}"
     return values, reasons
+
+
+def batch_size(items):
+    """B for data of so many items."""
+    return max(LEAST_BATCH, min(MOST_BATCH, BATCH_ENTRIES // items))
 
 
 def usual(settings, data, script):

@@ -24,7 +24,7 @@ def interactions(rng, users, items, count):
         count: about how many pairs.
     """
     share = rng.lognormal(0, 1, users)
-    length = np.clip(share / share.sum() * count, 20, items / 3)
+    length = np.clip(share / share.sum() * count, min(20, count / users / 2), items / 3)
     drawn = -items * np.log1p(-length / items) * 1.1  # more, because repeated pairs are dropped below
     popularity = np.cumsum((np.arange(items) + 10) ** -0.8)
     # A table in which items stand in proportion to their popularity: faster than a search for every draw.

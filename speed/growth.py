@@ -16,12 +16,15 @@ from data import Dataset
 from lib import devices
 from lib.errors import UserError
 from lib.files import ROOT
+from runs import recipes
 from runs.folder import peak_rss_mb
 from speed.generate import interactions, write_netflix
 
 NETFLIX_USERS, NETFLIX_ITEMS, NETFLIX_INTERACTIONS = 480_189, 17_770, 100_000_000
 INTERACTIONS_PER_USER = NETFLIX_INTERACTIONS // NETFLIX_USERS
 USERS = 6_000, 48_000, 480_000  # of the data on which a step is timed
+ITEMS = 10_000, 100_000, 500_000  # of wide data on which a step is timed
+WIDE_USERS, WIDE_LENGTH, WIDE_SUPPORT = 20_000, 10, 200  # users, interactions of each, synthetic users
 ROWS = 1_000_000, 2_500_000, 5_000_000, 10_000_000  # of the text on which prep.sh is timed
 BATCH, STEPS = 1024, 8
 
@@ -66,15 +69,19 @@ def step_seconds(settings, dataset, mesh):
 
 
 def growth(settings, mesh):
-    """Prints and returns two tables, lists of a dict a row.
+    """Prints and returns three tables, lists of a dict a row.
 
-    They are the seconds of a step by the number of users, and the seconds and memory of prep.sh by the
-    number of rows.
+    They are the seconds of a step by the number of users and by the number of items, and the seconds and
+    memory of prep.sh by the number of rows.
     """
-    return {"steps": _steps({**settings, "batch_size": BATCH}, mesh), "preprocessing": _preprocessing()}
+    return {
+        "steps": _steps_by_users({**settings, "batch_size": BATCH}, mesh),
+        "wide": _steps_by_items(settings, mesh),
+        "preprocessing": _preprocessing(),
+    }
 
 
-def _steps(settings, mesh):
+def _steps_by_users(settings, mesh):
     size = f"B = {BATCH:,}, {NETFLIX_ITEMS:,} items, {INTERACTIONS_PER_USER} interactions a user"
     print(f"\na step, {size}\n{'users':>10s} {'seconds':>8s} {'ratio':>6s}", flush=True)
     rows = []
@@ -84,6 +91,20 @@ def _steps(settings, mesh):
         seconds = step_seconds(settings, dataset, mesh)
         rows.append({"users": users, "seconds": seconds})
         print(f"{users:10,} {seconds:8.2f} {seconds / rows[0]['seconds']:6.2f}", flush=True)
+    return rows
+
+
+def _steps_by_items(settings, mesh):
+    size = f"{WIDE_USERS:,} users, {WIDE_LENGTH} interactions a user, S = {WIDE_SUPPORT}"
+    print(f"\na step, {size}\n{'items':>10s} {'B':>5s} {'seconds':>8s} {'ratio':>6s}", flush=True)
+    rows = []
+    for items in ITEMS:
+        dataset = train_only(np.random.default_rng(0), WIDE_USERS, items, WIDE_LENGTH * WIDE_USERS)
+        batch = recipes.batch_size(items)
+        wide = {**settings, "user_support": WIDE_SUPPORT, "batch_size": batch}
+        seconds = step_seconds(wide, dataset, mesh)
+        rows.append({"items": items, "batch_size": batch, "seconds": seconds})
+        print(f"{items:10,} {batch:5,} {seconds:8.2f} {seconds / rows[0]['seconds']:6.2f}", flush=True)
     return rows
 
 

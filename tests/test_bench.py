@@ -102,6 +102,7 @@ def test_the_products_of_a_step_are_counted_apart_even_where_their_shapes_agree(
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ratios, "REPEATS", 1)
     small = {"USERS": (40, 80), "ROWS": (2000,), "NETFLIX_ITEMS": 90, "BATCH": 20, "STEPS": 1}
+    small |= {"ITEMS": (90, 120), "WIDE_USERS": 40, "WIDE_SUPPORT": 8}
     for name, value in small.items():
         monkeypatch.setattr(growth, name, value)
     bench.main([f"--results_dir={tmp_path}", "--user_support=10", "--num_per_user=4"], (60, 90, 1200))
@@ -124,6 +125,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         assert float(ratio.rstrip("x")) == pytest.approx(figure["ratio"], abs=6e-3)
         assert figure["ratio"] == pytest.approx(figure["plain_seconds"] / figure["seconds"])
     assert [row["users"] for row in report["growth"]["steps"]] == [40, 80]
+    assert [row["items"] for row in report["growth"]["wide"]] == [90, 120]
     assert report["growth"]["preprocessing"][0]["peak_rss_mb"] > 1
     assert all(f"{row['seconds']:8.2f}" in printed for row in report["growth"]["steps"])
 

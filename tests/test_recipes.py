@@ -68,6 +68,12 @@ def test_the_numbers_of_users_and_draws_are_the_paper_s(data):
     assert reasons["user_support"] == reasons["num_per_user"] == "as in the paper"
 
 
+@pytest.mark.parametrize("items, batch", [(60, 4096), (24_420, 4095), (100_000, 1000), (2_000_000, 256)])
+def test_a_batch_has_fewer_users_where_items_are_many(items, batch):
+    settings, reasons = chosen(ML_1M._replace(items=items))
+    assert settings["batch_size"] == batch and reasons["batch_size"] == f"{items:,} items"
+
+
 @pytest.mark.parametrize("users, support", [(1, 1), (7, 1), (40, 10), (1999, 499), (2000, 500), (9000, 500)])
 def test_at_most_a_quarter_of_the_users(users, support):
     data = ML_100K._replace(users=users, interactions=200 * users)

@@ -150,7 +150,7 @@ def test_chosenare_read_by_their_kind():
         ("--lamda_grid=[1e300]", "a list of one or more numbers"),
         ("--keep_prob=1", "above 0 below 1"),
         ("--normalize=yes", 'true or false or auto, not "yes"'),
-        ("--batch_size=0", "or -1, not 0"),
+        ("--batch_size=0", "or -1 or auto, not 0"),
         ("--lamda_grid=[]", "a list of one or more numbers"),
         ('--lamda_grid=["a"]', "a list of one or more numbers"),
         ("--lamda_grid=" + 3000 * "[", "a list of one or more numbers"),
