@@ -3,7 +3,7 @@
     python bench.py                      ratios and growth; about four minutes on 2 cores
     python bench.py ratios               each fast routine beside a plain version of the same work
     python bench.py ratios --user_support=100      the same with other settings of distill.py
-    python bench.py growth               a step by the number of users, prep.sh by the number of rows
+    python bench.py growth               a step by the users and by the items, prep.sh by the number of rows
     python bench.py netflix              from text of the Netflix Prize's size to test metrics; a quarter of
                                          an hour and 4 GB of disk
     python bench.py gpu                  checks a machine with an NVIDIA GPU; at most ten minutes
