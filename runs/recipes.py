@@ -17,7 +17,7 @@ MOST_USERS, MOST_DRAWS = 500, 200  # the paper's user_support and num_per_user
 LEAST_SHARE = 4  # real users for a synthetic one: with fewer, there is little to distil
 ITEMS_PER_DRAW = 5  # with fewer, the sum of the draws nears 1 at every item, where nothing is learnt
 TUNED_ITEMS_PER_DRAW = 18  # ML-1M's, for which the squared and the generalized loss got their score_scale
-MOST_BATCH, LEAST_BATCH = 4096, 256  # real users in a batch
+LARGEST_BATCH, SMALLEST_BATCH = 4096, 256  # real users
 BATCH_ENTRIES = 10**8  # users times items of a batch, at most: memory and time of a step
 LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
 
@@ -172,10 +172,10 @@ def _user_support(settings, data):
 
 def _sizes(data):
     """({key: value}, {key: reason}) of how many synthetic users, draws and real users there are."""
-    draws, batch = max(1, data.items // ITEMS_PER_DRAW), batch_size(data.items)
+    draws = max(1, data.items // ITEMS_PER_DRAW)
     values = {"user_support": MOST_USERS, "num_per_user": min(MOST_DRAWS, draws)}
     reasons = dict.fromkeys(values, "as in the paper")
-    values["batch_size"] = batch
+    values["batch_size"] = batch_size(data.items)
     reasons["batch_size"] = f"{data.items:,} items"
     if data.users < LEAST_SHARE * MOST_USERS:
         values["user_support"] = max(1, data.users // LEAST_SHARE)
@@ -187,7 +187,7 @@ def _sizes(data):
 
 def batch_size(items):
     """B for data of so many items."""
-    return max(LEAST_BATCH, min(MOST_BATCH, BATCH_ENTRIES // items))
+    return max(SMALLEST_BATCH, min(LARGEST_BATCH, BATCH_ENTRIES // items))
 
 
 def usual(settings, data, script):

@@ -12,6 +12,7 @@ choice.
 import hashlib
 import json
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -91,7 +92,7 @@ def choose(settings, dataset, rehearse, popularity, check):
             for name in left:
                 bar.set_postfix_str(f"{name}, division {draw + 1}" if thin else name)
                 make = partial(rehearse, ready[name], divided, LAMDAS if thin else LAMDAS[:1])
-                found[name].append(_kept(path.with_name(f"{path.stem}-{draw}-{name}.npz"), make))
+                found[name].append(_kept(path.with_suffix("") / f"{draw}-{name}.npz", make))
                 budget -= _cost(ready[name], dataset)
                 bar.update()
             popular.append(popularity(ready[names[0]], divided))
@@ -107,8 +108,7 @@ def choose(settings, dataset, rehearse, popularity, check):
     choice = _conclude(found, name, popular, thin)
     if jax.process_index() == 0:
         write_files(path.parent, {path.name: json.dumps(choice._asdict(), indent=1).encode()})
-        for rehearsal in path.parent.glob(f"*{path.stem}-*"):  # and its lock
-            rehearsal.unlink(missing_ok=True)  # another process with the same choice may be as far
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)  # another process may do so, too
     return choice
 
 

@@ -82,29 +82,35 @@ def growth(settings, mesh):
 
 
 def _steps_by_users(settings, mesh):
-    size = f"B = {BATCH:,}, {NETFLIX_ITEMS:,} items, {INTERACTIONS_PER_USER} interactions a user"
-    print(f"\na step, {size}\n{'users':>10s} {'seconds':>8s} {'ratio':>6s}", flush=True)
-    rows = []
-    for users in USERS:
+    def seconds_of(users):
         rng = np.random.default_rng(0)
         dataset = train_only(rng, users, NETFLIX_ITEMS, INTERACTIONS_PER_USER * users)
-        seconds = step_seconds(settings, dataset, mesh)
-        rows.append({"users": users, "seconds": seconds})
-        print(f"{users:10,} {seconds:8.2f} {seconds / rows[0]['seconds']:6.2f}", flush=True)
-    return rows
+        return step_seconds(settings, dataset, mesh)
+
+    title = f"B = {BATCH:,}, {NETFLIX_ITEMS:,} items, {INTERACTIONS_PER_USER} interactions a user"
+    return _timed_steps(title, [{"users": users} for users in USERS], seconds_of)
 
 
 def _steps_by_items(settings, mesh):
-    size = f"{WIDE_USERS:,} users, {WIDE_LENGTH} interactions a user, S = {WIDE_SUPPORT}"
-    print(f"\na step, {size}\n{'items':>10s} {'B':>5s} {'seconds':>8s} {'ratio':>6s}", flush=True)
-    rows = []
-    for items in ITEMS:
+    def seconds_of(items, batch_size):
         dataset = train_only(np.random.default_rng(0), WIDE_USERS, items, WIDE_LENGTH * WIDE_USERS)
-        batch = recipes.batch_size(items)
-        wide = {**settings, "user_support": WIDE_SUPPORT, "batch_size": batch}
-        seconds = step_seconds(wide, dataset, mesh)
-        rows.append({"items": items, "batch_size": batch, "seconds": seconds})
-        print(f"{items:10,} {batch:5,} {seconds:8.2f} {seconds / rows[0]['seconds']:6.2f}", flush=True)
+        wide = {**settings, "user_support": WIDE_SUPPORT, "batch_size": batch_size}
+        return step_seconds(wide, dataset, mesh)
+
+    title = f"{WIDE_USERS:,} users, {WIDE_LENGTH} interactions a user, S = {WIDE_SUPPORT}"
+    shapes = [{"items": items, "batch_size": recipes.batch_size(items)} for items in ITEMS]
+    return _timed_steps(title, shapes, seconds_of)
+
+
+def _timed_steps(title, shapes, seconds_of):
+    """Prints and returns a table, a row for each shape: its numbers, and seconds_of(**shape)."""
+    names = "".join(f"{name:>10s} " for name in shapes[0])
+    print(f"\na step, {title}\n{names}{'seconds':>8s} {'ratio':>6s}", flush=True)
+    rows = []
+    for shape in shapes:
+        rows.append({**shape, "seconds": seconds_of(**shape)})
+        numbers, seconds = "".join(f"{number:10,} " for number in shape.values()), rows[-1]["seconds"]
+        print(f"{numbers}{seconds:8.2f} {seconds / rows[0]['seconds']:6.2f}", flush=True)
     return rows
 
 

@@ -149,10 +149,19 @@ def run_script(capfd, monkeypatch):
         if largest_file is not None:
             command = ["sh", "-c", 'ulimit -f "$0"; exec "$@"', str(largest_file), *command]
             # Without the cache, which could not be written either.
-            options["env"] = {key: value for key, value in os.environ.items() if key not in CACHE}
+            options["env"] = environment_without_cache()
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
 
     return run
+
+
+def environment_of(devices):
+    """The environment of a process with so many virtual devices."""
+    return {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=1", f"count={devices}")}
+
+
+def environment_without_cache():
+    return {key: value for key, value in os.environ.items() if key not in CACHE}
 
 
 NASTY = (

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import ROOT, write_layout
+from conftest import ROOT, environment_of, write_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -323,14 +323,10 @@ def test_a_setting_that_diverges_is_left_and_the_best_kept(planted, tmp_path, ru
 
 def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
     for count in (1, 8):
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=1", f"count={count}"),
-        }
         done = run_script(
             "baselines.py",
             *command(planted, tmp_path / str(count), "ease", '--grid=[{"l2": 30}]'),
-            env=environment,
+            env=environment_of(count),
         )
         assert done.returncode == 0, done.stderr
     assert result_of(tmp_path / "1", "ease")["test"] == pytest.approx(

@@ -1,7 +1,6 @@
 """distill.py through its command line: what it leaves and says; no accident changes a bit of it."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CACHE, ROOT, write_layout
+from conftest import ROOT, environment_of, environment_without_cache, write_layout
 
 import distill
 import model
@@ -513,10 +512,10 @@ def test_other_settings_run(tiny_data, tmp_path, run_script, arguments):
 
 
 def test_another_seed_compiles_nothing(tiny_data, tmp_path, run_script):
-    environment, programs = {key: value for key, value in os.environ.items() if key not in CACHE}, []
+    programs = []
     for seed in (1, 2):
         words = f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--train_steps=2", f"--seed={seed}"
-        done = run_script("distill.py", *TINY, *words, env=environment)
+        done = run_script("distill.py", *TINY, *words, env=environment_without_cache())
         assert done.returncode == 0 and done.stderr.count("\n") <= 2, done.stderr
         programs.append({path.name for path in tmp_path.glob(".compiled-*/*-cache")})
     assert programs[0] and programs[0] == programs[1]
@@ -525,9 +524,8 @@ def test_another_seed_compiles_nothing(tiny_data, tmp_path, run_script):
 def test_many_devices_give_the_same_metrics(finished, tmp_path, run_script):
     """8 virtual devices, and a batch and a number of users that 8 does not divide."""
     arguments = [*finished[2], "--train_steps=50", "--float64=true"]
-    environment = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=1", "count=8")}
     results = []
-    for name, options in (("one", {}), ("eight", {"env": environment})):
+    for name, options in (("one", {}), ("eight", {"env": environment_of(8)})):
         done = run_script(
             "distill.py",
             *arguments,

@@ -1,7 +1,6 @@
 """infinite_ae.py: against a float64 solve in NumPy, on one and eight devices, interrupted, asked too much."""
 
 import json
-import os
 import re
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import ROOT, arc_cosine_ntk, write_layout
+from conftest import ROOT, arc_cosine_ntk, environment_of, write_layout
 
 import eval as evaluation
 import infinite_ae
@@ -114,9 +113,13 @@ def test_users_that_nearly_coincide_have_the_alpha_of_double_precision(normalize
 def test_eight_devices_give_the_same_metrics(tiny_data, tmp_path, run_script):
     """With users and items that 8 does not divide; devices share the rows and the solve's columns."""
     _, one, _ = run(run_script, tiny_data, tmp_path / "one", "--normalize=true")
-    environment = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=1", "count=8")}
     done, eight, _ = run(
-        run_script, tiny_data, tmp_path / "eight", "--normalize=true", "--eval_batch_size=13", env=environment
+        run_script,
+        tiny_data,
+        tmp_path / "eight",
+        "--normalize=true",
+        "--eval_batch_size=13",
+        env=environment_of(8),
     )
     assert "on 8 x cpu" in done.stdout
     assert eight["test"] == pytest.approx(one["test"], abs=1e-3) and eight["val"] == pytest.approx(
