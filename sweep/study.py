@@ -64,11 +64,22 @@ def open_storage(url, path, heartbeat=10):
             name, password = "--storage", sqlalchemy.make_url(url).password
             name = f"--storage={sqlalchemy.make_url(url)!r}"  # with *** for the password
         beats = {"heartbeat_interval": heartbeat, "grace_period": MISSING_HEARTBEATS * heartbeat}
-        return Storage(url or "sqlite://", options, **beats)
+        storage = Storage(url or "sqlite://", options, **beats)
     except (*STORAGE_ERRORS, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0][:200].replace(password or "\n", "***")
         hint = ". Try pip install 'psycopg[binary]'" if isinstance(error, ImportError) else ""
         raise UserError(f"{name} cannot be opened: {reason}{hint}") from None
+    if storage.engine.name == "sqlite":
+        # A trial is read, then claimed. As SQLite knows no FOR UPDATE, two searches may read at once, and
+        # both claim it, unless the transaction has its lock from the start.
+        sqlalchemy.event.listen(storage.engine, "connect", set_no_begin)
+        sqlalchemy.event.listen(storage.engine, "begin", lambda link: link.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
+
+
+def set_no_begin(connection, _):
+    """Python's sqlite3 begins no transaction of its own."""
+    connection.isolation_level = None
 
 
 def open_study(storage, name, about):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -295,6 +296,24 @@ def test_a_system_without_affinity_is_said_and_used(monkeypatch):
     monkeypatch.delattr(os, "sched_setaffinity")
     devices, line = worker.find_devices([], 2)
     assert [device.cores for device in devices] == [(), ()] and "cannot bind" in line
+
+
+def test_a_trial_is_claimed_once(tmp_path):
+    """Twelve searches, each with the database opened for itself, want the same trial at the same moment."""
+    storage = queue.open_storage(None, tmp_path / "studies.db")
+    study = optuna.create_study(storage=storage)
+    storages = [queue.open_storage(None, tmp_path / "studies.db") for _ in range(12)]
+    for number in range(15):
+        study.enqueue_trial({"number": number})
+        [trial] = study.get_trials(states=(TrialState.WAITING,))
+        ready = threading.Barrier(len(storages))
+
+        def claim(storage):
+            ready.wait()
+            return storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+
+        with ThreadPoolExecutor(len(storages)) as pool:
+            assert sum(pool.map(claim, storages)) == 1
 
 
 # ---- From plan to report -----------------------------------------------------------------------------------
