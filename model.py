@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve
 
 from lib.neural_tangents_import import stax
+from lib.threefry import one_pass
 
 # A GPU's default (TF32) rounds products to 10 bits, after which a kernel is no longer positive definite.
 PRECISION = "highest"
@@ -101,7 +102,8 @@ def sample(key, logits, tau, draws, noise_groups):
     groups = -(-users // size)  # 500 users in 300 groups are 250 pairs: never fewer users to share with
 
     def sample_group(key, logits):
-        return _sum_of_draws(jax.random.gumbel(key, (draws, items), logits.dtype), logits, tau)
+        noise = jax.random.gumbel(one_pass(key), (draws, items), logits.dtype)
+        return _sum_of_draws(noise, logits, tau)
 
     keys = jax.random.split(key, groups)
     if groups == 1:

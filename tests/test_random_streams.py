@@ -1,11 +1,15 @@
-"""lib/random_streams.py: no two random streams of a run coincide."""
+"""lib/random_streams.py: no two random streams of a run coincide. lib/threefry.py: jax.random's numbers."""
 
 import itertools
 import re
 
+import jax
+import numpy as np
+import pytest
 from conftest import ROOT
 
 from lib.random_streams import Stream, generator
+from lib.threefry import one_pass
 
 
 def test_streams_differ_by_seed_name_and_position_alone():
@@ -25,3 +29,17 @@ def test_no_other_file_seeds_a_generator_with_several_numbers():
     files = [path for folder in (ROOT, *folders) for path in folder.glob("*.py")]
     seeds = [str(path.relative_to(ROOT)) for path in files if seeding.search(path.read_text())]
     assert seeds == ["lib/random_streams.py"]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 4), (40, 1001)])
+@pytest.mark.parametrize("draw", [jax.random.bits, jax.random.gumbel, jax.random.normal])
+def test_one_pass_draws_what_the_default_generator_draws(draw, shape):
+    key = jax.random.fold_in(jax.random.key(3), 5)
+    np.testing.assert_array_equal(draw(one_pass(key), shape), draw(key, shape))
+    keys = jax.random.split(key, 3)
+    in_turn = jax.lax.map(lambda key: draw(one_pass(key), shape), keys)
+    np.testing.assert_array_equal(in_turn, [draw(key, shape) for key in keys])
+    one, two = jax.random.split(one_pass(key))
+    other, another = jax.random.split(key)
+    np.testing.assert_array_equal(draw(one, shape), draw(other, shape))
+    np.testing.assert_array_equal(draw(two, shape), draw(another, shape))
