@@ -77,7 +77,7 @@ def make_loss(
     """The outer objective of Distill-CF (equation 4 of the paper).
 
     Args:
-        kernel: from model.make_kernel.
+        kernel: from model.Kernel.
         sample: (key, logits (S, I)) -> X_syn (S, I).
         error: one of model.LOSSES.
         users: B, the real users of a batch; its further rows are empty.
@@ -412,7 +412,7 @@ def distill(interactions, kernel=None, loss=None, **settings):
     Args:
         interactions: a sparse matrix (U, I), or a DataFrame with the columns user and item.
         kernel: kernel(rows (m, I), columns (k, I) or None for the rows again) -> (m, k), in the place of
-            model.make_kernel's.
+            model.Kernel's.
         loss: the name of a loss, or a function as model.cross_entropy.
         settings: of hyper_params.py, such as user_support=50 and seed=1.
 

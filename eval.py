@@ -77,7 +77,7 @@ def scores_of(kernel, rows, alphas):
     """K(context, X) alpha, for `evaluate`: a batch of users meets the kernel once for all solutions.
 
     Args:
-        kernel: from model.make_kernel.
+        kernel: from model.Kernel.
         rows: X, (m, I), what the model was trained on.
         alphas: solutions, each (m, I).
 

@@ -24,28 +24,33 @@ PRECISION = "highest"
 BIAS = 0.1  # b_std
 
 
-def make_kernel(depth, normalize, item_weights=None):
+class Kernel:
     """The neural tangent kernel of `Flatten, (Dense, Relu) x depth, Dense`, infinitely wide (section 3).
 
     Args:
         depth: hidden layers, each with W_std = sqrt(2) and b_std = 0.1. With 0, the kernel is linear.
         normalize: scale every row to the norm sqrt(I) first (the paper: False). An empty row stays empty.
         item_weights: (I,), multiplied into every row before that, or None (the paper).
-
-    Returns:
-        kernel(rows (m, I), columns (k, I) or None for the rows again) -> (m, k).
     """
-    dense = stax.Dense(1, W_std=2**0.5, b_std=BIAS)  # the width does not enter the closed form
-    _, _, kernel_fn = stax.serial(stax.Flatten(), *(dense, stax.Relu()) * depth, dense)
 
-    def kernel(rows, columns=None):
-        rows = _scale(rows, normalize, item_weights)
+    def __init__(self, depth, normalize, item_weights=None):
+        self._depth, self._normalize, self._item_weights = depth, normalize, item_weights
+        dense = stax.Dense(1, W_std=2**0.5, b_std=BIAS)  # the width does not enter the closed form
+        _, _, self._closed_form = stax.serial(stax.Flatten(), *(dense, stax.Relu()) * depth, dense)
+
+    def __call__(self, rows, columns=None):
+        """The kernel of rows (m, I) and columns (k, I) or, where these are None, the rows again: (m, k)."""
         with jax.default_matmul_precision(PRECISION):
             if columns is None:
-                return _gram(rows, depth)
-            return kernel_fn(rows, _scale(columns, normalize, item_weights), get="ntk")
+                return _gram(self._weighted(rows), self._depth, self._normalize)
+            rows, columns = self._weighted(rows), self._weighted(columns)
+            return self._closed_form(self._scaled(rows), self._scaled(columns), get="ntk")
 
-    return kernel
+    def _weighted(self, rows):
+        return rows if self._item_weights is None else rows * jnp.asarray(self._item_weights, rows.dtype)
+
+    def _scaled(self, rows):
+        return rows * _factors((rows**2).sum(axis=1), rows.shape[1])[:, None] if self._normalize else rows
 
 
 def ridge(gram, labels, lamda):
@@ -150,14 +155,12 @@ def fit(kernel, rows, lamdas):
 # ---- Extensions: what the paper does not have, or does otherwise ---------------------------------------
 
 
-def _scale(rows, normalize, item_weights):
-    """The rows as the kernel sees them, (m, I)."""
-    rows = rows if item_weights is None else rows * jnp.asarray(item_weights, rows.dtype)
-    square = (rows**2).sum(axis=1, keepdims=True)
-    return rows * jnp.sqrt(rows.shape[1] / jnp.where(square > 0, square, 1)) if normalize else rows
+def _factors(square, items):
+    """What scales rows with these squared norms, (m,), to the norm sqrt(I); of an empty row, any number."""
+    return jnp.sqrt(items / jnp.where(square > 0, square, 1))
 
 
-def _gram(rows, depth):
+def _gram(rows, depth, normalize):
     """The kernel of rows (m, I) with themselves, (m, m), exact also where rows point nearly the same way.
 
     The closed form takes sqrt(1 - cos^2) of two rows. Where synthetic users start, that is 1e-3 to 1e-2, and
@@ -165,15 +168,17 @@ def _gram(rows, depth):
     from the distance of the rows' directions, measured from their mean; it is exact near that mean. For rows
     that coincide far from the mean, the angle may be 3e-4 of their distance to it instead of 0.
     """
-    variance = 2 * (rows**2).sum(axis=1) / rows.shape[1] + BIAS**2
-    length, itself = jnp.sqrt(variance), jnp.eye(len(rows), dtype=bool)
+    square, items = (rows**2).sum(axis=1), rows.shape[1]
+    factors = _factors(square, items) if normalize else jnp.ones_like(square)
+    length = jnp.sqrt(2 * square * factors**2 / items + BIAS**2)
     # The bias is one more coordinate, the same for all rows.
-    directions, bias = rows * ((2 / rows.shape[1]) ** 0.5 / length)[:, None], BIAS / length
-    directions, bias = directions - _column_means(directions), bias - bias.mean()
-    square = (directions**2).sum(axis=1) + bias**2
-    products = _products(directions) + bias[:, None] * bias
+    bias = BIAS / length
+    bias -= bias.mean()
+    products = _centred_products(rows, (2 / items) ** 0.5 * factors / length) + bias[:, None] * bias
+    square = products.diagonal()
     # Squared distance of the directions.
-    distance = jnp.where(itself, 0, jnp.maximum(square[:, None] + square - 2 * products, 0))
+    distance = jnp.maximum(square[:, None] + square - 2 * products, 0)
+    distance = jnp.where(jnp.eye(len(rows), dtype=bool), 0, distance)
 
     lengths = length[:, None] * length
     covariance = lengths * (1 - distance / 2)
@@ -192,21 +197,34 @@ def _gram(rows, depth):
     return tangent
 
 
-def _column_means(rows):
-    """(m, I) -> (I,), by a product: on a CPU XLA's reduction over the first axis is far slower."""
-    return jnp.matmul(jnp.full(len(rows), 1 / len(rows), rows.dtype), rows, precision=PRECISION)
-
-
 @jax.custom_vjp
-def _products(rows):
-    """rows rows', (m, m). The derivative is one product rather than two."""
-    return jnp.matmul(rows, rows.T, precision=PRECISION)
+def _centred_products(rows, factors):
+    """C C' (m, m), of C = factor * row less the mean of these: rows (m, I), factors (m,).
+
+    The derivative is one product and no further pass over (m, I), where automatic differentiation has
+    several: all else that it needs are numbers of (m, m).
+    """
+    return _centred_products_and_what_their_derivative_needs(rows, factors)[0]
 
 
-_products.defvjp(
-    lambda rows: (_products(rows), rows),
-    lambda rows, change: (jnp.matmul(change + change.T, rows, precision=PRECISION),),
-)
+def _centred_products_and_what_their_derivative_needs(rows, factors):
+    mean = jnp.matmul(factors / len(rows), rows, precision=PRECISION)
+    centred = factors[:, None] * rows - mean
+    products = jnp.matmul(centred, centred.T, precision=PRECISION)
+    return products, (products, centred, mean, factors)
+
+
+def _derivative_of_centred_products(kept, change):
+    products, centred, mean, factors = kept
+    change = change + change.T
+    change -= change.mean(axis=0)
+    # A row is (its centred row + the mean) / its factor.
+    along = products + jnp.matmul(centred, mean, precision=PRECISION)[:, None]
+    of_rows = jnp.matmul(factors[:, None] * change, centred, precision=PRECISION)
+    return of_rows, (change * along.T).sum(axis=1) / factors
+
+
+_centred_products.defvjp(_centred_products_and_what_their_derivative_needs, _derivative_of_centred_products)
 
 
 # Below this temperature exp(gumbel / tau) leaves float32 (a Gumbel reaches 16; exp(88) is the end).

@@ -87,7 +87,7 @@ def initial_params(settings, logits):
 
 def train_and_test(settings, run, evaluation, dataset, mesh):
     """All parts of a run; its result. "parts" has a dict for every part."""
-    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    kernel = model.Kernel(settings["depth"], settings["normalize"])
     arrivals = arrive(dataset, settings["parts"], settings["seed"])
     distilled, size, dtype = settings["memory"] == "distilled", settings["user_support"], dtype_of(settings)
     loop = Loop(run, evaluation, mesh)

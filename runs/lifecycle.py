@@ -101,9 +101,9 @@ def _first_lines(settings, changed, reasons, dataset):
 
 
 def make_kernel(settings, dataset):
-    """model.make_kernel with the settings' depth, normalize and item_discount."""
+    """model.Kernel with the settings' depth, normalize and item_discount."""
     weights = data.item_weights(dataset, settings["item_discount"])
-    return model.make_kernel(settings["depth"], settings["normalize"], weights)
+    return model.Kernel(settings["depth"], settings["normalize"], weights)
 
 
 def dtype_of(settings):

@@ -94,7 +94,7 @@ class Recommender:
         self._float64 = settings["float64"]
         self.item_ids = run.item_ids
         name = f" {kernel.__name__}" if kernel else ""
-        kernel = kernel or model.make_kernel(settings["depth"], settings["normalize"], run.item_weights)
+        kernel = kernel or model.Kernel(settings["depth"], settings["normalize"], run.item_weights)
         with self._precision():
             dtype, size = jnp.zeros(0).dtype, len(run.rows)
 

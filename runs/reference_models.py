@@ -36,7 +36,7 @@ def measure(dataset, evaluation, user_support, seed, dtype):
     [validation] = evaluation.validate(rank)
     metrics = {"popularity": {"val": validation, "test": summarise(evaluation.test(rank))}}
     if 0 < user_support < dataset.users:
-        kernel = model.make_kernel(FULL_DATA["depth"], FULL_DATA["normalize"])
+        kernel = model.Kernel(FULL_DATA["depth"], FULL_DATA["normalize"])
         sample = dataset.train_rows(dataset.sample_users(user_support, seed))
         rows = devices.replicate(evaluation.mesh, sample.toarray().astype(dtype))
         _, alpha, validation = evaluation.best_lamda(kernel, rows, LAMDAS)

@@ -53,10 +53,7 @@ def train_only(rng, users, items, count):
 
 def step_seconds(settings, dataset, mesh):
     """Median seconds of a step of distill.py and its batch, after two steps that compile and warm up."""
-    kernel, error = (
-        model.make_kernel(settings["depth"], settings["normalize"]),
-        model.LOSSES[settings["loss"]],
-    )
+    kernel, error = (model.Kernel(settings["depth"], settings["normalize"]), model.LOSSES[settings["loss"]])
     _, optimizer, step, batches = distill.build(settings, dataset, kernel, error, mesh)
     state = distill.initial_state(settings, distill.initial_logits(settings, dataset), optimizer)
     no_stop, seconds = devices.spread(mesh, np.zeros(len(mesh.local_devices), np.int32)), []

@@ -106,7 +106,7 @@ def plain_load(folder):
 
 
 def validation(settings, dataset, mesh):
-    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    kernel = model.Kernel(settings["depth"], settings["normalize"])
     rows = jnp.asarray(distill.initial_logits(settings, dataset))
     weights, lamdas = inverse_propensity(dataset.frequency), settings["lamda_grid"]
     evaluation = Evaluation(dataset, settings, mesh)
@@ -175,7 +175,7 @@ def plain_metrics(scores, view, weights):
 
 def steps(settings, dataset, mesh):
     """Full-batch steps with shared and with independent noise, and the matrix products alone."""
-    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    kernel = model.Kernel(settings["depth"], settings["normalize"])
     _, optimizer, _, batches = distill.build(settings, dataset, kernel, model.cross_entropy, mesh)
     state = distill.initial_state(settings, distill.initial_logits(settings, dataset), optimizer)
     batch = batches(0)
@@ -286,7 +286,7 @@ def run_infinite_ae(settings, dataset, mesh):
 
 def plain_infinite_ae(settings, dataset):
     """The ∞-AE on all users: {"lamda": the best, "val" and "test": its {metric: mean over users}}."""
-    kernel = jax.jit(model.make_kernel(settings["depth"], settings["normalize"]))
+    kernel = jax.jit(model.Kernel(settings["depth"], settings["normalize"]))
     weights, rng = inverse_propensity(dataset.frequency), np.random.default_rng(0)
     rows = jnp.asarray(dataset.train.toarray(), jnp.float32)
     lamdas = settings["lamda_grid"]

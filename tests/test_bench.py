@@ -23,7 +23,7 @@ from speed import generate, growth, ratios
 
 def test_plain_validation_has_the_metrics_of_eval(tiny):
     view, weights = tiny.test_view(np.random.default_rng(0)), evaluation.inverse_propensity(tiny.frequency)
-    kernel, lamdas = model.make_kernel(1, True), [0.1, 5.0]
+    kernel, lamdas = model.Kernel(1, True), [0.1, 5.0]
     rows = jnp.asarray(np.random.default_rng(1).random((20, tiny.items)) ** 3, jnp.float32)
     scores = evaluation.scores_of(kernel, rows, model.fit(kernel, rows, lamdas))
     ours = evaluation.evaluate(scores, len(lamdas), view, weights, 64, devices.start(False))
@@ -64,7 +64,7 @@ def test_the_plain_loss_is_that_of_distill(tiny, monkeypatch):
         [*small, "--noise_groups=-1", "--loss=softmax", "--gumbel_tau=2", "--score_scale=7"]
     )
     settings, _ = recipes.resolve_auto(settings, recipes.statistics_of(tiny))
-    kernel = model.make_kernel(settings["depth"], settings["normalize"])
+    kernel = model.Kernel(settings["depth"], settings["normalize"])
     logits = jnp.asarray(3 * np.random.default_rng(4).random((12, tiny.items)), jnp.float32)
     params = distill.initial_state(settings, logits, distill.make_optimizer(settings)).params
     *_, batches = distill.build(settings, tiny, kernel, model.cross_entropy, devices.start(False))

@@ -409,7 +409,7 @@ def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
         arguments = ["--user_support=8", "--num_per_user=5", "--objective=reconstruct"]
         arguments += ["--history_discount=0", "--loss=softmax"]
         settings = {**recipes.resolve_auto(resolve(arguments)[0], recipes.statistics_of(tiny))[0], **changes}
-        kernel, mesh = model.make_kernel(1, True), devices.start(False)
+        kernel, mesh = model.Kernel(1, True), devices.start(False)
         _, optimizer, update, _ = distill.build(settings, tiny, kernel, model.cross_entropy, mesh)
         state = distill.initial_state(settings, distill.initial_logits(settings, tiny), optimizer)
         return update(state, 0.1, jax.random.key(0), batches, np.zeros(1, np.int32))

@@ -34,7 +34,7 @@ def case():
 
 
 def solve(rows, lamda):
-    kernel = model.make_kernel(1, normalize=False)
+    kernel = model.Kernel(1, normalize=False)
     alpha = model.ridge(kernel(rows), rows, lamda)
     return (
         kernel,
@@ -189,7 +189,7 @@ def test_fewer_items_than_the_cutoff():
     targets = sp.csr_matrix(((rng.random((6, 12)) < 0.5) & ~(context.toarray() > 0)).astype(np.int8))
     view = View(np.arange(6), context, targets, sample_negatives(rng, context + targets))
     rows = jnp.asarray(rng.random((3, 12)), jnp.float32)
-    kernel = model.make_kernel(1, normalize=True)
+    kernel = model.Kernel(1, normalize=True)
     weights = evaluation.inverse_propensity(context.getnnz(axis=0))
     [(_, _, found)] = fit_and_evaluate(kernel, rows, [0.1], view, weights, 4)
     np.testing.assert_allclose(found["HR@100"][targets.getnnz(axis=1) > 0], 100)
@@ -215,7 +215,7 @@ def test_scores_of_the_users_it_was_trained_on_need_no_product():
     rng = np.random.default_rng(3)
     train, kernel = (
         sp.csr_matrix((rng.random((30, 40)) < 0.2).astype(np.int8)),
-        model.make_kernel(2, normalize=False),
+        model.Kernel(2, normalize=False),
     )
     rows = jnp.asarray(train.toarray(), jnp.float32)
     gram = kernel(rows)
@@ -229,7 +229,7 @@ def test_scores_of_the_users_it_was_trained_on_need_no_product():
 
 def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):
     view, rows, weights = case
-    plain, calls = model.make_kernel(1, normalize=False), []
+    plain, calls = model.Kernel(1, normalize=False), []
 
     def kernel(*arguments):  # called while traced: once a shape, however many lamdas share the program
         calls.append(len(arguments))
@@ -247,7 +247,7 @@ def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):
 
 def test_a_kernel_that_is_not_positive_definite_gives_nan(case):
     view, rows, weights = case
-    kernel = lambda first, second=None: -model.make_kernel(1, normalize=False)(first, second)
+    kernel = lambda first, second=None: -model.Kernel(1, normalize=False)(first, second)
     [(_, _, found)] = fit_and_evaluate(kernel, jnp.asarray(rows), [0.1], view, weights, 8)
     assert math.isnan(evaluation.summarise(found)["HR@100"]) and math.isnan(found["AUC"])
 

@@ -100,7 +100,7 @@ def test_users_that_nearly_coincide_have_the_alpha_of_double_precision(normalize
     """Soft rows, as those of a high temperature: they differ by a thousandth of what they have in common."""
     rng, mesh = np.random.default_rng(4), devices.start(False)
     soft = sp.csr_matrix((0.3 + 1e-3 * rng.random((60, 400))).astype(np.float32))
-    kernel, solve = model.make_kernel(1, normalize), infinite_ae.make_solver(mesh, 400)
+    kernel, solve = model.Kernel(1, normalize), infinite_ae.make_solver(mesh, 400)
     alpha = solve(
         infinite_ae.build_gram(kernel, soft, jnp.asarray(soft.toarray()), mesh), soft.toarray(), 1e-2
     )

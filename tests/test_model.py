@@ -20,7 +20,7 @@ def float64():
 def test_kernel_is_the_ntk_of_the_paper_s_network(depth):
     rng = np.random.default_rng(depth)
     x, y = ((rng.random((m, 30)) < 0.3).astype(float) for m in (5, 4))
-    kernel = model.make_kernel(depth, normalize=False)
+    kernel = model.Kernel(depth, normalize=False)
     np.testing.assert_allclose(kernel(x, y), arc_cosine_ntk(x, y, depth), rtol=1e-6)
     np.testing.assert_allclose(kernel(x), arc_cosine_ntk(x, x, depth), rtol=1e-6)
 
@@ -34,7 +34,7 @@ def test_kernel_of_rows_that_are_nearly_the_same_in_single_precision(depth, norm
     rows[3] = rows[4] = rows[5]
     scaled = rows * (np.sqrt(3000) / np.linalg.norm(rows, axis=1, keepdims=True) if normalize else 1)
     with jax.enable_x64(False):
-        kernel, single = model.make_kernel(depth, normalize), jnp.asarray(rows, jnp.float32)
+        kernel, single = model.Kernel(depth, normalize), jnp.asarray(rows, jnp.float32)
         np.testing.assert_allclose(kernel(single), arc_cosine_ntk(scaled, scaled, depth), rtol=1e-5)
         solved = lambda rows: model.ridge(kernel(rows), rows, 1e-4)
         assert (
@@ -53,15 +53,15 @@ def test_kernel_is_the_limit_of_a_wide_network():
     back = (hidden > 0) * last * np.sqrt(2 / width)
     active = np.maximum(hidden, 0)
     empirical = active @ active.T * 2 / width + 0.01 + (back @ back.T) * (x @ x.T * 2 / items + 0.01)
-    np.testing.assert_allclose(model.make_kernel(1, normalize=False)(x), empirical, rtol=0.02)
+    np.testing.assert_allclose(model.Kernel(1, normalize=False)(x), empirical, rtol=0.02)
 
 
 def test_normalized_kernel_sees_only_directions():
     rng = np.random.default_rng(1)
     x, y = rng.random((4, 9)), rng.random((3, 9))
     scaled = [rows / np.linalg.norm(rows, axis=1, keepdims=True) * 3 for rows in (x, y)]
-    kernel = model.make_kernel(1, normalize=True)
-    np.testing.assert_allclose(kernel(7 * x, y), model.make_kernel(1, normalize=False)(*scaled), rtol=1e-6)
+    kernel = model.Kernel(1, normalize=True)
+    np.testing.assert_allclose(kernel(7 * x, y), model.Kernel(1, normalize=False)(*scaled), rtol=1e-6)
     assert np.isfinite(kernel(np.zeros((1, 9)), y)).all(), "an empty history"
     assert np.isfinite(jax.grad(lambda rows: kernel(rows).sum())(jnp.zeros((2, 9)))).all()
 
@@ -138,7 +138,7 @@ def test_both_forms_of_the_draws_agree_in_float32_where_they_meet():
 @pytest.mark.parametrize("users", [5, 8, 11])
 def test_ridge_predict_is_ridge_then_predict_on_either_side(users):
     rng = np.random.default_rng(4)
-    kernel, rows = model.make_kernel(1, True), jnp.asarray(rng.random((6, 8)))
+    kernel, rows = model.Kernel(1, True), jnp.asarray(rng.random((6, 8)))
     gram, cross = kernel(rows), kernel(jnp.asarray(rng.random((users, 8))), rows)
     expected = model.predict(cross, model.ridge(gram, rows, 0.1))
     np.testing.assert_allclose(model.ridge_predict(gram, cross, rows, 0.1), expected, rtol=1e-9)
@@ -150,7 +150,7 @@ def test_gradient_through_sampling_kernel_and_solve(tau, normalize):
     """Against finite differences, all the way from the logits to the loss."""
     rng = np.random.default_rng(9)
     logits, targets = jnp.asarray(rng.standard_normal((4, 8))), jnp.asarray(rng.random((5, 8)) < 0.5)
-    kernel = model.make_kernel(1, normalize)
+    kernel = model.Kernel(1, normalize)
 
     def loss(logits, log_lamda):
         rows = model.sample(jax.random.key(1), logits, tau, 3, 2)
@@ -168,7 +168,7 @@ def test_derivative_of_every_loss_with_hidden_items_and_item_weights_by_finite_d
     logits, weights = rng.standard_normal((4, 7)), 0.5 + rng.random(7)
     part = rng.integers(3, size=(5, 7))
     fed, targets = jnp.asarray(part == 1), jnp.asarray(part == 2)
-    kernel = model.make_kernel(1, True, weights)
+    kernel = model.Kernel(1, True, weights)
 
     def loss(logits, log_lamda):
         rows = model.sample(jax.random.key(1), logits, 2.0, 3, 1)
@@ -184,7 +184,7 @@ def test_derivative_of_every_loss_with_hidden_items_and_item_weights_by_finite_d
 def test_a_row_with_itself_is_exact_and_has_a_sound_gradient(depth, normalize):
     """In float32 the closed form is off by 1e-4 there; in float64 it tells what is right."""
     rows = np.random.default_rng(12).random((20, 300)) * (np.random.default_rng(13).random((20, 300)) < 0.1)
-    kernel = model.make_kernel(depth, normalize)
+    kernel = model.Kernel(depth, normalize)
     with jax.enable_x64():
         expected = np.diag(kernel(jnp.asarray(rows), jnp.asarray(rows)))
     np.testing.assert_allclose(np.diag(kernel(jnp.asarray(rows, jnp.float32))), expected, rtol=1e-6)
@@ -261,7 +261,7 @@ def test_squared_error_against_a_loop():
 def test_items_are_weighted_before_all_else(normalize):
     rng = np.random.default_rng(15)
     x, y, weights = rng.random((4, 9)), rng.random((3, 9)), rng.random(9) + 0.5
-    plain, weighted = model.make_kernel(1, normalize), model.make_kernel(1, normalize, weights)
+    plain, weighted = model.Kernel(1, normalize), model.Kernel(1, normalize, weights)
     np.testing.assert_allclose(weighted(x, y), plain(x * weights, y * weights), rtol=1e-6)
     np.testing.assert_allclose(weighted(x), plain(x * weights), rtol=1e-6)
 

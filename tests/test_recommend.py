@@ -43,7 +43,7 @@ def test_lists_are_those_of_evals_ranking(opened):
     distilled, dataset, recommender = opened
     view = dataset.test_view(generator(distilled.settings["seed"], Stream.TEST))
     columns, scores = recommender.rank(view.context, 10)
-    kernel = model.make_kernel(
+    kernel = model.Kernel(
         1, distilled.settings["normalize"], data.item_weights(dataset, distilled.settings["item_discount"])
     )
     rows = jnp.asarray(distilled.rows)
@@ -170,13 +170,13 @@ def test_large_rows_are_compared_by_parts(larger, monkeypatch):
     columns, scores = Recommender(run).rank(histories[:9], 20)
     (run.folder / "inverse.npz").unlink()
     monkeypatch.setattr(recommender_module, "LARGE_ROWS", 0)
-    sizes, make = set(), model.make_kernel
+    sizes, make = set(), model.Kernel
 
     def watched(*settings):
         kernel = make(*settings)
         return lambda rows, others=None: (sizes.add(len(rows)), kernel(rows, others))[1]
 
-    monkeypatch.setattr(model, "make_kernel", watched)
+    monkeypatch.setattr(model, "Kernel", watched)
     by_parts = Recommender(run).rank(histories[:9], 20)
     (run.folder / "inverse.npz").unlink()
     assert sizes == {64, 24, 25, 26}
@@ -192,7 +192,7 @@ def test_contributions_against_a_loop(opened, monkeypatch):
     columns, scores = recommender.rank(sp.csr_matrix(histories), 5)
     monkeypatch.setattr(recommender_module, "HISTORIES_AT_ONCE", 16)
     found = recommender.contributions(sp.csr_matrix(histories * 2), columns)
-    kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
+    kernel = model.Kernel(1, distilled.settings["normalize"], distilled.item_weights)
     alpha = np.asarray(model.ridge(kernel(distilled.rows), distilled.rows, distilled.lamda))
 
     def total(history, listed):
@@ -654,7 +654,7 @@ def test_two_precisions_in_one_process(distilled_run, opened, process):
             recommender.contributions(dataset.train[:3], columns[:3])
             for recommender, (columns, _) in zip(recommenders, lists)
         ]
-    kernel = model.make_kernel(1, distilled.settings["normalize"], distilled.item_weights)
+    kernel = model.Kernel(1, distilled.settings["normalize"], distilled.item_weights)
     with jax.enable_x64(True):
         rows = jnp.asarray(distilled.rows, float)
         expected = np.asarray(
