@@ -349,10 +349,11 @@ def check_fits(settings, dataset, mesh):
     """Raises UserError for settings that data or memory cannot serve. Nothing large is allocated yet."""
     s, n, items = settings["user_support"], settings["num_per_user"], dataset.items
     if not 1 <= s < max(dataset.users, 2):
+        asked = "-1, all users" if s == -1 else f"{s:,}"
+        why = "as many synthetic users distil nothing" if s in (-1, dataset.users) else "it must be fewer"
         raise UserError(
-            f"user_support is {s:,}, but {dataset.name} has {dataset.users:,} users: "
-            + ("as many synthetic users distil nothing. " if s in (-1, dataset.users) else "")
-            + "Try --user_support=auto"
+            f"user_support is {asked}, but {dataset.name} has {dataset.users:,} users: {why}. "
+            "Try --user_support=auto"
         )
     if settings["noise_groups"] > s:
         raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({s})")

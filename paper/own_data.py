@@ -66,10 +66,11 @@ def make(settings, options):
     distilled, _ = plan.concrete(DISTILLED.script, words_of(DISTILLED), statistics)
     made = Made({}, {}, statistics, distilled["user_support"])
     stop_on_sigterm()
-    began, bar = time.monotonic(), tqdm(SYSTEMS, unit="run", disable=None)
-    for number, system in enumerate(bar, 1):
+    began = time.monotonic()
+    for number, system in enumerate(tqdm(SYSTEMS, unit="run", disable=None), 1):
         label = made.label(system)
-        bar.set_postfix_str(label)
+        tqdm.write(f"{number} of {len(SYSTEMS)}: {label}: begins", file=sys.stdout)
+        sys.stdout.flush()
         words = words_of(system, *((f"--user_support={made.synthetic}",) if system == RANDOM else ()))
         run = plan.PlannedRun(
             "data", label, settings["dataset"], None, settings["seed"], system.script, words

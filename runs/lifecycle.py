@@ -70,7 +70,7 @@ def begin(arguments, description, script, of_run=lambda settings: None, choose=N
     choice = choose(settings, dataset, mesh) if choose else None
     if choice and choice.quality <= choice.popularity and jax.process_index() == 0:
         print(
-            f"no recipe is better than popularity in rehearsals on {dataset.name}: NDCG@10 is "
+            f"the recipe is not better than popularity in rehearsals on {dataset.name}: its NDCG@10 is "
             f"{choice.quality:.2f}, and popularity has {choice.popularity:.2f}. "
             f"`python compare.py --data={dataset.name}` shows which model to use"
         )
@@ -173,12 +173,19 @@ def _work_and_save(work, run, settings, dataset, evaluation):
 def last_lines(settings, dataset, result, system):
     """The last lines of a run: its choices, the models to compare it with, its test metrics."""
     best = "" if result["best_step"] is None else f"best step {result['best_step']} of {result['steps']}, "
+    if settings.get("keep_step", "best") != "best":
+        best = f"step {result['best_step']} of {settings['train_steps']}, by keep_step, "
     speed = f", {result['step_seconds']:.2f} s a step" if result["step_seconds"] else ""
     choice = result.get("choice", {"lamda": result.get("lamda")})
     chosen = "".join(f"{key} {format_number(value)}, " for key, value in choice.items())
     cost = f"{result['wall_seconds']:.0f} s{speed}, {result['peak_rss_mb']:,.0f} MiB"
     yield f"{dataset.name}: {best}{chosen}{cost}"
-    if result["best_step"] == 0:
+    if result["best_step"] == 0 and not result["steps"]:
+        yield (
+            "NOTHING WAS LEARNT: keep_step is 0, so the synthetic users are those that learning would begin "
+            f"with. `python compare.py --data={dataset.name}` shows whether another model serves better."
+        )
+    elif result["best_step"] == 0:
         tau = ", or a gumbel_tau of 2 or more" if settings["gumbel_tau"] < 2 else ""
         groups = ", or --noise_groups=-1" if settings["noise_groups"] != -1 else ""
         yield (

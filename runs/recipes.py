@@ -165,9 +165,9 @@ def _for_synthetic_users(settings, data, choice):
 
 
 def _user_support(settings, data):
-    """S; "auto" follows the data."""
+    """S; "auto" follows the data, and -1 is all users."""
     given = settings["user_support"]
-    return _sizes(data)[0]["user_support"] if given == "auto" else given
+    return {"auto": _sizes(data)[0]["user_support"], -1: data.users}.get(given, given)
 
 
 def _sizes(data):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -95,6 +96,8 @@ def choose(settings, dataset, rehearse, popularity, check):
                 found[name].append(_kept(path.with_suffix("") / f"{draw}-{name}.npz", make))
                 budget -= _cost(ready[name], dataset)
                 bar.update()
+                if not silent:
+                    _report(name, draw if thin else None, found[name][-1])
             popular.append(popularity(ready[names[0]], divided))
             left = _leaders(found, left)
             sure = draw and len(left) == 1  # one division alone decides nothing
@@ -110,6 +113,14 @@ def choose(settings, dataset, rehearse, popularity, check):
         write_files(path.parent, {path.name: json.dumps(choice._asdict(), indent=1).encode()})
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)  # another process may do so, too
     return choice
+
+
+def _report(name, draw, curve):
+    """Prints the best of a rehearsal, of a redrawn division or of the given one (None)."""
+    at, value = _best([curve])
+    best = f"validation NDCG@10 {value:.2f} at step {at[0]}, lamda {at[1]}" if at else "no finite scores"
+    tqdm.write(f"  {name}{'' if draw is None else f', division {draw + 1}'}: {best}", file=sys.stdout)
+    sys.stdout.flush()
 
 
 def _kept(path, rehearse):
@@ -175,13 +186,21 @@ def _of_users(rehearsals):
     return np.concatenate([curve[at] for curve in rehearsals])
 
 
-def _difference(found, one, other):
-    """How many standard errors the first of two recipes is above the second, over users."""
+def _lead(found, one, other):
+    """(by how much NDCG@10 the first of two recipes is above the second, its standard error), over users.
+
+    In the divisions that both have rehearsed; 0 and 0 without two users.
+    """
     pairs = min(len(found[one]), len(found[other]))
     lead = _of_users(found[one][:pairs]) - _of_users(found[other][:pairs])
     lead = lead[np.isfinite(lead)]
-    error = lead.std(ddof=1) / math.sqrt(len(lead)) if len(lead) > 1 else 0
-    return float(lead.mean() / error) if error else 0.0
+    return (lead.mean(), lead.std(ddof=1) / math.sqrt(len(lead))) if len(lead) > 1 else (0.0, 0.0)
+
+
+def _difference(found, one, other):
+    """How many standard errors the first of two recipes is above the second."""
+    lead, error = _lead(found, one, other)
+    return float(lead / error) if error else 0.0
 
 
 def _leaders(found, names):
@@ -195,15 +214,14 @@ def _conclude(found, name, popularity, thin):
     """The Choice of a recipe."""
     (step, lamda), value = _best(found[name])
     count = len(found[name])
-    over = f"over {count} redrawn validation{'s' * (count > 1)}" if thin else "in rehearsals"
+    over = f"over {count} redrawn validation{'s' * (count > 1)}" if thin else "in a rehearsal"
     usable = [other for other in found if other != name and _best(found[other])[0] is not None]
-    below = {other: _difference(found, name, other) for other in usable}
-    others = [
-        f"{other} {_best(found[other])[1]:.2f}, {abs(errors):.1f} standard errors "
-        + ("less" if errors >= 0 else "more")
-        for other, errors in below.items()
-    ]
-    reason = f"NDCG@10 {value:.2f} {over}" + "".join(f"; {text}" for text in others)
+    leads = {other: _lead(found, other, name) for other in usable}
+    compared = [f"{other} {lead:+.2f} ± {error:.2f}" for other, (lead, error) in leads.items()]
+    reason = f"NDCG@10 {value:.2f} {over}"
+    reason += f"; against it, where both were rehearsed, {', '.join(compared)}" if compared else ""
+    if name == next(iter(found)) and any(lead > 0 for lead, _ in leads.values()):
+        reason += f"; {name} is the likeliest here, and stays unless another leads by a standard error"
     kept = (step, lamda) if thin else ("best", "best")
     popular = float(_mean(np.concatenate(popularity)))
     return Choice(name, *kept, f"{reason}; popularity {popular:.2f}", value, popular)

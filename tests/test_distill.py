@@ -248,8 +248,9 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
     for asked in ("--user_support=500", "--paper=true"):
         done = run_script("distill.py", *here, "--dataset=tiny", asked)
         fails(done, "user_support is 500, but tiny has 150 users", "Try --user_support=auto")
-    everyone = run_script("distill.py", *here, "--dataset=tiny", "--user_support=150")
-    fails(everyone, "tiny has 150 users: as many synthetic users distil nothing. Try --user_support=auto")
+    for asked in ("150", "-1"):
+        everyone = run_script("distill.py", *here, "--dataset=tiny", f"--user_support={asked}")
+        fails(everyone, "tiny has 150 users: as many synthetic users distil nothing. Try --user_support=auto")
     fails(run_script("distill.py", *here, *TINY, "--noise_groups=9"), "noise_groups is 9")
     fails(run_script("distill.py", *here, *TINY, "--gumbel_tau=-1"), "gumbel_tau must be a number from")
     fails(run_script("distill.py", *here, "--dataset=nothing"), "there is no data set", "./prep.sh nothing")

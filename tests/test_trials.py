@@ -76,7 +76,8 @@ def test_full_validation_chooses_the_recipe_and_leaves_the_step_to_the_run(tiny,
     assert (choice.recipe, choice.keep_step, choice.keep_lamda) == ("squared", "best", "best")
     assert [call[0]["loss"] for call in rehearse.calls] == ["squared", "softmax"]
     assert all(call[1] is tiny and call[2] == ("step",) for call in rehearse.calls)
-    assert choice.reason.startswith("NDCG@10 6.20 in rehearsals; plain 5.20, ")
+    assert choice.reason.startswith("NDCG@10 6.20 in a rehearsal; against it, where both were ")
+    assert "rehearsed, plain -1.00 ± " in choice.reason and "likeliest" not in choice.reason
     named = settings_of(tmp_path, "--user_support=60", "--recipe=plain")
     assert choose(named, tiny, rehearse) is None and len(rehearse.calls) == 2
 
@@ -94,6 +95,12 @@ def test_thin_validation_is_redrawn_and_chooses_step_and_lamda_too(tiny, tmp_pat
     found = recipes.resolve_auto(settings_of(tmp_path), recipes.statistics_of(tiny), choice=choice)
     assert found[0]["recipe"] == "gentle" and found[0]["keep_step"] == 20
     assert found[1]["keep_step"] == choice.reason and found[0]["shared_moment"] is True
+
+
+def test_a_recipe_that_leads_by_chance_alone_leaves_the_likeliest(tiny, tmp_path):
+    alike = Invented(by_recipe(sparse=5.0, gentle=5.08), noise=1.0)
+    choice = choose(settings_of(tmp_path), tiny, alike)
+    assert choice.recipe == "sparse" and "sparse is the likeliest here, and stays" in choice.reason
 
 
 def test_two_recipes_that_differ_by_chance_are_both_tried_again(tiny, tmp_path):
