@@ -97,10 +97,16 @@ def test_thin_validation_is_redrawn_and_chooses_step_and_lamda_too(tiny, tmp_pat
     assert found[1]["keep_step"] == choice.reason and found[0]["shared_moment"] is True
 
 
-def test_a_recipe_that_leads_by_chance_alone_leaves_the_likeliest(tiny, tmp_path):
-    alike = Invented(by_recipe(sparse=5.0, gentle=5.08), noise=1.0)
-    choice = choose(settings_of(tmp_path), tiny, alike)
-    assert choice.recipe == "sparse" and "sparse is the likeliest here, and stays" in choice.reason
+@pytest.mark.parametrize("name, said", [("sparse", True), ("gentle", False)])
+def test_a_recipe_that_another_leads_by_chance_alone_says_why_it_stays(name, said):
+    noise = np.random.default_rng(0).normal(size=(2, 200))
+    noise -= noise.mean(axis=1, keepdims=True)
+    found = {"sparse": [{(0, "step"): 5 + noise[0]}], "gentle": [{(0, "step"): 5.05 + noise[1]}]}
+    reason = trials._conclude(found, name, [np.ones(200)], thin=True).reason
+    error = (noise[0] - noise[1]).std(ddof=1) / np.sqrt(200)
+    other, lead = ("gentle", "+0.05") if said else ("sparse", "-0.05")
+    assert f"{other} {lead} ± {error:.2f}" in reason
+    assert ("; sparse is the likeliest here, and stays unless" in reason) == said
 
 
 def test_two_recipes_that_differ_by_chance_are_both_tried_again(tiny, tmp_path):
