@@ -27,7 +27,7 @@ from lib import devices, plots
 from lib.devices import GIB
 from lib.errors import UserError
 from lib.settings import defaults, to_arguments
-from runs import reference_models, trials
+from runs import recipes, reference_models, trials
 from runs.batches import FED, HELD_OUT, batch_users, make_batches
 from runs.evaluation import Evaluation, show
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
@@ -87,17 +87,22 @@ def make_loss(
         cardinality_reg: price of a synthetic user's length, relative to a real user's.
 
     Returns:
-        loss(params, lamda or None for exp(params.log_lamda), noise_key, batch (B', I)) -> (loss, lamda), two
-        scalars: the mean error over B real users of ∞-AE trained on sampled synthetic users, plus the price.
+        loss(params, lamda or None for exp(params.log_lamda), noise_key, Batch) -> (loss, lamda), two scalars:
+        the mean error over B real users of ∞-AE trained on sampled synthetic users, plus the price.
     """
 
     def loss(params, lamda, noise_key, batch):
         rows = sample(noise_key, params.logits)
         lamda = jnp.exp(params.log_lamda) if lamda is None else lamda
-        fed = batch == FED
-        targets, hidden = (batch == HELD_OUT, fed) if held_out else (fed, None)
-        scores = model.ridge_predict(kernel(rows), kernel(fed.astype(rows.dtype), rows), rows, lamda)
-        mean_error = error(scores, targets, hidden, history_discount, score_scale).sum() / users
+        fed = batch.entries == FED
+        targets, hidden = (batch.entries == HELD_OUT, fed) if held_out else (fed, None)
+        if batch.items is None:
+            cross, labels, counts = kernel(fed.astype(rows.dtype), rows), rows, {}
+        else:
+            cross = kernel.of_part(fed.astype(rows.dtype), batch.items, rows)
+            labels, counts = rows[:, batch.items], {"counts": batch.counts.astype(rows.dtype)}
+        scores = model.ridge_predict(kernel(rows), cross, labels, lamda)
+        mean_error = error(scores, targets, hidden, history_discount, score_scale, **counts).sum() / users
         length = rows.sum() / len(rows) / real_length
         return mean_error + cardinality_reg * length, lamda
 
@@ -341,8 +346,9 @@ def build(settings, dataset, kernel, error, mesh):
     optimizer = make_optimizer(settings)
     step = make_step(make_objective(settings, dataset, kernel, error), optimizer, mesh)
     keep_prob = settings["keep_prob"] if settings["objective"] == "held_out" else 1
-    batching = settings["seed"], settings["batch_size"], keep_prob, settings["accumulate_steps"]
-    return make_sampler(settings), optimizer, step, make_batches(dataset, mesh, *batching)
+    batching = settings["seed"], settings["batch_size"], keep_prob, settings["sampled_items"]
+    batches = make_batches(dataset, mesh, *batching, settings["accumulate_steps"])
+    return make_sampler(settings), optimizer, step, batches
 
 
 def check_fits(settings, dataset, mesh):
@@ -360,8 +366,10 @@ def check_fits(settings, dataset, mesh):
     number_bytes, free = np.dtype(dtype_of(settings)).itemsize, devices.free_bytes(mesh)
     # As XLA plans a step: bytes of the synthetic users, and of a real user of the batch.
     fixed = number_bytes * (s * (15 * items + 6 * s) + 2 * n * items)
-    for_user = number_bytes * (4 * items + 3 * s) + items
-    share = -(-batch_users(settings["batch_size"], dataset.users) // mesh.size)
+    users = batch_users(settings["batch_size"], dataset.users)
+    width = recipes.batch_items(users, settings["sampled_items"], recipes.statistics_of(dataset))
+    for_user = number_bytes * (4 * width + 3 * s) + width
+    share = -(-users // mesh.size)
     needed = fixed + share * for_user
     if needed > free:
         fits = int((free - fixed) // for_user) * mesh.size
@@ -391,6 +399,8 @@ def main(arguments, own_kernel=None, own_error=None, started=None):
             partial(check_fits, mesh=mesh),
         )
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "distill", choose=try_recipes)
+    if (own_kernel or own_error) and settings["sampled_items"] != -1:
+        raise UserError("a kernel or a loss of your own ranks all items. Try sampled_items=-1")
     check_fits(settings, dataset, mesh)
     kernel = own_kernel or make_kernel(settings, dataset)
     error = own_error or model.LOSSES[settings["loss"]]
@@ -427,6 +437,7 @@ def distill(interactions, kernel=None, loss=None, **settings):
         settings["loss"] = loss
     if kernel or error:
         settings["resume"] = False  # the folder's name has those of the functions, not what they do
+        settings.setdefault("sampled_items", -1)
     data_dir = settings.setdefault("data_dir", defaults("distill")["data_dir"])
     settings["dataset"] = save(interactions, data_dir)
     return open_distilled(main(to_arguments(settings), kernel, error, began))

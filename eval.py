@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lib.devices import gather, spread
+from lib.devices import few_sizes, gather, spread
 from model import predict
 
 CUTOFFS = (10, 100)
@@ -63,6 +63,11 @@ def _cross_kernel(kernel, context, rows):
     return kernel(context.astype(rows.dtype), rows)
 
 
+@partial(jax.jit, static_argnums=0)
+def _cross_kernel_of_part(kernel, part, items, rows):
+    return kernel.of_part(part.astype(rows.dtype), items, rows)
+
+
 @jax.jit
 def _predict(cross, alpha):
     return predict(cross, alpha)
@@ -73,23 +78,29 @@ def _predict_trained(context, alpha, users, strength):
     return context.astype(alpha.dtype) - strength * alpha[users]
 
 
-def scores_of(kernel, rows, alphas):
+class scores_of:
     """K(context, X) alpha, for `evaluate`: a batch of users meets the kernel once for all solutions.
 
     Args:
-        kernel: from model.Kernel.
+        kernel: model.Kernel, or a function like it.
         rows: X, (m, I), what the model was trained on.
         alphas: solutions, each (m, I).
-
-    Returns:
-        function (users (B,), context (B, I)) -> the scores (B, I) of every solution, one after another.
     """
 
-    def scores(users, context):
-        cross = _cross_kernel(kernel, context, rows)
-        return (_predict(cross, alpha) for alpha in alphas)
+    def __init__(self, kernel, rows, alphas):
+        self._kernel, self._rows, self._alphas = kernel, rows, alphas
+        self.takes_parts = hasattr(kernel, "of_part")
 
-    return scores
+    def __call__(self, users, context):
+        """The scores (B, I) of every solution, one after another, for users (B,) and their context (B, I)."""
+        return self._of_cross(_cross_kernel(self._kernel, context, self._rows))
+
+    def of_part(self, part, items):
+        """The same, of a context that is 0 but at some items (J,): its values there, (B, J)."""
+        return self._of_cross(_cross_kernel_of_part(self._kernel, part, items, self._rows))
+
+    def _of_cross(self, cross):
+        return (_predict(cross, alpha) for alpha in self._alphas)
 
 
 def scores_of_trained(alpha, strength, first_user):
@@ -130,7 +141,7 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
 
     Args:
         scores: function of a batch, users (B,) as in the view and their context (B, I) int8, both on the
-            devices. It gives the scores (B, I) of every model, one after another.
+            devices. It gives the scores (B, I) of every model, one after another. Or `scores_of`.
         models: how many models.
         view: data.View, V users of this process.
         weights: `inverse_propensity`, (I,).
@@ -151,11 +162,17 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
         batch = users[start : start + batch_size]
         # The last batch gets empty users, so that its shape needs no new program.
         put = partial(_put, mesh, batch_size - len(batch))
-        context, targets = (put(matrix[batch].toarray(), 0) for matrix in (view.context, view.targets))
+        rows = view.context[batch]
+        context, targets = (put(matrix.toarray(), 0) for matrix in (rows, view.targets[batch]))
+        items = _few_items(rows) if getattr(scores, "takes_parts", False) else None
+        if items is None:
+            batch_scores = scores(put(view.users[batch], 0), context)
+        else:
+            batch_scores = scores.of_part(put(rows[:, items].toarray(), 0), items)
         positives, negatives = _padded(view.targets[batch], width), view.negatives[batch]
         asked = weights, put(positives, -1), put(negatives, -1)
-        for model, batch_scores in enumerate(scores(put(view.users[batch], 0), context)):
-            counts, high, low, all_finite = _rank(batch_scores, context, targets, *asked)
+        for model, of_model in enumerate(batch_scores):
+            counts, high, low, all_finite = _rank(of_model, context, targets, *asked)
             finite[model] &= bool(all_finite)
             for name, values in counts.items():
                 sums[model].setdefault(name, []).append(np.asarray(values)[: len(batch)])
@@ -171,6 +188,17 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
             pools = [gather(np.concatenate([np.empty(0), *batches])) for batches in lists]
         metrics.append(_finish(totals, users if finite[model] else users[:0], view.targets, weights, *pools))
     return metrics
+
+
+def _few_items(rows):
+    """Items among which are all of the rows, CSR (B, I): (J,), ascending; None if J is half of I or more."""
+    present = np.zeros(rows.shape[1], bool)
+    present[rows.indices] = True
+    size = few_sizes(int(present.sum()) + 1)
+    if 2 * size > len(present):
+        return None
+    present[np.flatnonzero(~present)[: size - present.sum()]] = True
+    return np.flatnonzero(present)
 
 
 def _put(mesh, fill, array, value):

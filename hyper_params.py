@@ -79,6 +79,8 @@ hyper_params = {
     "cosine_decay": True,      # let the learning rate fall to 0 along a cosine (the paper: False)
     "train_steps": "auto",     # at most (the paper: 500)
     "batch_size": "auto",      # B, real users in a batch; -1: all (the paper)
+    "sampled_items": "auto",   # the loss ranks the items of the batch's users and, drawn anew for each batch,
+                               # at least so many others, which stand for all others; -1: all (the paper)
     "accumulate_steps": 1,     # batches whose mean gradient makes one step
     "best_by": "NDCG@10",      # the validation metric that chooses the step, lamda, and a baseline's setting
                                # (the paper: "HR@100")
@@ -122,6 +124,7 @@ paper = {
     "patience": 150,
     "best_by": "HR@100",
     "batch_size": -1,
+    "sampled_items": -1,
     "accumulate_steps": 1,
     "user_support": 500,
     "num_per_user": 200,
@@ -205,7 +208,7 @@ _data = ("dataset", "data_dir", "results_dir", "repeats", "noise")
 _kernel = ("depth", "normalize", "item_discount", "float64")
 _sampling = ("num_per_user", "gumbel_tau", "noise_groups")
 _learning = ("objective", "keep_prob", "history_discount", "cardinality_reg", "lamda", "learning_rate",
-             "shared_moment", "batch_size")
+             "shared_moment", "batch_size", "sampled_items")
 _evaluation = ("best_by", "validation_users", "eval_batch_size", "seed", "resume")
 _many_machines = ("distributed", "coordinator", "num_processes", "process_id")
 takes = {
@@ -247,7 +250,7 @@ kinds = {
     **dict.fromkeys(("patience", "log_freq", "epochs"), count),
     **dict.fromkeys(("gumbel_tau", "lamda"), positive),
     **dict.fromkeys(("data_dir", "results_dir"), text),
-    "batch_size": count | everything | auto,
+    **dict.fromkeys(("batch_size", "sampled_items"), count | everything | auto),
     **dict.fromkeys(("validation_users", "num_processes"), count | everything),
     "distilled": str,
     "dataset": Annotated[str, Field(pattern=_name, description="the name of a folder under data_dir")],

@@ -46,6 +46,21 @@ class Kernel:
             rows, columns = self._weighted(rows), self._weighted(columns)
             return self._closed_form(self._scaled(rows), self._scaled(columns), get="ntk")
 
+    def of_part(self, part, items, columns):
+        """The kernel of rows that are 0 but at some items: their values there, (B, J), and columns (S, I)."""
+        whole = self._weighted(columns)
+        square = (whole**2).sum(axis=1)
+        weights = 1 if self._item_weights is None else jnp.asarray(self._item_weights, part.dtype)[items]
+        part, kept = part * weights, whole[:, items]
+        # What the columns have elsewhere enters their norm alone: one more item, which the rows lack.
+        rest = jnp.maximum(square - (kept**2).sum(axis=1), 0)
+        rest = jnp.where(rest > 0, jnp.sqrt(jnp.where(rest > 0, rest, 1)), 0)
+        kept = jnp.concatenate([kept, rest[:, None]], axis=1)
+        part = jnp.concatenate([part, jnp.zeros_like(part[:, :1])], axis=1)
+        share = (part.shape[1] / columns.shape[1]) ** 0.5  # the closed form divides by the number of items
+        with jax.default_matmul_precision(PRECISION):
+            return self._closed_form(self._scaled(share * part), self._scaled(share * kept), get="ntk")
+
     def _weighted(self, rows):
         return rows if self._item_weights is None else rows * jnp.asarray(self._item_weights, rows.dtype)
 
@@ -121,7 +136,7 @@ def sample(key, logits, tau, draws, noise_groups):
     return jnp.clip(sums.reshape(-1, items)[:users], 0, 1)
 
 
-def cross_entropy(scores, targets, hidden, discount, scale=1.0):
+def cross_entropy(scores, targets, hidden, discount, scale=1.0, counts=1):
     """- sum over targets of log softmax(scale scores), divided by (number of targets)^discount; (B,).
 
     Args:
@@ -130,10 +145,11 @@ def cross_entropy(scores, targets, hidden, discount, scale=1.0):
         hidden: None, or boolean (B, I), never true where targets is: items that are not ranked.
         discount: 0 (the paper): a user weighs as much as their interactions; 1: every user weighs the same.
         scale: 1 (the paper). Ridge regression's scores are below 0.1, where a softmax is nearly linear.
+        counts: (I,) how many items a column stands for: 1 where it is a target of a user, or hidden. Or 1.
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
     below, top = _below_the_top(scores, hidden)
-    count, total = targets.sum(axis=1), jnp.exp(below).sum(axis=1)
+    count, total = targets.sum(axis=1), (counts * jnp.exp(below)).sum(axis=1)
     log_total = jnp.log(jnp.where(count > 0, total, 1)) + top[:, 0]
     return (count * log_total - (targets * scores).sum(axis=1)) / jnp.maximum(count, 1) ** discount
 
@@ -264,7 +280,7 @@ def _below_the_top(scores, hidden):
     return ranked - top, top
 
 
-def generalized_cross_entropy(scores, targets, hidden, discount, scale=1.0, power=0.5):
+def generalized_cross_entropy(scores, targets, hidden, discount, scale=1.0, power=0.5, counts=1):
     """- sum over targets of p^power / power, p = softmax(scale scores), with `discount` as above; (B,).
 
     Zhang and Sabuncu, "Generalized cross entropy loss for training deep neural networks with noisy labels",
@@ -272,17 +288,17 @@ def generalized_cross_entropy(scores, targets, hidden, discount, scale=1.0, powe
     no interaction of the user speaks for are let go.
 
     Args:
-        scores, targets, hidden, discount, scale: as for `cross_entropy`.
+        scores, targets, hidden, discount, scale, counts: as for `cross_entropy`.
         power: q, in (0, 1]. Towards 0 it becomes the cross entropy.
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
     below, _ = _below_the_top(scores, hidden)
-    count, total = targets.sum(axis=1), jnp.exp(below).sum(axis=1)
+    count, total = targets.sum(axis=1), (counts * jnp.exp(below)).sum(axis=1)
     gain = (targets * jnp.exp(power * below)).sum(axis=1) / jnp.where(count > 0, total, 1) ** power
     return -gain / power / jnp.maximum(count, 1) ** discount
 
 
-def squared_error(scores, targets, hidden, discount, scale=1.0):
+def squared_error(scores, targets, hidden, discount, scale=1.0, counts=1):
     """Sum over items of (scale scores - targets)^2, divided by (number of targets)^discount; (B,).
 
     A softmax also tells apart items that nobody would be shown. This loss is mostly about the largest scores.
@@ -290,12 +306,13 @@ def squared_error(scores, targets, hidden, discount, scale=1.0):
     Args:
         scores, targets, hidden, discount: as for `cross_entropy`. Hidden items do not count.
         scale: of the scores. A large scale shrinks all scores: it regularises.
+        counts: as for `cross_entropy`.
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
     count = targets.sum(axis=1)
     ranked = scores if hidden is None else jnp.where(hidden, 0, scores)
     # Not (scores - targets)^2, which would need one more array of (B, I).
-    error = (ranked**2).sum(axis=1) - 2 * (targets * scores).sum(axis=1) + count
+    error = (counts * ranked**2).sum(axis=1) - 2 * (targets * scores).sum(axis=1) + count
     return jnp.where(count > 0, error, 0) / jnp.maximum(count, 1) ** discount
 
 

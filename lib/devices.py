@@ -128,6 +128,12 @@ def replicated(mesh):
     return NamedSharding(mesh, PartitionSpec())
 
 
+def few_sizes(size):
+    """The size, rounded up to a few eighths of a power of two: of many sizes, few programs are compiled."""
+    step = max(1, 2 ** (int(size).bit_length() - 3))
+    return size + -size % step
+
+
 def spread(mesh, rows, capacity=0):
     """The rows of an array, divided among the devices.
 

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     PART_SEED = 10  # stream.py: the seed of a part's batches (part)
     MEMORY = 11  # which real users stream.py remembers
     REDRAW = 12  # data.redraw: which interactions validate a rehearsal (draw)
+    SAMPLED_ITEMS = 13  # the items that a batch ranks beside its users' own (step, part of the step)
 
 
 def generator(seed, stream, *position):

@@ -1,4 +1,10 @@
-"""The real users of a step, and which of their interactions are fed; drawn on the host."""
+"""The real users of a step, which of their interactions are fed, and which items the loss ranks.
+
+All is drawn on the host. Where items are many and interactions few, a batch has few of the items: those of
+its own users, and a sample of the others, which stands for all of them.
+"""
+
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,12 +16,20 @@ from lib.random_streams import Stream, generator
 FED, HELD_OUT = 1, 2  # of a batch's entries
 
 
+class Batch(NamedTuple):
+    """Real users at J items, on the devices. B' is B and empty rows, which make the devices' shards even."""
+
+    entries: jax.Array  # (B', J) int8: FED, HELD_OUT or 0
+    items: jax.Array | None = None  # (J,) ascending, all that the users have among them; None: all I items
+    counts: jax.Array | None = None  # (J,) how many items each stands for: 1 where a user has it
+
+
 def batch_users(batch_size, users):
     """B: how many real users a batch has; a batch_size of -1 is all users."""
     return users if batch_size == -1 else min(batch_size, users)
 
 
-def make_batches(dataset, mesh, seed, batch_size, keep_prob, batches_per_step):
+def make_batches(dataset, mesh, seed, batch_size, keep_prob, sampled_items, batches_per_step):
     """Draws the batches of every step.
 
     A batch is drawn without replacement. It depends on the seed and the step alone, not on the devices or the
@@ -24,10 +38,10 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, batches_per_step):
     Args:
         batch_size: B, or -1 for all users.
         keep_prob: the share of a user's interactions that is fed; 1 feeds all and holds out none.
+        sampled_items: how many items to sample, at least, of those that no user of the batch has; -1: all.
 
     Returns:
-        batches(step) -> a list of arrays (B', I) int8 on the devices. An entry is FED, HELD_OUT or 0. B' is B
-        and the empty rows that make the devices' shards even.
+        batches(step) -> a list of Batch.
     """
     size = batch_users(batch_size, dataset.users)
 
@@ -42,7 +56,14 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, batches_per_step):
         # The numbers for the interactions of other processes' users, which come first, are passed over.
         rng.bit_generator.advance(int(dataset.lengths[data.TRAIN, chosen[: position.start]].sum()))
         batch.data[:] = np.where(rng.random(batch.nnz) < keep_prob, FED, HELD_OUT)
-        return devices.spread(mesh, batch.toarray(), capacity(chosen))
+        if sampled_items == -1:
+            return Batch(devices.spread(mesh, batch.toarray(), capacity(chosen)))
+        present = np.zeros(dataset.items, bool)
+        present[dataset.gather(np.unique(batch.indices))] = True
+        rng = generator(seed, Stream.SAMPLED_ITEMS, step, part)
+        items, counts = choose_items(rng, present, sampled_items)
+        entries = devices.spread(mesh, batch[:, items].toarray(), capacity(chosen))
+        return Batch(entries, *devices.replicate(mesh, (items.astype(np.int32), counts)))
 
     def capacity(chosen):
         """The most users of the batch that one process holds, rounded up."""
@@ -51,7 +72,28 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, batches_per_step):
         # Rounded up, the shards of all batches have few shapes, each of which is compiled once.
         return most if processes == 1 else most + -most % (size // (16 * processes) + 1)
 
-    if size == dataset.users and keep_prob == 1:
+    if size == dataset.users and keep_prob == 1 and sampled_items == -1:
         everyone = [batch(0, 0)] * batches_per_step
         return lambda step: everyone
     return lambda step: [batch(step, part) for part in range(batches_per_step)]
+
+
+def choose_items(rng, present, sampled):
+    """The present items, and a sample of the others.
+
+    Args:
+        rng: numpy Generator.
+        present: (I,) bool.
+        sampled: the size of the sample, at least; it makes J one of devices.few_sizes, or I.
+
+    Returns:
+        ((J,) items, ascending; (J,) float32, how many items each stands for: the sample for all others).
+    """
+    absent = np.flatnonzero(~present)
+    own = len(present) - len(absent)
+    sampled = min(len(absent), devices.few_sizes(own + sampled) - own)
+    chosen = rng.choice(absent, sampled, replace=False, shuffle=False)
+    counts = present.astype(np.float32)
+    counts[chosen] = len(absent) / max(sampled, 1)
+    items = np.flatnonzero(counts)
+    return items, counts[items]

@@ -9,7 +9,7 @@ from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
 
-SCORES = 10**8  # at once: fewer users than eval_batch_size where the items are many
+SCORES = 8 * 10**6  # at once: fewer users than eval_batch_size where the items are many
 AT_ONCE = 3  # solutions (m, I) that are held, of a longer list of lamdas
 
 

@@ -19,6 +19,8 @@ ITEMS_PER_DRAW = 5  # with fewer, the sum of the draws nears 1 at every item, wh
 TUNED_ITEMS_PER_DRAW = 18  # ML-1M's, for which the squared and the generalized loss got their score_scale
 LARGEST_BATCH, SMALLEST_BATCH = 4096, 256  # real users
 BATCH_ENTRIES = 10**8  # users times items of a batch, at most: memory and time of a step
+SAMPLED_ITEMS = 4096  # beside the items of a batch's users, where these are few
+ENTRIES_PER_ITEM = 250  # then, a batch costs about as much as the synthetic users themselves, whatever I
 LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
 
 PLAIN = {
@@ -131,6 +133,8 @@ def resolve_auto(settings, data, of_run=None, choice=None):
 def _for_synthetic_users(settings, data, choice):
     """({key: value}, {key: reason}) for distill.py and stream.py."""
     values, reasons = _sizes(data)
+    for key, value in batch_sizes(settings, data).items():
+        values[key], reasons[key] = value, f"{data.items:,} items, {data.per_user:.3g} of them a user"
     users, tau = _user_support(settings, data), settings["gumbel_tau"]
     name = choice.recipe if choice else candidates(settings, data)[0]
     loss = RECIPES[name].get("loss", PLAIN["loss"]) if settings["loss"] == "auto" else settings["loss"]
@@ -171,12 +175,10 @@ def _user_support(settings, data):
 
 
 def _sizes(data):
-    """({key: value}, {key: reason}) of how many synthetic users, draws and real users there are."""
+    """({key: value}, {key: reason}) of how many synthetic users and draws there are."""
     draws = max(1, data.items // ITEMS_PER_DRAW)
     values = {"user_support": MOST_USERS, "num_per_user": min(MOST_DRAWS, draws)}
     reasons = dict.fromkeys(values, "as in the paper")
-    values["batch_size"] = batch_size(data.items)
-    reasons["batch_size"] = f"{data.items:,} items"
     if data.users < LEAST_SHARE * MOST_USERS:
         values["user_support"] = max(1, data.users // LEAST_SHARE)
         reasons["user_support"] = f"a quarter of the {data.users:,} users"
@@ -185,9 +187,28 @@ def _sizes(data):
     return values, reasons
 
 
-def batch_size(items):
-    """B for data of so many items."""
-    return max(SMALLEST_BATCH, min(LARGEST_BATCH, BATCH_ENTRIES // items))
+def batch_sizes(settings, data):
+    """{key: value} of how many users a batch has, and how many items beside its own."""
+
+    def size(sampled):
+        """As many users as BATCH_ENTRIES allow."""
+        if settings["batch_size"] != "auto":
+            return data.users if settings["batch_size"] == -1 else settings["batch_size"]
+        half = max(sampled, 0) / data.per_user / 2  # users * (users * per_user + sampled) = entries
+        entries = min(BATCH_ENTRIES, ENTRIES_PER_ITEM * data.items)
+        narrow = 0 if sampled == -1 else math.sqrt(half**2 + entries / data.per_user) - half
+        return max(SMALLEST_BATCH, min(LARGEST_BATCH, max(BATCH_ENTRIES // data.items, int(narrow))))
+
+    sampled = settings["sampled_items"]
+    if sampled == "auto":
+        most = batch_items(min(size(SAMPLED_ITEMS), data.users), SAMPLED_ITEMS, data)
+        sampled = SAMPLED_ITEMS if most <= data.items / 2 else -1
+    return {"sampled_items": sampled, "batch_size": size(sampled)}
+
+
+def batch_items(users, sampled_items, data):
+    """About the most items J that a batch of so many users has."""
+    return data.items if sampled_items == -1 else min(data.items, int(users * data.per_user) + sampled_items)
 
 
 def usual(settings, data, script):

@@ -156,9 +156,11 @@ def concrete(settings, statistics, name):
 
 
 def _cost(settings, dataset):
-    """What a run costs, about: B S I for each step."""
-    users = batch_users(settings["batch_size"], dataset.users)
-    return settings["train_steps"] * (users * settings["user_support"] * dataset.items + STEP)
+    """What a run costs, about: B S J for each step and, where J is less than I, the synthetic users' part."""
+    users, sampled = batch_users(settings["batch_size"], dataset.users), settings["sampled_items"]
+    entries = users * recipes.batch_items(users, sampled, recipes.statistics_of(dataset))
+    entries += 0 if sampled == -1 else recipes.ENTRIES_PER_ITEM * dataset.items
+    return settings["train_steps"] * (entries * settings["user_support"] + STEP)
 
 
 def _mean_curve(rehearsals):

@@ -89,13 +89,18 @@ def _steps_by_users(settings, mesh):
 
 
 def _steps_by_items(settings, mesh):
-    def seconds_of(items, batch_size):
+    def seconds_of(items, batch_size, sampled_items):
         dataset = train_only(np.random.default_rng(0), WIDE_USERS, items, WIDE_LENGTH * WIDE_USERS)
-        wide = {**settings, "user_support": WIDE_SUPPORT, "batch_size": batch_size}
-        return step_seconds(wide, dataset, mesh)
+        sizes = {"batch_size": batch_size, "sampled_items": sampled_items}
+        return step_seconds({**settings, **sizes, "user_support": WIDE_SUPPORT}, dataset, mesh)
 
     title = f"{WIDE_USERS:,} users, {WIDE_LENGTH} interactions a user, S = {WIDE_SUPPORT}"
-    shapes = [{"items": items, "batch_size": recipes.batch_size(items)} for items in ITEMS]
+    shapes = []
+    for items in ITEMS:
+        statistics = recipes.Statistics(WIDE_USERS, items, WIDE_LENGTH * WIDE_USERS)
+        auto = {"batch_size": "auto", "sampled_items": "auto"}
+        dense = {"batch_size": "auto", "sampled_items": -1}
+        shapes += [{"items": items, **recipes.batch_sizes(sizes, statistics)} for sizes in (dense, auto)]
     return _timed_steps(title, shapes, seconds_of)
 
 

@@ -57,7 +57,13 @@ def measure(settings, mesh, size):
         settings: of distill.py, without an "auto"; the loss is the softmax.
         size: (users, items, interactions).
     """
-    settings = {**settings, "batch_size": -1, "objective": "held_out", "learn_lamda": True}
+    settings = {
+        **settings,
+        "batch_size": -1,
+        "sampled_items": -1,
+        "objective": "held_out",
+        "learn_lamda": True,
+    }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "generated"
         write_data_set(folder, *size, settings["seed"])
@@ -218,7 +224,7 @@ def make_plain_loss(settings, kernel, dataset):
     def loss(params, lamda, noise_key, batch):
         rows = plain_sample(noise_key, params.logits, settings["gumbel_tau"], settings["num_per_user"])
         lamda = jnp.exp(params.log_lamda)
-        fed, targets = batch == FED, batch == HELD_OUT
+        fed, targets = batch.entries == FED, batch.entries == HELD_OUT
         scores = plain_scores(kernel, rows, lamda, fed.astype(rows.dtype))
         logits = settings["score_scale"] * jnp.where(fed, -jnp.inf, scores)
         entropy = -jnp.sum(jnp.where(targets, jax.nn.log_softmax(logits), 0), axis=1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, environment_of, environment_without_cache, write_layout
 
+import data
 import distill
 import model
 from hyper_params import hyper_params
@@ -392,15 +393,80 @@ def test_what_changed_since_a_run_began_is_said(finished, tmp_path, run_script):
 @pytest.mark.parametrize("share", [0.8, 1])
 def test_batches_are_real_users_and_feed_the_share_of_their_interactions(tiny, share):
     mesh = devices.start(False)
-    make = batches.make_batches(tiny, mesh, seed=42, batch_size=60, keep_prob=share, batches_per_step=2)
+    make = batches.make_batches(
+        tiny, mesh, seed=42, batch_size=60, keep_prob=share, sampled_items=-1, batches_per_step=2
+    )
     rows = {bytes(row) for row in tiny.train.toarray()}
-    drawn = [np.asarray(batch) for step in range(20) for batch in make(step)]
+    drawn = [np.asarray(batch.entries) for step in range(20) for batch in make(step)]
     assert all(bytes((row > 0).astype(np.int8)) in rows for batch in drawn for row in batch)
     fed, held_out = (
         sum((batch == part).sum() for batch in drawn) for part in (batches.FED, batches.HELD_OUT)
     )
     assert drawn[0].shape == (60, tiny.items) and fed / (fed + held_out) == pytest.approx(share, abs=0.01)
-    assert all((one == two).all() for one, two in zip(make(3), make(3))) and not (drawn[0] == drawn[1]).all()
+    assert (
+        all((one.entries == two.entries).all() for one, two in zip(make(3), make(3)))
+        and not (drawn[0] == drawn[1]).all()
+    )
+
+
+@pytest.mark.parametrize("sampled", [5, 40, 10**6])
+def test_a_batch_has_the_items_of_its_users_and_a_sample_of_the_others(tiny, sampled):
+    mesh, alike = devices.start(False), {"seed": 42, "batch_size": 9, "keep_prob": 0.5, "batches_per_step": 2}
+    narrow = batches.make_batches(tiny, mesh, sampled_items=sampled, **alike)
+    wide = batches.make_batches(tiny, mesh, sampled_items=-1, **alike)
+    widths, ranked = set(), np.zeros(tiny.items)
+    for step in range(30):
+        for one, whole in zip(narrow(step), wide(step)):
+            entries, items, counts = map(np.asarray, one)
+            whole = np.asarray(whole.entries)
+            present = (whole > 0).any(axis=0)
+            assert (whole[:, items] == entries).all() and (np.diff(items) > 0).all()
+            assert set(np.flatnonzero(present)) <= set(items) and (counts[present[items]] == 1).all()
+            assert counts.sum() == pytest.approx(tiny.items, rel=1e-6)
+            assert len(items) >= min(tiny.items, present.sum() + sampled)
+            widths.add(len(items))
+            ranked[items] += 1
+    assert len(widths) <= 4 and (sampled < 10**6 or widths == {tiny.items})
+    again, other = narrow(3)[0].items, narrow(4)[0].items
+    assert (again == narrow(3)[0].items).all() and (
+        sampled == 10**6 or set(again.tolist()) != {*other.tolist()}
+    )
+    assert ranked.all(), "every item is ranked at times"
+
+
+@pytest.mark.parametrize("name", model.LOSSES)
+def test_a_step_on_all_items_of_a_part_is_the_step_on_all_items(tiny, name):
+    """Loss and gradient. With some of the items, the loss and its gradient are those in the mean."""
+    settings, _ = resolve(["--user_support=8", "--num_per_user=30", "--batch_size=12", "--score_scale=50"])
+    settings, _ = recipes.resolve_auto({**settings, "loss": name}, recipes.statistics_of(tiny))
+    kernel, mesh = model.Kernel(1, True, data.item_weights(tiny, 0.25)), devices.start(False)
+    state = distill.initial_state(
+        settings, distill.initial_logits(settings, tiny), distill.make_optimizer(settings)
+    )
+    objective = distill.make_objective(settings, tiny, kernel, model.LOSSES[name])
+    slope = jax.jit(jax.value_and_grad(objective, has_aux=True))
+
+    def of(sampled, seed=0):
+        make = batches.make_batches(tiny, mesh, 0, 12, 0.5, sampled, 1)
+        [batch] = make(0)
+        if seed:
+            present = np.asarray(make(0)[0].counts) == 1
+            rng, of_users = np.random.default_rng(seed), np.zeros(tiny.items, bool)
+            of_users[np.asarray(batch.items)[present]] = True
+            whole = batches.make_batches(tiny, mesh, 0, 12, 0.5, -1, 1)(0)[0].entries
+            items, counts = batches.choose_items(rng, of_users, sampled)
+            batch = batches.Batch(whole[:, items], jnp.asarray(items), jnp.asarray(counts))
+        (loss, _), gradient = slope(state.params, None, jax.random.key(0), batch)
+        return float(loss), np.asarray(gradient.logits)
+
+    loss, gradient = of(-1)
+    same_loss, same_gradient = of(10**6)
+    assert same_loss == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(same_gradient, gradient, rtol=0, atol=1e-4 * np.abs(gradient).max())
+    losses, gradients = zip(*(of(20, seed) for seed in range(1, 101)))
+    assert np.std(losses) > 0 and np.mean(losses) == pytest.approx(loss, rel=0.01)
+    mean, apart = np.mean(gradients, axis=0), np.mean([np.abs(one - gradient).sum() for one in gradients])
+    assert np.abs(mean - gradient).sum() < 0.3 * apart
 
 
 def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
@@ -416,8 +482,9 @@ def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):
         return update(state, 0.1, jax.random.key(0), batches, np.zeros(1, np.int32))
 
     rows = jnp.asarray(tiny.train[:100].toarray())
-    whole, (loss, *_) = step([rows], batch_size=100)
-    parts, (mean_loss, *_) = step([rows[:50], rows[50:]], batch_size=50, accumulate_steps=2)
+    batch = batches.Batch
+    whole, (loss, *_) = step([batch(rows)], batch_size=100)
+    parts, (mean_loss, *_) = step([batch(rows[:50]), batch(rows[50:])], batch_size=50, accumulate_steps=2)
     assert float(loss) == pytest.approx(float(mean_loss), rel=1e-5)
     # Adam divides by the gradient's own size: its first step is the sign, so the moments are compared.
     for one, two in zip(jax.tree.leaves(whole.adam), jax.tree.leaves(parts.adam)):
@@ -428,7 +495,14 @@ def test_a_step_that_memory_cannot_hold_is_refused_with_what_would_fit(tiny, mon
     monkeypatch.setattr(devices, "free_bytes", lambda mesh: 1_300_000)
     mesh, settings = (
         devices.start(False),
-        {**hyper_params, "user_support": 20, "num_per_user": 50, "batch_size": -1, "noise_groups": 1},
+        {
+            **hyper_params,
+            "user_support": 20,
+            "num_per_user": 50,
+            "batch_size": -1,
+            "sampled_items": -1,
+            "noise_groups": 1,
+        },
     )
     with pytest.raises(
         UserError, match="a step with 150 real users on each device needs 0.0 GiB there, and .* --batch_size="
@@ -496,7 +570,7 @@ def test_a_disk_that_is_full_is_one_line_and_resumes(tiny_data, tmp_path, run_sc
             "--noise_groups=-1",
             "--eval_batch_size=7",
         ],
-        ["--loss=generalized", "--depth=0", "--item_discount=-0.2", "--keep_prob=0.6"],
+        ["--loss=generalized", "--depth=0", "--item_discount=-0.2", "--keep_prob=0.6", "--sampled_items=9"],
     ],
 )
 def test_other_settings_run(tiny_data, tmp_path, run_script, arguments):

@@ -74,8 +74,8 @@ def result(results):
 @pytest.mark.parametrize(
     "arguments",
     [
-        DISTILL,
-        [*DISTILL, "--objective=reconstruct", "--batch_size=-1", "--validation_users=40"],
+        [*DISTILL, "--validation_users=40", "--sampled_items=9"],
+        [*DISTILL, "--objective=reconstruct", "--batch_size=-1"],
         ["infinite_ae.py", "--dataset=tiny"],
         ["infinite_ae.py", "--dataset=tiny", "--user_support=40"],
     ],

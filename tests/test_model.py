@@ -257,6 +257,38 @@ def test_squared_error_against_a_loop():
         np.testing.assert_allclose(model.squared_error(scores, targets, mask, 0.5, 3.0), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("loss", model.LOSSES.values())
+def test_a_column_that_stands_for_several_items_counts_as_often(loss):
+    rng = np.random.default_rng(18)
+    scores, part = rng.standard_normal((6, 10)), rng.integers(3, size=(6, 10))
+    counts = np.where((part > 0).any(axis=0), 1, rng.integers(1, 5, 10))
+    counts[7:], part[:, 7:] = rng.integers(2, 5, 3), 0
+    every = np.repeat(np.arange(10), counts)
+    expected = loss(scores[:, every], part[:, every] == 2, part[:, every] == 1, 0.5, 3.0)
+    given = loss(scores, part == 2, part == 1, 0.5, 3.0, counts=counts)
+    np.testing.assert_allclose(given, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_kernel_of_rows_given_at_some_items_is_that_of_the_whole_rows(normalize, weighted):
+    """With its derivative, also where the rest of a column is empty."""
+    rng = np.random.default_rng(19)
+    items, columns = np.array([1, 4, 5, 8]), rng.random((6, 10))
+    columns[2, np.setdiff1d(np.arange(10), items)] = 0
+    part, change = rng.random((5, 4)) < 0.6, rng.standard_normal((5, 6))
+    part[3] = False
+    whole = np.zeros((5, 10))
+    whole[:, items] = part
+    kernel = model.Kernel(2, normalize, 0.5 + rng.random(10) if weighted else None)
+    of_part = lambda columns: kernel.of_part(part.astype(float), items, columns)
+    of_whole = lambda columns: kernel(whole, columns)
+    np.testing.assert_allclose(of_part(columns), of_whole(columns), rtol=1e-9)
+    slopes = [jax.grad(lambda columns: (form(columns) * change).sum()) for form in (of_part, of_whole)]
+    given, expected = (slope(jnp.asarray(columns)) for slope in slopes)
+    np.testing.assert_allclose(given, expected, rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_items_are_weighted_before_all_else(normalize):
     rng = np.random.default_rng(15)

@@ -68,10 +68,29 @@ def test_the_numbers_of_users_and_draws_are_the_paper_s(data):
     assert reasons["user_support"] == reasons["num_per_user"] == "as in the paper"
 
 
-@pytest.mark.parametrize("items, batch", [(60, 4096), (24_420, 4095), (100_000, 1000), (2_000_000, 256)])
+@pytest.mark.parametrize("items, batch", [(60, 4096), (24_420, 4095), (50_000, 2000)])
 def test_a_batch_has_fewer_users_where_items_are_many(items, batch):
     settings, reasons = chosen(ML_1M._replace(items=items))
-    assert settings["batch_size"] == batch and reasons["batch_size"] == f"{items:,} items"
+    assert settings["batch_size"] == batch and settings["sampled_items"] == -1
+    assert reasons["batch_size"] == f"{items:,} items, 131 of them a user"
+
+
+@pytest.mark.parametrize(
+    "data, batch, sampled",
+    [
+        (Statistics(200_000, 100_000, 2_000_000), 1389, 4096),
+        (Statistics(10**6, 500_000, 10**7), 2964, 4096),
+        (Statistics(200_000, 20_000, 2_000_000), 4096, -1),  # so many users have half of the items
+        (Statistics(1000, 100_000, 10_000), 1389, 4096),  # all users have a few of the items
+        (DOUBAN, 2865, -1),
+    ],
+)
+def test_a_batch_has_few_items_where_its_users_have_few(data, batch, sampled):
+    settings, _ = chosen(data)
+    assert (settings["batch_size"], settings["sampled_items"]) == (batch, sampled)
+    given, _ = chosen(data, "--sampled_items=100", "--batch_size=32")
+    assert (given["batch_size"], given["sampled_items"]) == (32, 100)
+    assert chosen(data, "--sampled_items=-1")[0]["batch_size"] == max(256, min(4096, 10**8 // data.items))
 
 
 @pytest.mark.parametrize("users, support", [(1, 1), (7, 1), (40, 10), (1999, 499), (2000, 500), (9000, 500)])
