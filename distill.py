@@ -36,7 +36,8 @@ from runs.synthetic_users import open_distilled, pack_ids
 
 LAMDAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # to try beside the learned one at the end
 OWN_SHARE = 0.2  # of a start by popularity
-REHEARSAL_USERS = 2000  # validate a rehearsal
+REHEARSAL_USERS = 2000  # validate a rehearsal, at most
+REHEARSAL_SCORES = 10**8  # fewer users, but a quarter of these at least, where the items are many
 
 
 class Params(NamedTuple):
@@ -206,7 +207,8 @@ def rehearse(settings, dataset, lamdas, mesh):
 
 def rehearsal_evaluation(settings, dataset, mesh):
     """The Evaluation of a rehearsal."""
-    return Evaluation(dataset, {**settings, "validation_users": REHEARSAL_USERS, "best_by": "NDCG@10"}, mesh)
+    users = min(REHEARSAL_USERS, max(REHEARSAL_USERS // 4, REHEARSAL_SCORES // dataset.items))
+    return Evaluation(dataset, {**settings, "validation_users": users, "best_by": "NDCG@10"}, mesh)
 
 
 def popularity_in_rehearsals(settings, dataset, mesh):

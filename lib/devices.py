@@ -148,7 +148,8 @@ def spread(mesh, rows, capacity=0):
     """
     capacity = max(capacity, len(rows))
     capacity += -capacity % len(mesh.local_devices)
-    rows = np.pad(rows, ((0, capacity - len(rows)), *((0, 0),) * (rows.ndim - 1)))
+    if capacity > len(rows):
+        rows = np.pad(rows, ((0, capacity - len(rows)), *((0, 0),) * (rows.ndim - 1)))
     return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("users")), rows)
 
 
