@@ -6,6 +6,8 @@
     python bench.py growth               a step by the users and by the items, prep.sh by the number of rows
     python bench.py netflix              from text of the Netflix Prize's size to test metrics; a quarter of
                                          an hour and 4 GB of disk
+    python bench.py shop                 200,000 users with ten of 100,000 items each, 10,000 users tested
+    python bench.py large-shop           a million users with ten of 500,000 items each
     python bench.py gpu                  checks a machine with an NVIDIA GPU; at most ten minutes
 
 The data of the ratios have the size of MovieLens-1M. Both sides of a ratio are measured in the same process,
@@ -26,9 +28,9 @@ from runs.folder import peak_rss_mb
 from speed import ratios
 from speed.generate import MOVIELENS_1M
 from speed.gpu import gpu
-from speed.growth import growth, netflix
+from speed.growth import SHOPS, growth, netflix, shop
 
-PARTS = "ratios", "growth", "netflix", "gpu"
+PARTS = "ratios", "growth", "netflix", *SHOPS, "gpu"
 
 
 def show_ratios(settings, mesh, size):
@@ -73,6 +75,7 @@ def main(arguments, size=MOVIELENS_1M):
         report["growth"] = growth(settings, mesh)
     if "netflix" in parts:
         report["netflix"] = netflix()
+    report |= {name: shop(name) for name in SHOPS if name in parts}
     report["peak_rss_mb"] = peak_rss_mb()
     with atomic(out) as file:
         file.write(json.dumps(report, indent=2).encode())

@@ -5,6 +5,7 @@ Benchmarks measure speed and memory on them, which do not depend on who liked wh
 
 import numpy as np
 
+from data import TRAIN
 from prep.filters import split_interactions
 from prep.write import write_layout
 
@@ -40,12 +41,17 @@ def interactions(rng, users, items, count):
     return np.concatenate(parts, axis=1)
 
 
-def write_data_set(folder, users, items, count, seed):
-    """Writes a data set of `interactions`, all rated 1, split at random, in a new folder."""
+def write_data_set(folder, users, items, count, seed, tested=None):
+    """Writes a data set of `interactions`, all rated 1, split at random, in a new folder.
+
+    Args:
+        tested: only so many users have validation and test interactions; None: all.
+    """
     rng = np.random.default_rng(seed)
     user, item = interactions(rng, users, items, count)
+    part = np.where(user < (tested or users), split_interactions(user, rng), TRAIN)
     folder.mkdir()
-    write_layout(folder, user, item, np.ones(len(user), np.float32), split_interactions(user, rng))
+    write_layout(folder, user, item, np.ones(len(user), np.float32), part)
 
 
 def write_netflix(path, user, item, rng):

@@ -1,4 +1,4 @@
-"""How time and memory grow with the data, for bench.py: steps, prep.sh, and a whole run at Netflix's size."""
+"""How time and memory grow with the data, for bench.py: steps, prep.sh, and whole runs on large data."""
 
 import subprocess
 import sys
@@ -18,9 +18,11 @@ from lib.errors import UserError
 from lib.files import ROOT
 from runs import recipes
 from runs.folder import peak_rss_mb
-from speed.generate import interactions, write_netflix
+from speed.generate import interactions, write_data_set, write_netflix
 
 NETFLIX_USERS, NETFLIX_ITEMS, NETFLIX_INTERACTIONS = 480_189, 17_770, 100_000_000
+SHOPS = {"shop": (200_000, 100_000, 2_000_000), "large-shop": (1_000_000, 500_000, 10_000_000)}
+SHOP_TESTED, SHOP_SUPPORT = 10_000, 200  # users with validation and test interactions, synthetic users
 INTERACTIONS_PER_USER = NETFLIX_INTERACTIONS // NETFLIX_USERS
 USERS = 6_000, 48_000, 480_000  # of the data on which a step is timed
 ITEMS = 10_000, 100_000, 500_000  # of wide data on which a step is timed
@@ -144,6 +146,17 @@ def netflix():
             figures[name] = {"seconds": seconds, "peak_rss_mb": peak, "last_line": last_line}
             print(f"{name}: {seconds:.0f} s, {peak:,.0f} MiB; {last_line}", flush=True)
     return figures
+
+
+def shop(name):
+    """Prints and returns the figures of distill.py, with its rehearsals, where items are many."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_data_set(Path(folder, name), *SHOPS[name], 0, SHOP_TESTED)
+        distil = [sys.executable, "distill.py", f"--dataset={name}", f"--data_dir={folder}"]
+        distil += [f"--results_dir={folder}/results", f"--user_support={SHOP_SUPPORT}"]
+        seconds, peak, last_line = measured(distil)
+    print(f"\n{name}: {seconds:.0f} s, {peak:,.0f} MiB; {last_line}", flush=True)
+    return {"seconds": seconds, "peak_rss_mb": peak, "last_line": last_line}
 
 
 def prepare(folder):

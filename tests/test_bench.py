@@ -130,8 +130,28 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert all(f"{row['seconds']:8.2f}" in printed for row in report["growth"]["steps"])
 
 
+def test_the_shop_is_distilled_and_some_of_its_users_are_tested(monkeypatch, capsys):
+    monkeypatch.setitem(growth.SHOPS, "shop", (60, 80, 600))
+    monkeypatch.setattr(growth, "SHOP_TESTED", 10)
+
+    def measured(command):
+        folder = next(word for word in command if word.startswith("--data_dir="))
+        dataset = data.load("shop", folder.removeprefix("--data_dir="))
+        assert (dataset.lengths[data.TEST] > 0).tolist() == [True] * 10 + [False] * 50
+        return 3.0, 7.0, " ".join(command)
+
+    monkeypatch.setattr(growth, "measured", measured)
+    figures = growth.shop("shop")
+    assert (
+        "distill.py --dataset=shop" in figures["last_line"]
+        and "shop: 3 s, 7 MiB; " in capsys.readouterr().out
+    )
+
+
 def test_an_unknown_benchmark_is_named():
-    with pytest.raises(UserError, match="no benchmark 'all'; there are ratios, growth, netflix, gpu"):
+    with pytest.raises(
+        UserError, match="no benchmark 'all'; there are ratios, growth, netflix, shop, large-shop, gpu"
+    ):
         bench.main(["all"])
 
 
