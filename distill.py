@@ -98,12 +98,17 @@ def make_loss(
         fed = batch.entries == FED
         targets, hidden = (batch.entries == HELD_OUT, fed) if held_out else (fed, None)
         if batch.items is None:
-            cross, labels, counts = kernel(fed.astype(rows.dtype), rows), rows, {}
+            scores = model.ridge_predict(kernel(rows), kernel(fed.astype(rows.dtype), rows), rows, lamda)
+            others = {}
         else:
             cross = kernel.of_part(fed.astype(rows.dtype), batch.items, rows)
-            labels, counts = rows[:, batch.items], {"counts": batch.counts.astype(rows.dtype)}
-        scores = model.ridge_predict(kernel(rows), cross, labels, lamda)
-        mean_error = error(scores, targets, hidden, history_discount, score_scale, **counts).sum() / users
+            weights = model.ridge(kernel(rows), cross.T, lamda).T
+            scores = model.predict(weights, rows[:, batch.items])
+            if error is model.squared_error:  # it can have all items: a sample of squares is a bad estimate
+                others = {"square": model.sum_of_squares(weights, rows)}
+            else:
+                others = {"counts": batch.counts.astype(rows.dtype)}
+        mean_error = error(scores, targets, hidden, history_discount, score_scale, **others).sum() / users
         length = rows.sum() / len(rows) / real_length
         return mean_error + cardinality_reg * length, lamda
 

@@ -298,7 +298,7 @@ def generalized_cross_entropy(scores, targets, hidden, discount, scale=1.0, powe
     return -gain / power / jnp.maximum(count, 1) ** discount
 
 
-def squared_error(scores, targets, hidden, discount, scale=1.0, counts=1):
+def squared_error(scores, targets, hidden, discount, scale=1.0, square=None):
     """Sum over items of (scale scores - targets)^2, divided by (number of targets)^discount; (B,).
 
     A softmax also tells apart items that nobody would be shown. This loss is mostly about the largest scores.
@@ -306,14 +306,24 @@ def squared_error(scores, targets, hidden, discount, scale=1.0, counts=1):
     Args:
         scores, targets, hidden, discount: as for `cross_entropy`. Hidden items do not count.
         scale: of the scores. A large scale shrinks all scores: it regularises.
-        counts: as for `cross_entropy`.
+        square: (B,) `sum_of_squares` over all items, where only some have a column; or None.
     """
     targets, scores = targets.astype(scores.dtype), scale * scores
     count = targets.sum(axis=1)
-    ranked = scores if hidden is None else jnp.where(hidden, 0, scores)
     # Not (scores - targets)^2, which would need one more array of (B, I).
-    error = (counts * ranked**2).sum(axis=1) - 2 * (targets * scores).sum(axis=1) + count
+    if square is None:
+        square = ((scores if hidden is None else jnp.where(hidden, 0, scores)) ** 2).sum(axis=1)
+    else:
+        square = scale**2 * square
+        square -= 0 if hidden is None else (jnp.where(hidden, scores, 0) ** 2).sum(axis=1)
+    error = square - 2 * (targets * scores).sum(axis=1) + count
     return jnp.where(count > 0, error, 0) / jnp.maximum(count, 1) ** discount
+
+
+def sum_of_squares(weights, rows):
+    """Sum over the I items of the squared scores `weights rows`, (B,), of weights (B, S) and rows (S, I)."""
+    gram = jnp.matmul(rows, rows.T, precision=PRECISION)
+    return (jnp.matmul(weights, gram, precision=PRECISION) * weights).sum(axis=1)
 
 
 # Add a loss of your own here, and its name to `kinds["loss"]` in hyper_params.py.

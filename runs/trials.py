@@ -80,8 +80,7 @@ def choose(settings, dataset, rehearse, popularity, check):
     run = recipes.resolve_auto({**settings, "recipe": names[0]}, statistics)[0]
     check(run, dataset)
     budget = max(SHARE_OF_RUN * _cost(run, dataset), FREE)
-    costs = np.cumsum([_cost(settings, dataset) for settings in ready.values()])
-    names = names[: max(1, int((costs <= budget).sum()))]
+    names = _affordable({name: _cost(settings, dataset) for name, settings in ready.items()}, budget)
     silent = None if jax.process_index() == 0 else True
     if not silent:
         print(f"rehearsals on {dataset.name}: {', '.join(names)}. The choice stays in {path}", flush=True)
@@ -156,11 +155,21 @@ def concrete(settings, statistics, name):
 
 
 def _cost(settings, dataset):
-    """What a run costs, about: B S J for each step and, where J is less than I, the synthetic users' part."""
+    """What a run costs, about: B S J for each step and, where J is less than I, as much for the sampling."""
     users, sampled = batch_users(settings["batch_size"], dataset.users), settings["sampled_items"]
     entries = users * recipes.batch_items(users, sampled, recipes.statistics_of(dataset))
     entries += 0 if sampled == -1 else recipes.ENTRIES_PER_ITEM * dataset.items
     return settings["train_steps"] * (entries * settings["user_support"] + STEP)
+
+
+def _affordable(costs, budget):
+    """The first of {recipe: cost of a rehearsal}, and the others that the rest of the budget pays for."""
+    names, left = [], budget
+    for name, cost in costs.items():
+        if not names or cost <= left:
+            names.append(name)
+            left -= cost
+    return names
 
 
 def _mean_curve(rehearsals):

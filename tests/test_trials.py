@@ -165,6 +165,13 @@ def test_rehearsals_cost_no_more_than_they_may(tiny, tmp_path, monkeypatch):
     assert len(rehearse.calls) == 1, "of three candidates and six divisions, as much as 1.5 runs"
 
 
+def test_a_cheap_recipe_is_rehearsed_where_a_dearer_one_before_it_is_not():
+    costs = {"sparse": 10, "gentle": 9, "popular": 2, "plain": 3}
+    assert trials._affordable(costs, 15) == ["sparse", "popular", "plain"]
+    assert trials._affordable(costs, 12) == ["sparse", "popular"]
+    assert trials._affordable(costs, 1) == ["sparse"] and trials._affordable(costs, 99) == [*costs]
+
+
 # ---- Five shapes ---------------------------------------------------------------------------------------
 
 
