@@ -462,7 +462,7 @@ def test_a_step_on_all_items_of_a_part_is_the_step_on_all_items(tiny, name):
     loss, gradient = of(-1)
     same_loss, same_gradient = of(10**6)
     assert same_loss == pytest.approx(loss, rel=1e-5)
-    np.testing.assert_allclose(same_gradient, gradient, rtol=0, atol=1e-4 * np.abs(gradient).max())
+    np.testing.assert_allclose(same_gradient, gradient, rtol=0, atol=5e-4 * np.abs(gradient).max())
     if name == "squared":  # needs no sample
         some_loss, some_gradient = of(20)
         assert some_loss == pytest.approx(loss, rel=1e-5)

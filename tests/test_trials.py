@@ -162,7 +162,8 @@ def test_rehearsals_cost_no_more_than_they_may(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "FREE", 0)
     rehearse = Invented(by_recipe(sparse=5.0))
     choose(settings_of(tmp_path), tiny, rehearse)
-    assert len(rehearse.calls) == 1, "of three candidates and six divisions, as much as 1.5 runs"
+    tried = [call[0]["recipe"] for call in rehearse.calls]
+    assert tried == ["sparse", "popular"], "of four candidates and six divisions, as much as 1.5 runs"
 
 
 def test_a_cheap_recipe_is_rehearsed_where_a_dearer_one_before_it_is_not():
