@@ -100,20 +100,21 @@ def _steps_by_items(settings, mesh):
     shapes = []
     for items in ITEMS:
         statistics = recipes.Statistics(WIDE_USERS, items, WIDE_LENGTH * WIDE_USERS)
-        auto = {"batch_size": "auto", "sampled_items": "auto"}
-        dense = {"batch_size": "auto", "sampled_items": -1}
-        shapes += [{"items": items, **recipes.batch_sizes(sizes, statistics)} for sizes in (dense, auto)]
+        for sampled in (-1, "auto"):
+            sizes = recipes.batch_sizes({"batch_size": "auto", "sampled_items": sampled}, statistics)
+            if (shape := {"items": items, **sizes}) not in shapes:
+                shapes.append(shape)
     return _timed_steps(title, shapes, seconds_of)
 
 
 def _timed_steps(title, shapes, seconds_of):
     """Prints and returns a table, a row for each shape: its numbers, and seconds_of(**shape)."""
-    names = "".join(f"{name:>10s} " for name in shapes[0])
+    names = "".join(f"{name:>13s} " for name in shapes[0])
     print(f"\na step, {title}\n{names}{'seconds':>8s} {'ratio':>6s}", flush=True)
     rows = []
     for shape in shapes:
         rows.append({**shape, "seconds": seconds_of(**shape)})
-        numbers, seconds = "".join(f"{number:10,} " for number in shape.values()), rows[-1]["seconds"]
+        numbers, seconds = "".join(f"{number:13,} " for number in shape.values()), rows[-1]["seconds"]
         print(f"{numbers}{seconds:8.2f} {seconds / rows[0]['seconds']:6.2f}", flush=True)
     return rows
 
