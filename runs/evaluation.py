@@ -10,7 +10,7 @@ from lib.errors import UserError
 from lib.random_streams import Stream, generator
 
 SCORES = 8 * 10**6  # at once: fewer users than eval_batch_size where the items are many
-AT_ONCE = 3  # solutions (m, I) that are held, of a longer list of lamdas
+SOLVED = 10**8  # numbers of the solutions (m, I) that are held, of a longer list of lamdas
 
 
 class Evaluation:
@@ -64,9 +64,9 @@ class Evaluation:
         Raises:
             UserError: no lamda makes the kernel positive definite.
         """
-        best = None
-        for start in range(0, len(lamdas), AT_ONCE):
-            part = lamdas[start : start + AT_ONCE]
+        best, at_once = None, max(1, SOLVED // rows.size)
+        for start in range(0, len(lamdas), at_once):
+            part = lamdas[start : start + at_once]
             alphas = model.fit(kernel, rows, part)
             tried = [*zip(part, alphas, self.validate(scores_of(kernel, rows, alphas), len(alphas)))]
             usable = [line for line in [best, *tried] if line and is_finite(line[2])]

@@ -305,3 +305,17 @@ def test_where_items_are_many_fewer_users_are_scored_at_once(tiny, monkeypatch):
     users = int((tiny.lengths[1] > 0).sum())
     assert sizes == [-(-users // 3)] * 3 + [10] * 15
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
+
+
+def test_the_best_lamda_does_not_depend_on_how_many_are_held_at_once(tiny, monkeypatch):
+    settings = {"seed": 1, "validation_users": -1, "eval_batch_size": 50, "best_by": "NDCG@10"}
+    own = runs.evaluation.Evaluation(tiny, settings, devices.start(False))
+    kernel, rows = model.Kernel(1, True), jnp.asarray(tiny.train[:30].toarray(), jnp.float32)
+    lamdas, found = [0.01, 30.0, 0.3, 3.0, 1.0], []
+    for numbers in (10**8, 2 * rows.size, 1):
+        monkeypatch.setattr(runs.evaluation, "SOLVED", numbers)
+        found.append(own.best_lamda(kernel, rows, lamdas))
+    alone = {lamda: own.best_lamda(kernel, rows, [lamda])[2]["NDCG@10"] for lamda in lamdas}
+    for lamda, alpha, metrics in found:
+        assert lamda == max(alone, key=alone.get) and alpha.shape == rows.shape
+        assert metrics["NDCG@10"] == pytest.approx(alone[lamda], rel=1e-6)
