@@ -468,7 +468,7 @@ def test_a_step_on_all_items_of_a_part_is_the_step_on_all_items(tiny, name):
         assert some_loss == pytest.approx(loss, rel=1e-5)
         np.testing.assert_allclose(some_gradient, gradient, rtol=0, atol=5e-4 * np.abs(gradient).max())
         return
-    losses, gradients = zip(*(of(20, seed) for seed in range(1, 101)))
+    losses, gradients = zip(*(of(20, seed) for seed in range(1, 41)))
     assert np.std(losses) > 0 and np.mean(losses) == pytest.approx(loss, rel=0.01)
     mean, apart = np.mean(gradients, axis=0), np.mean([np.abs(one - gradient).sum() for one in gradients])
     assert np.abs(mean - gradient).sum() < 0.3 * apart

