@@ -162,14 +162,14 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
         batch = users[start : start + batch_size]
         # The last batch gets empty users, so that its shape needs no new program.
         put = partial(_put, mesh, batch_size - len(batch))
-        rows = view.context[batch]
-        context, targets = (put(matrix.toarray(), 0) for matrix in (rows, view.targets[batch]))
+        rows, wanted = view.context[batch], view.targets[batch]
+        context, targets = (put(matrix.toarray(), 0) for matrix in (rows, wanted))
         items = _few_items(rows) if getattr(scores, "takes_parts", False) else None
         if items is None:
             batch_scores = scores(put(view.users[batch], 0), context)
         else:
             batch_scores = scores.of_part(put(rows[:, items].toarray(), 0), items)
-        positives, negatives = _padded(view.targets[batch], width), view.negatives[batch]
+        positives, negatives = _padded(wanted, width), view.negatives[batch]
         asked = weights, put(positives, -1), put(negatives, -1)
         for model, of_model in enumerate(batch_scores):
             counts, high, low, all_finite = _rank(of_model, context, targets, *asked)

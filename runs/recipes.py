@@ -194,10 +194,11 @@ def batch_sizes(settings, data):
         """As many users as BATCH_ENTRIES allow."""
         if settings["batch_size"] != "auto":
             return data.users if settings["batch_size"] == -1 else settings["batch_size"]
-        half = max(sampled, 0) / data.per_user / 2  # users * (users * per_user + sampled) = entries
-        entries = min(BATCH_ENTRIES, ENTRIES_PER_ITEM * data.items)
-        narrow = 0 if sampled == -1 else math.sqrt(half**2 + entries / data.per_user) - half
-        return max(SMALLEST_BATCH, min(LARGEST_BATCH, max(BATCH_ENTRIES // data.items, int(narrow))))
+        users = BATCH_ENTRIES // data.items
+        if sampled != -1:  # users * (users * per_user + sampled) = entries
+            entries, half = min(BATCH_ENTRIES, ENTRIES_PER_ITEM * data.items), sampled / data.per_user / 2
+            users = max(users, int(math.sqrt(half**2 + entries / data.per_user) - half))
+        return max(SMALLEST_BATCH, min(LARGEST_BATCH, users))
 
     sampled = settings["sampled_items"]
     if sampled == "auto":

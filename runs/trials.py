@@ -80,7 +80,8 @@ def choose(settings, dataset, rehearse, popularity, check):
     run = recipes.resolve_auto({**settings, "recipe": names[0]}, statistics)[0]
     check(run, dataset)
     budget = max(SHARE_OF_RUN * _cost(run, dataset), FREE)
-    names = _affordable({name: _cost(settings, dataset) for name, settings in ready.items()}, budget)
+    costs = {name: _cost(settings, dataset) for name, settings in ready.items()}
+    names = _affordable(costs, budget)
     silent = None if jax.process_index() == 0 else True
     if not silent:
         print(f"rehearsals on {dataset.name}: {', '.join(names)}. The choice stays in {path}", flush=True)
@@ -93,14 +94,14 @@ def choose(settings, dataset, rehearse, popularity, check):
                 bar.set_postfix_str(f"{name}, division {draw + 1}" if thin else name)
                 make = partial(rehearse, ready[name], divided, LAMDAS if thin else LAMDAS[:1])
                 found[name].append(_kept(path.with_suffix("") / f"{draw}-{name}.npz", make))
-                budget -= _cost(ready[name], dataset)
+                budget -= costs[name]
                 bar.update()
                 if not silent:
                     _report(name, draw if thin else None, found[name][-1])
             popular.append(popularity(ready[names[0]], divided))
             left = _leaders(found, left)
             sure = draw and len(left) == 1  # one division alone decides nothing
-            if sure or budget < sum(_cost(ready[name], dataset) for name in left):
+            if sure or budget < sum(costs[name] for name in left):
                 break
     name, first = left[0], names[0]
     if _best(found[name])[0] is None:  # no scores are finite: the run will say so
