@@ -1,6 +1,6 @@
 # make distill      from nothing to synthetic users and their test metrics
 # make test         the tests
-# make test-paper   reaches the README's headline on the paper's own split of MovieLens-1M; PAPER_DATA=data
+# make test-paper   figures of the paper and the README on the paper's own splits, in minutes; PAPER_DATA=data
 # make lint         ruff: the code's format and its rules
 # make bench        speed: each fast routine beside a plain version of it, and growth with the data
 # make results      the README's table and figures, from nothing: hours; killed, it continues where it was

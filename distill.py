@@ -11,7 +11,7 @@ bits as an uninterrupted run. What a run leaves is described in runs/folder.py.
 
 import json
 import time
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 import data
 import model
 from eval import scores_of
-from lib import devices, plots
+from lib import devices
 from lib.devices import GIB
 from lib.errors import UserError
 from lib.settings import defaults, to_arguments
@@ -38,6 +38,7 @@ LAMDAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # to try beside t
 OWN_SHARE = 0.2  # of a start by popularity
 REHEARSAL_USERS = 2000  # validate a rehearsal, at most
 REHEARSAL_SCORES = 10**8  # fewer users, but a quarter of these at least, where the items are many
+PROGRAMS = 16  # of each kind that stay compiled, since rehearsals repeat a few recipes
 
 
 class Params(NamedTuple):
@@ -72,6 +73,7 @@ class Best(NamedTuple):
 # ---- The algorithm -------------------------------------------------------------------------------------
 
 
+@lru_cache(PROGRAMS)
 def make_loss(
     kernel, sample, error, users, real_length, held_out, history_discount, score_scale, cardinality_reg
 ):
@@ -115,6 +117,7 @@ def make_loss(
     return loss
 
 
+@lru_cache(PROGRAMS)
 def make_step(loss, optimizer, mesh):
     """One Adam update from one or more batches; the same noise serves all of them.
 
@@ -237,6 +240,8 @@ def final_model(settings, evaluation, kernel, rows, chosen):
 
 def test(settings, run, evaluation, dataset, kernel, loop):
     """Trains ∞-AE on the kept synthetic users, reads the test set once, writes distilled.npz; the result."""
+    from lib import plots  # here: no step need wait for Matplotlib
+
     best, chosen = loop.best, loop.best_line()
     rows = devices.replicate(evaluation.mesh, best.rows)
     lamda, alpha, validation = final_model(settings, evaluation, kernel, rows, chosen)
@@ -272,7 +277,11 @@ def test(settings, run, evaluation, dataset, kernel, loop):
 def make_sampler(settings):
     """sample(key, logits (S, I)) -> X_syn (S, I), jitted."""
     groups = settings["noise_groups"] if settings["noise_groups"] > 0 else settings["user_support"]
-    tau, draws = settings["gumbel_tau"], settings["num_per_user"]
+    return _make_sampler(settings["gumbel_tau"], settings["num_per_user"], groups)
+
+
+@lru_cache(PROGRAMS)
+def _make_sampler(tau, draws, groups):
     return jax.jit(lambda key, logits: model.sample(key, logits, tau, draws, groups))
 
 
@@ -304,9 +313,14 @@ def scale_by_adam_of_users(decay=0.9, square_decay=0.999, epsilon=1e-8):
 
 def make_optimizer(settings):
     """Adam, whose learning rate may fall to 0 over train_steps."""
-    rate, steps = settings["learning_rate"], settings["train_steps"]
-    rate = optax.cosine_decay_schedule(rate, steps) if settings["cosine_decay"] else rate
-    scale = scale_by_adam_of_users() if settings["shared_moment"] else optax.scale_by_adam()
+    steps = settings["train_steps"] if settings["cosine_decay"] else None
+    return _make_optimizer(settings["learning_rate"], steps, settings["shared_moment"])
+
+
+@lru_cache(PROGRAMS)
+def _make_optimizer(rate, steps, shared_moment):
+    rate = rate if steps is None else optax.cosine_decay_schedule(rate, steps)
+    scale = scale_by_adam_of_users() if shared_moment else optax.scale_by_adam()
     return optax.chain(scale, optax.scale_by_learning_rate(rate))
 
 
@@ -340,7 +354,7 @@ def make_objective(settings, dataset, kernel, error):
         make_sampler(settings),
         error,
         batch_users(settings["batch_size"], dataset.users),
-        dataset.lengths[data.TRAIN].sum() / dataset.users,
+        float(dataset.lengths[data.TRAIN].sum() / dataset.users),
         settings["objective"] == "held_out",
         settings["history_discount"],
         settings["score_scale"],

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec
 import data
 import model
 from eval import scores_of, scores_of_trained
-from lib import devices, plots
+from lib import devices
 from lib.devices import GIB
 from lib.errors import UserError
 from rivals import samplers
@@ -155,6 +155,8 @@ def search(settings, evaluation, dataset, loop, kernel, solve, strength, rows):
 
 def train_and_test(settings, run, evaluation, dataset, mesh):
     """All of a run; its result."""
+    from lib import plots  # here: no step need wait for Matplotlib
+
     local = partial(devices.localise, evaluation.mesh)
     kernel, solver = make_kernel(settings, dataset), make_solver(mesh, dataset.items)
     train = samplers.sample(settings, dataset)

@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve
 
 from lib.neural_tangents_import import stax
@@ -37,6 +38,14 @@ class Kernel:
         self._depth, self._normalize, self._item_weights = depth, normalize, item_weights
         dense = stax.Dense(1, W_std=2**0.5, b_std=BIAS)  # the width does not enter the closed form
         _, _, self._closed_form = stax.serial(stax.Flatten(), *(dense, stax.Relu()) * depth, dense)
+        weights = None if item_weights is None else np.asarray(item_weights).tobytes()
+        self._value = depth, bool(normalize), weights
+
+    def __eq__(self, other):  # equal kernels share what jit has compiled
+        return isinstance(other, Kernel) and self._value == other._value
+
+    def __hash__(self):
+        return hash(self._value)
 
     def __call__(self, rows, columns=None):
         """The kernel of rows (m, I) and columns (k, I) or, where these are None, the rows again: (m, k)."""

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pooch
 import scipy.sparse as sp
-from scipy.optimize import brentq
 
 import data
 from lib.errors import UserError
@@ -200,6 +199,8 @@ def draw_temperature(logits, draws, length):
         draws: n.
         length: interactions of a real user, 1 or more.
     """
+    from scipy.optimize import brentq  # half a second, which most scripts need not wait for
+
     heights = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
 
     def surplus(log_temperature):

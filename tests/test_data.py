@@ -9,15 +9,13 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import ROOT, write_layout
+from conftest import write_layout
 from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 
 import data
 from lib.errors import UserError
 from runs.synthetic_users import pack_ids, unpack_ids
-
-SHARED = ROOT.parent / "shared" / "data"
 
 entries = strategies.lists(
     strategies.tuples(
@@ -278,17 +276,6 @@ def test_pickles_are_not_loaded(tmp_path):
     np.savez(tmp_path / "set" / "index.npz", data=np.array([{"a": 1}], object))
     with pytest.raises(UserError, match="index.npz cannot be read"):
         data.load("set", tmp_path)
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="the paper's released files are not beside the project")
-@pytest.mark.parametrize(
-    "name, shape, train, validation, test",
-    [("ml-1m", (6040, 3706), 791_718, 99_692, 108_799), ("magazine", (3092, 1305), 5_934, 436, 6_145)],
-)
-def test_the_released_files_as_they_are(name, shape, train, validation, test):
-    dataset = data.load(name, SHARED)
-    counts = dataset.train.nnz, dataset.validation.nnz, dataset.test.nnz
-    assert dataset.train.shape == shape and counts == (train, validation, test)
 
 
 def test_ids_and_titles_may_be_text(tmp_path):

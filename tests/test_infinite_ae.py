@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import ROOT, arc_cosine_ntk, environment_of, write_layout
+from conftest import arc_cosine_ntk, environment_of, write_layout
 
 import eval as evaluation
 import infinite_ae
@@ -17,8 +17,6 @@ from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
 from rivals import samplers
-
-SHARED = ROOT.parent / "shared" / "data"
 
 
 def run(run_script, data_dir, results, *arguments, **options):
@@ -264,32 +262,6 @@ def test_wrong_settings(tiny_data, tmp_path, run_script, argument, words):
         "infinite_ae.py", "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", argument
     )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="the paper's released files are not beside the project")
-@pytest.mark.parametrize(
-    "arguments, expected",
-    [
-        (
-            ["--dataset=ml-1m", "--lamda_grid=[5]"],
-            {
-                "HR@10": 31.906,
-                "HR@100": 60.913,
-                "NDCG@10": 33.394,
-                "NDCG@100": 43.326,
-                "PSP@10": 3.295,
-                "PSP@100": 6.676,
-            },
-        ),
-        (["--dataset=magazine", "--lamda_grid=[5]"], {"NDCG@10": 23.0}),
-    ],
-)
-def test_the_released_splits(tmp_path, run_script, arguments, expected):
-    done = run_script("infinite_ae.py", f"--data_dir={SHARED}", f"--results_dir={tmp_path}", *arguments)
-    assert done.returncode == 0, done.stderr
-    [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
-    test = json.loads((folder / "result.json").read_text())["test"]
-    assert {name: test[name] for name in expected} == pytest.approx(expected, abs=0.02)
 
 
 def test_on_synthetic_users_it_has_the_kernel_and_the_lamda_of_their_run(

@@ -1,6 +1,7 @@
-"""The README's headline on the paper's released split of MovieLens-1M; `make test-paper` runs it.
+"""Figures of the paper and of the README on the paper's released splits; `make test-paper` runs them.
 
-PAPER_DATA is the data_dir whose folder ml-1m has the released total_data.hdf5 and index.npz, by default data.
+PAPER_DATA is the data_dir whose folders ml-1m and magazine have the released total_data.hdf5 and index.npz;
+by default data.
 """
 
 import json
@@ -18,24 +19,61 @@ from runs import published
 pytestmark = pytest.mark.paper
 
 
-@pytest.fixture
-def released_data():
-    """The data_dir with the released split; skips the test where there is none."""
+def released(name):
+    """(data_dir, Dataset) of a released split; skips the test where there is none."""
     folder = Path(os.environ.get("PAPER_DATA", ROOT / "data")).absolute()
-    remedy = "set PAPER_DATA to the folder whose ml-1m/ has the paper's total_data.hdf5 and index.npz"
-    if not (folder / "ml-1m" / data.INTERACTIONS).is_file():
-        pytest.skip(f"there is no {folder}/ml-1m/{data.INTERACTIONS}; {remedy}")
-    if published.RELEASED.get(data.load("ml-1m", folder).fingerprint) != "ml-1m":
-        pytest.skip(f"{folder}/ml-1m is another split than the released one; {remedy}")
-    return folder
+    remedy = f"set PAPER_DATA to the folder whose {name}/ has the paper's total_data.hdf5 and index.npz"
+    if not (folder / name / data.INTERACTIONS).is_file():
+        pytest.skip(f"there is no {folder}/{name}/{data.INTERACTIONS}; {remedy}")
+    dataset = data.load(name, folder)
+    if published.RELEASED.get(dataset.fingerprint) != name:
+        pytest.skip(f"{folder}/{name} is another split than the released one; {remedy}")
+    return folder, dataset
 
 
-def test_500_synthetic_users_reach_the_headline(released_data, tmp_path):
-    """The record has a test nDCG@10 of 34.70 ± 0.05 over seeds."""
-    arguments = "--dataset=ml-1m", "--seed=1", f"--data_dir={released_data}", f"--results_dir={tmp_path}"
-    command = [sys.executable, "distill.py", *arguments]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+def metrics_of_run(script, name, results, *arguments):
+    """The test metrics of a run on a released split."""
+    words = f"--dataset={name}", f"--data_dir={released(name)[0]}", f"--results_dir={results}", *arguments
+    run = subprocess.run(
+        [sys.executable, script, *words], cwd=ROOT, capture_output=True, text=True, timeout=1800
+    )
     assert run.returncode == 0, run.stdout + run.stderr
-    [path] = tmp_path.glob("*/result.json")
-    result = json.loads(path.read_text())
-    assert result["test"]["NDCG@10"] >= 34.4, run.stdout
+    [path] = results.glob("*/result.json")
+    return json.loads(path.read_text())["test"]
+
+
+@pytest.mark.parametrize(
+    "name, shape, train, validation, test",
+    [("ml-1m", (6040, 3706), 791_718, 99_692, 108_799), ("magazine", (3092, 1305), 5_934, 436, 6_145)],
+)
+def test_the_released_files_as_they_are(name, shape, train, validation, test):
+    _, dataset = released(name)
+    counts = dataset.train.nnz, dataset.validation.nnz, dataset.test.nnz
+    assert dataset.train.shape == shape and counts == (train, validation, test)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        (
+            "ml-1m",
+            {
+                "HR@10": 31.906,
+                "HR@100": 60.913,
+                "NDCG@10": 33.394,
+                "NDCG@100": 43.326,
+                "PSP@10": 3.295,
+                "PSP@100": 6.676,
+            },
+        ),
+        ("magazine", {"NDCG@10": 23.0}),
+    ],
+)
+def test_infinite_ae_on_all_users(tmp_path, name, expected):
+    test = metrics_of_run("infinite_ae.py", name, tmp_path, "--lamda_grid=[5]")
+    assert {metric: test[metric] for metric in expected} == pytest.approx(expected, abs=0.02)
+
+
+def test_500_synthetic_users_reach_the_headline(tmp_path):
+    """The record has a test nDCG@10 of 34.70 ± 0.05 over seeds."""
+    assert metrics_of_run("distill.py", "ml-1m", tmp_path, "--seed=1")["NDCG@10"] >= 34.4
