@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 import data
 import model
 from eval import scores_of
-from lib import devices
+from lib import devices, sparse
 from lib.devices import GIB
 from lib.errors import UserError
 from lib.settings import defaults, to_arguments
@@ -34,7 +34,7 @@ from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
 from runs.synthetic_users import open_distilled, pack_ids
 
-LAMDAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # to try beside the learned one at the end
+LAMDA_FACTOR = 3  # between the lamdas that are tried at the end, from the step's own on
 OWN_SHARE = 0.2  # of a start by popularity
 REHEARSAL_USERS = 2000  # validate a rehearsal, at most
 REHEARSAL_SCORES = 10**8  # fewer users, but a quarter of these at least, where the items are many
@@ -94,23 +94,33 @@ def make_loss(
         the mean error over B real users of ∞-AE trained on sampled synthetic users, plus the price.
     """
 
+    def errors(left, right, batch):
+        """The error of each user, (B',), whose scores are left (B', S) times right (S, I)."""
+        some = right if batch.items is None else right[:, batch.items]
+        if batch.parts is not None:
+            return model.squared_error_of_places(
+                left, right, some, batch.parts, history_discount, score_scale
+            )
+        fed, others = batch.entries == FED, {}
+        targets, hidden = (batch.entries == HELD_OUT, fed) if held_out else (fed, None)
+        if batch.items is not None and error is model.squared_error:
+            others = {"square": model.sum_of_squares(left, right)}  # a sample of squares is a bad estimate
+        elif batch.items is not None:
+            others = {"counts": batch.counts.astype(left.dtype)}
+        scores = model.predict(left, some)
+        return error(scores, targets, hidden, history_discount, score_scale, **others)
+
     def loss(params, lamda, noise_key, batch):
         rows = sample(noise_key, params.logits)
         lamda = jnp.exp(params.log_lamda) if lamda is None else lamda
-        fed = batch.entries == FED
-        targets, hidden = (batch.entries == HELD_OUT, fed) if held_out else (fed, None)
-        if batch.items is None:
-            scores = model.ridge_predict(kernel(rows), kernel(fed.astype(rows.dtype), rows), rows, lamda)
-            others = {}
+        if batch.fed is not None:
+            cross = kernel.of_places(batch.fed, rows)
+        elif batch.items is None:
+            cross = kernel((batch.entries == FED).astype(rows.dtype), rows)
         else:
-            cross = kernel.of_part(fed.astype(rows.dtype), batch.items, rows)
-            weights = model.ridge(kernel(rows), cross.T, lamda).T
-            scores = model.predict(weights, rows[:, batch.items])
-            if error is model.squared_error:  # it can have all items: a sample of squares is a bad estimate
-                others = {"square": model.sum_of_squares(weights, rows)}
-            else:
-                others = {"counts": batch.counts.astype(rows.dtype)}
-        mean_error = error(scores, targets, hidden, history_discount, score_scale, **others).sum() / users
+            cross = kernel.of_part((batch.entries == FED).astype(rows.dtype), batch.items, rows)
+        left, right = model.ridge_factors(kernel(rows), cross, rows, lamda)
+        mean_error = errors(left, right, batch).sum() / users
         length = rows.sum() / len(rows) / real_length
         return mean_error + cardinality_reg * length, lamda
 
@@ -235,7 +245,14 @@ def final_model(settings, evaluation, kernel, rows, chosen):
     own, keep = chosen["lamda"], settings["keep_lamda"]
     if keep == "step":  # it was validated then
         return own, *model.fit(kernel, rows, [own]), chosen["validation"]
-    return evaluation.best_lamda(kernel, rows, [own, *LAMDAS] if keep == "best" else [keep])
+    if keep != "best":
+        return evaluation.best_lamda(kernel, rows, [keep])
+    best = evaluation.best_lamda(kernel, rows, [own, own / LAMDA_FACTOR, own * LAMDA_FACTOR])
+    factor, better = best[0] / own, best[0] != own
+    while better:
+        further = evaluation.best_lamda(kernel, rows, [best[0], best[0] * factor])
+        best, better = further, further[0] != best[0]
+    return best
 
 
 def test(settings, run, evaluation, dataset, kernel, loop):
@@ -366,9 +383,20 @@ def build(settings, dataset, kernel, error, mesh):
     """(sample, optimizer, step, batches) for the settings; see make_sampler, make_step and make_batches."""
     optimizer = make_optimizer(settings)
     step = make_step(make_objective(settings, dataset, kernel, error), optimizer, mesh)
-    keep_prob = settings["keep_prob"] if settings["objective"] == "held_out" else 1
-    batching = settings["seed"], settings["batch_size"], keep_prob, settings["sampled_items"]
-    batches = make_batches(dataset, mesh, *batching, settings["accumulate_steps"])
+    dense = "all"
+    entries, shape = dataset.frequency.sum(), (dataset.users, dataset.items)
+    if isinstance(kernel, model.Kernel) and sparse.suits(mesh, entries, shape):
+        dense = "nothing" if error is model.squared_error else "targets"
+    batches = make_batches(
+        dataset,
+        mesh,
+        settings["seed"],
+        settings["batch_size"],
+        settings["keep_prob"] if settings["objective"] == "held_out" else 1,
+        settings["sampled_items"],
+        settings["accumulate_steps"],
+        dense,
+    )
     return make_sampler(settings), optimizer, step, batches
 
 
@@ -386,7 +414,7 @@ def check_fits(settings, dataset, mesh):
         raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({s})")
     number_bytes, free = np.dtype(dtype_of(settings)).itemsize, devices.free_bytes(mesh)
     # As XLA plans a step: bytes of the synthetic users, and of a real user of the batch.
-    fixed = number_bytes * (s * (15 * items + 6 * s) + 2 * n * items)
+    fixed = number_bytes * (s * (13 * items + 6 * s) + 2 * n * items)
     users = batch_users(settings["batch_size"], dataset.users)
     width = recipes.batch_items(users, settings["sampled_items"], recipes.statistics_of(dataset))
     for_user = number_bytes * (4 * width + 3 * s) + width

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lib.devices import few_sizes, gather, spread
-from model import predict
+from lib import sparse
+from lib.devices import gather, spread
+from model import Kernel, predict
 
 CUTOFFS = (10, 100)
 PER_USER_METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "PSP", "PSP_textbook") for k in CUTOFFS)
@@ -64,8 +65,8 @@ def _cross_kernel(kernel, context, rows):
 
 
 @partial(jax.jit, static_argnums=0)
-def _cross_kernel_of_part(kernel, part, items, rows):
-    return kernel.of_part(part.astype(rows.dtype), items, rows)
+def _cross_kernel_of_places(kernel, places, rows):
+    return kernel.of_places(places, rows)
 
 
 @jax.jit
@@ -89,15 +90,15 @@ class scores_of:
 
     def __init__(self, kernel, rows, alphas):
         self._kernel, self._rows, self._alphas = kernel, rows, alphas
-        self.takes_parts = hasattr(kernel, "of_part")
+        self.takes_places = isinstance(kernel, Kernel)
 
     def __call__(self, users, context):
         """The scores (B, I) of every solution, one after another, for users (B,) and their context (B, I)."""
         return self._of_cross(_cross_kernel(self._kernel, context, self._rows))
 
-    def of_part(self, part, items):
-        """The same, of a context that is 0 but at some items (J,): its values there, (B, J)."""
-        return self._of_cross(_cross_kernel_of_part(self._kernel, part, items, self._rows))
+    def of_places(self, places):
+        """The same, of a context that is 1 at lib.sparse.Places."""
+        return self._of_cross(_cross_kernel_of_places(self._kernel, places, self._rows))
 
     def _of_cross(self, cross):
         return (_predict(cross, alpha) for alpha in self._alphas)
@@ -156,19 +157,23 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
     batches = max(1, -(-len(users) // batch_size))
     batch_size = max(1, -(-len(users) // batches))  # alike, since every batch is padded to the largest
     width = max(np.diff(view.targets.indptr).max(initial=0), 1)
+    by_places = getattr(scores, "takes_places", False)
+    by_places = by_places and sparse.suits(mesh, view.context.nnz, view.context.shape)
+    starts = np.arange(0, len(users), batch_size)
+    most = max(np.add.reduceat(np.diff(view.context.indptr)[users], starts), default=0)  # entries of a batch
     sums, finite = [{} for _ in range(models)], [True] * models
     positive_scores, negative_scores = ([[] for _ in range(models)] for _ in range(2))
-    for start in range(0, len(users), batch_size):
+    for start in starts:
         batch = users[start : start + batch_size]
         # The last batch gets empty users, so that its shape needs no new program.
         put = partial(_put, mesh, batch_size - len(batch))
         rows, wanted = view.context[batch], view.targets[batch]
         context, targets = (put(matrix.toarray(), 0) for matrix in (rows, wanted))
-        items = _few_items(rows) if getattr(scores, "takes_parts", False) else None
-        if items is None:
-            batch_scores = scores(put(view.users[batch], 0), context)
+        if by_places:
+            rows.resize(batch_size, rows.shape[1])
+            batch_scores = scores.of_places(sparse.places(rows, most))
         else:
-            batch_scores = scores.of_part(put(rows[:, items].toarray(), 0), items)
+            batch_scores = scores(put(view.users[batch], 0), context)
         positives, negatives = _padded(wanted, width), view.negatives[batch]
         asked = weights, put(positives, -1), put(negatives, -1)
         for model, of_model in enumerate(batch_scores):
@@ -188,17 +193,6 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
             pools = [gather(np.concatenate([np.empty(0), *batches])) for batches in lists]
         metrics.append(_finish(totals, users if finite[model] else users[:0], view.targets, weights, *pools))
     return metrics
-
-
-def _few_items(rows):
-    """Items among which are all of the rows, CSR (B, I): (J,), ascending; None if J is half of I or more."""
-    present = np.zeros(rows.shape[1], bool)
-    present[rows.indices] = True
-    size = few_sizes(int(present.sum()) + 1)
-    if 2 * size > len(present):
-        return None
-    present[np.flatnonzero(~present)[: size - present.sum()]] = True
-    return np.flatnonzero(present)
 
 
 def _put(mesh, fill, array, value):

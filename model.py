@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve
 
-from lib.neural_tangents_import import stax
+from lib import sparse
+from lib.neural_tangents_import import InfiniteKernel, stax
 from lib.threefry import one_pass
 
 # A GPU's default (TF32) rounds products to 10 bits, after which a kernel is no longer positive definite.
@@ -37,7 +38,7 @@ class Kernel:
     def __init__(self, depth, normalize, item_weights=None):
         self._depth, self._normalize, self._item_weights = depth, normalize, item_weights
         dense = stax.Dense(1, W_std=2**0.5, b_std=BIAS)  # the width does not enter the closed form
-        _, _, self._closed_form = stax.serial(stax.Flatten(), *(dense, stax.Relu()) * depth, dense)
+        _, _, self._closed_form = stax.serial(*(dense, stax.Relu()) * depth, dense)
         weights = None if item_weights is None else np.asarray(item_weights).tobytes()
         self._value = depth, bool(normalize), weights
 
@@ -49,32 +50,59 @@ class Kernel:
 
     def __call__(self, rows, columns=None):
         """The kernel of rows (m, I) and columns (k, I) or, where these are None, the rows again: (m, k)."""
-        with jax.default_matmul_precision(PRECISION):
-            if columns is None:
-                return _gram(self._weighted(rows), self._depth, self._normalize)
-            rows, columns = self._weighted(rows), self._weighted(columns)
-            return self._closed_form(self._scaled(rows), self._scaled(columns), get="ntk")
+        if columns is None:
+            return _gram(self._weighted(rows), self._depth, self._normalize)
+        rows, columns = self._weighted(rows), self._weighted(columns)
+        products = jnp.matmul(rows, columns.T, precision=PRECISION)
+        return self._of_products(products, (rows**2).sum(axis=1), (columns**2).sum(axis=1), rows.shape[1])
 
     def of_part(self, part, items, columns):
         """The kernel of rows that are 0 but at some items: their values there, (B, J), and columns (S, I)."""
         whole = self._weighted(columns)
-        square = (whole**2).sum(axis=1)
-        weights = 1 if self._item_weights is None else jnp.asarray(self._item_weights, part.dtype)[items]
-        part, kept = part * weights, whole[:, items]
-        # What the columns have elsewhere enters their norm alone: one more item, which the rows lack.
-        rest = jnp.maximum(square - (kept**2).sum(axis=1), 0)
-        rest = jnp.where(rest > 0, jnp.sqrt(jnp.where(rest > 0, rest, 1)), 0)
-        kept = jnp.concatenate([kept, rest[:, None]], axis=1)
-        part = jnp.concatenate([part, jnp.zeros_like(part[:, :1])], axis=1)
-        share = (part.shape[1] / columns.shape[1]) ** 0.5  # the closed form divides by the number of items
-        with jax.default_matmul_precision(PRECISION):
-            return self._closed_form(self._scaled(share * part), self._scaled(share * kept), get="ntk")
+        part = part * self._weights(columns)[items]
+        products = jnp.matmul(part, whole[:, items].T, precision=PRECISION)
+        return self._of_products(products, (part**2).sum(axis=1), (whole**2).sum(axis=1), columns.shape[1])
+
+    def of_places(self, places, columns):
+        """The kernel of rows (B, I) that are 1 at lib.sparse.Places, else 0, and columns (S, I)."""
+        square = self._weights(columns)[:, None] ** 2
+        products = sparse.product(places, square * columns.T)
+        of_columns = (self._weighted(columns) ** 2).sum(axis=1)
+        return self._of_products(products, sparse.product(places, square)[:, 0], of_columns, len(square))
+
+    def _weights(self, rows):
+        """The items' weights, (I,), in the precision of rows (m, I)."""
+        weights = self._item_weights
+        return jnp.ones(rows.shape[1], rows.dtype) if weights is None else jnp.asarray(weights, rows.dtype)
 
     def _weighted(self, rows):
-        return rows if self._item_weights is None else rows * jnp.asarray(self._item_weights, rows.dtype)
+        return rows if self._item_weights is None else rows * self._weights(rows)
 
-    def _scaled(self, rows):
-        return rows * _factors((rows**2).sum(axis=1), rows.shape[1])[:, None] if self._normalize else rows
+    def _of_products(self, products, of_rows, of_columns, items):
+        """The kernel (B, S) of weighted rows by their inner products (B, S) and squared norms (B,), (S,)."""
+        if self._normalize:
+            factors, factors_of_columns = _factors(of_rows, items), _factors(of_columns, items)
+            products = factors[:, None] * products * factors_of_columns
+            of_rows, of_columns = factors**2 * of_rows, factors_of_columns**2 * of_columns
+        covariances = InfiniteKernel(
+            nngp=products / items,
+            ntk=jnp.zeros((), products.dtype),
+            cov1=of_rows / items,
+            cov2=of_columns / items,
+            x1_is_x2=False,
+            is_gaussian=False,
+            is_reversed=False,
+            is_input=True,
+            diagonal_batch=True,
+            diagonal_spatial=False,
+            shape1=(len(of_rows), items),
+            shape2=(len(of_columns), items),
+            batch_axis=0,
+            channel_axis=1,
+            mask1=None,
+            mask2=None,
+        )
+        return self._closed_form(covariances, get="ntk")
 
 
 def ridge(gram, labels, lamda):
@@ -95,16 +123,18 @@ def ridge(gram, labels, lamda):
         return solve(regularised, labels, assume_a="pos")
 
 
-def ridge_predict(gram, cross, labels, lamda):
-    """Scores K(T, X) alpha of `ridge`, (B, I): solved for the B rows of T where they are fewer than I items.
+def ridge_factors(gram, cross, labels, lamda):
+    """Two factors whose product is the scores of `ridge`, K(T, X) alpha, (B, I): (B, m) and (m, I).
+
+    `ridge` solves for the rows of T instead where they are fewer than the items.
 
     Args:
         gram, labels, lamda: as for `ridge`.
         cross: K(T, X), (B, m).
     """
     if len(cross) < labels.shape[1]:
-        return predict(ridge(gram, cross.T, lamda).T, labels)
-    return predict(cross, ridge(gram, labels, lamda))
+        return ridge(gram, cross.T, lamda).T, labels
+    return cross, ridge(gram, labels, lamda)
 
 
 def predict(cross, alpha):
@@ -317,22 +347,49 @@ def squared_error(scores, targets, hidden, discount, scale=1.0, square=None):
         scale: of the scores. A large scale shrinks all scores: it regularises.
         square: (B,) `sum_of_squares` over all items, where only some have a column; or None.
     """
-    targets, scores = targets.astype(scores.dtype), scale * scores
-    count = targets.sum(axis=1)
-    # Not (scores - targets)^2, which would need one more array of (B, I).
+    targets = targets.astype(scores.dtype)
     if square is None:
         square = ((scores if hidden is None else jnp.where(hidden, 0, scores)) ** 2).sum(axis=1)
-    else:
-        square = scale**2 * square
-        square -= 0 if hidden is None else (jnp.where(hidden, scores, 0) ** 2).sum(axis=1)
-    error = square - 2 * (targets * scores).sum(axis=1) + count
+    elif hidden is not None:
+        square -= (jnp.where(hidden, scores, 0) ** 2).sum(axis=1)
+    return _squared_error_of_sums(
+        square, (targets * scores).sum(axis=1), targets.sum(axis=1), discount, scale
+    )
+
+
+def _squared_error_of_sums(square, of_targets, count, discount, scale):
+    """`squared_error` by sums of each user's scores, (B,) each.
+
+    Args:
+        square: of the squares of the ranked items' scores.
+        of_targets: of the targets' scores.
+        count: how many targets there are.
+    """
+    error = scale**2 * square - 2 * scale * of_targets + count
     return jnp.where(count > 0, error, 0) / jnp.maximum(count, 1) ** discount
 
 
-def sum_of_squares(weights, rows):
-    """Sum over the I items of the squared scores `weights rows`, (B,), of weights (B, S) and rows (S, I)."""
-    gram = jnp.matmul(rows, rows.T, precision=PRECISION)
-    return (jnp.matmul(weights, gram, precision=PRECISION) * weights).sum(axis=1)
+def squared_error_of_places(left, right, some, parts, discount, scale=1.0):
+    """`squared_error`, (B,), from the scores of the users' interactions and the Gram matrix of right.
+
+    Args:
+        left, right: factors of the scores, (B, S) and (S, I).
+        some: (S, J) of right, the items in which `parts` count.
+        parts: lib.sparse.Places of the targets, last, and before them of what is hidden.
+    """
+    *hidden, (targets, scores) = zip(parts, sparse.entries_of_product(left, some, parts))
+    square = sum_of_squares(left, right)
+    for places, of_hidden in hidden:
+        square -= sparse.sums_of_rows(places, of_hidden**2)
+    count = jnp.diff(targets.row_starts).astype(left.dtype)
+    of_targets = sparse.sums_of_rows(targets, scores)
+    return _squared_error_of_sums(square, of_targets, count, discount, scale)
+
+
+def sum_of_squares(left, right):
+    """Sum over the I items of the squared scores `left right`, (B,), of factors (B, S) and (S, I)."""
+    gram = jnp.matmul(right, right.T, precision=PRECISION)
+    return (jnp.matmul(left, gram, precision=PRECISION) * left).sum(axis=1)
 
 
 # Add a loss of your own here, and its name to `kinds["loss"]` in hyper_params.py.

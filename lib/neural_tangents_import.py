@@ -1,4 +1,4 @@
-"""neural_tangents.stax, imported on a current JAX and without TensorFlow.
+"""neural_tangents.stax and its Kernel, imported on a current JAX and without TensorFlow.
 
 neural-tangents 0.6.5 was written for JAX before 0.6. Its closed-form kernels work on newer releases. Its
 package also imports empirical kernels, which need TensorFlow, tf2jax, and names that JAX has moved out of
@@ -24,7 +24,8 @@ for name in EMPIRICAL:
 for name in MOVED:
     setattr(jax.core, name, getattr(jax.extend.core, name))
 try:
-    from neural_tangents import stax  # noqa: F401, imported from this module by model.py
+    from neural_tangents import Kernel as InfiniteKernel  # noqa: F401, both are imported from here
+    from neural_tangents import stax  # noqa: F401
 finally:
     for name in EMPIRICAL:
         del sys.modules[name]

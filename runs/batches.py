@@ -12,16 +12,20 @@ import numpy as np
 import data
 from lib import devices
 from lib.random_streams import Stream, generator
+from lib.sparse import Places, places
 
 FED, HELD_OUT = 1, 2  # of a batch's entries
+ROOM = 1.1  # for interactions, over their number in the mean
 
 
 class Batch(NamedTuple):
     """Real users at J items, on the devices. B' is B and empty rows, which make the devices' shards even."""
 
-    entries: jax.Array  # (B', J) int8: FED, HELD_OUT or 0
+    entries: jax.Array | None  # (B', J) int8: FED, HELD_OUT or 0
     items: jax.Array | None = None  # (J,) ascending, all that the users have among them; None: all I items
     counts: jax.Array | None = None  # (J,) how many items each stands for: 1 where a user has it
+    fed: Places | None = None  # of (B, I)
+    parts: tuple[Places, ...] | None = None  # of (B, J): what is fed and, last, the targets
 
 
 def batch_users(batch_size, users):
@@ -29,7 +33,7 @@ def batch_users(batch_size, users):
     return users if batch_size == -1 else min(batch_size, users)
 
 
-def make_batches(dataset, mesh, seed, batch_size, keep_prob, sampled_items, batches_per_step):
+def make_batches(dataset, mesh, seed, batch_size, keep_prob, sampled_items, batches_per_step, dense="all"):
     """Draws the batches of every step.
 
     A batch is drawn without replacement. It depends on the seed and the step alone, not on the devices or the
@@ -39,11 +43,14 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, sampled_items, batc
         batch_size: B, or -1 for all users.
         keep_prob: the share of a user's interactions that is fed; 1 feeds all and holds out none.
         sampled_items: how many items to sample, at least, of those that no user of the batch has; -1: all.
+        dense: "all": `entries` alone are given; "targets": what is fed is also given as Places; "nothing":
+            `entries` are not given, and no items are sampled. The latter two are for one device.
 
     Returns:
         batches(step) -> a list of Batch.
     """
     size = batch_users(batch_size, dataset.users)
+    room = ROOM * size * dataset.lengths[data.TRAIN].mean()
 
     def batch(step, part):
         chosen = np.arange(dataset.users)
@@ -56,14 +63,22 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, sampled_items, batc
         # The numbers for the interactions of other processes' users, which come first, are passed over.
         rng.bit_generator.advance(int(dataset.lengths[data.TRAIN, chosen[: position.start]].sum()))
         batch.data[:] = np.where(rng.random(batch.nnz) < keep_prob, FED, HELD_OUT)
-        if sampled_items == -1:
-            return Batch(devices.spread(mesh, batch.toarray(), capacity(chosen)))
-        present = np.zeros(dataset.items, bool)
-        present[dataset.gather(np.unique(batch.indices))] = True
-        rng = generator(seed, Stream.SAMPLED_ITEMS, step, part)
-        items, counts = choose_items(rng, present, sampled_items)
-        entries = devices.spread(mesh, batch[:, items].toarray(), capacity(chosen))
-        return Batch(entries, *devices.replicate(mesh, (items.astype(np.int32), counts)))
+        items = counts = None
+        if sampled_items != -1:
+            present = np.zeros(dataset.items, bool)
+            present[dataset.gather(np.unique(batch.indices))] = True
+            rng = generator(seed, Stream.SAMPLED_ITEMS, step, part)
+            items, counts = choose_items(rng, present, 0 if dense == "nothing" else sampled_items)
+        some = batch if items is None else batch[:, items]
+        entries = None if dense == "nothing" else devices.spread(mesh, some.toarray(), capacity(chosen))
+        fed = parts = None
+        if dense != "all":
+            fed = places(_only(batch, FED), room * keep_prob)
+        if dense == "nothing":
+            held_out = places(_only(some, HELD_OUT), room * (1 - keep_prob))
+            of_some = fed if items is None else places(_only(some, FED), room * keep_prob)
+            parts = (of_some,) if keep_prob == 1 else (of_some, held_out)
+        return Batch(entries, *devices.replicate(mesh, (items, counts, fed, parts)))
 
     def capacity(chosen):
         """The most users of the batch that one process holds, rounded up."""
@@ -76,6 +91,14 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, sampled_items, batc
         everyone = [batch(0, 0)] * batches_per_step
         return lambda step: everyone
     return lambda step: [batch(step, part) for part in range(batches_per_step)]
+
+
+def _only(matrix, value):
+    """The entries of a CSR matrix that have this value, as a CSR matrix."""
+    kept = matrix.copy()
+    kept.data = (kept.data == value).astype(np.int8)
+    kept.eliminate_zeros()
+    return kept
 
 
 def choose_items(rng, present, sampled):
@@ -96,4 +119,4 @@ def choose_items(rng, present, sampled):
     counts = present.astype(np.float32)
     counts[chosen] = len(absent) / max(sampled, 1)
     items = np.flatnonzero(counts)
-    return items, counts[items]
+    return items.astype(np.int32), counts[items]

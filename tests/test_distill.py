@@ -193,6 +193,19 @@ def test_the_step_and_lamda_that_are_kept(finished, tiny_data, tmp_path, run_scr
     assert result["val"]["NDCG@10"] >= best, "the step's own lamda is among those that are tried"
 
 
+@pytest.mark.parametrize("peak, expected", [(0.01, 0.01), (0.04, 0.03), (5.0, 7.29), (1e-4, 0.01 / 81)])
+def test_the_last_lamda_is_climbed_to_from_the_learned_one(peak, expected):
+    class Hill:
+        tried = []
+
+        def best_lamda(self, kernel, rows, lamdas):
+            self.tried += lamdas
+            return (max(lamdas, key=lambda lamda: -abs(np.log(lamda / peak))), "alpha", {})
+
+    lamda, *_ = distill.final_model({"keep_lamda": "best"}, Hill(), None, None, {"lamda": 0.01})
+    assert lamda == pytest.approx(expected) and len(set(Hill.tried)) < 12
+
+
 def test_a_start_by_popularity_ranks_by_it(tiny):
     settings = {**hyper_params, "user_support": 9, "start": "popularity", "gumbel_tau": 10.0, "seed": 1}
     logits = distill.initial_logits(settings, tiny)
@@ -417,7 +430,7 @@ def test_a_batch_has_the_items_of_its_users_and_a_sample_of_the_others(tiny, sam
     widths, ranked = set(), np.zeros(tiny.items)
     for step in range(30):
         for one, whole in zip(narrow(step), wide(step)):
-            entries, items, counts = map(np.asarray, one)
+            entries, items, counts = map(np.asarray, one[:3])
             whole = np.asarray(whole.entries)
             present = (whole > 0).any(axis=0)
             assert (whole[:, items] == entries).all() and (np.diff(items) > 0).all()
@@ -472,6 +485,28 @@ def test_a_step_on_all_items_of_a_part_is_the_step_on_all_items(tiny, name):
     assert np.std(losses) > 0 and np.mean(losses) == pytest.approx(loss, rel=0.01)
     mean, apart = np.mean(gradients, axis=0), np.mean([np.abs(one - gradient).sum() for one in gradients])
     assert np.abs(mean - gradient).sum() < 0.3 * apart
+
+
+@pytest.mark.parametrize("sampled", [-1, 20])
+@pytest.mark.parametrize("objective", ["held_out", "reconstruct"])
+@pytest.mark.parametrize("name, dense", [("softmax", "targets"), ("squared", "nothing")])
+def test_a_step_by_places_is_the_dense_step(tiny, name, dense, objective, sampled):
+    settings, _ = resolve([f"--objective={objective}", "--user_support=8", "--num_per_user=30"])
+    settings, _ = recipes.resolve_auto({**settings, "loss": name}, recipes.statistics_of(tiny))
+    kernel, mesh = model.Kernel(1, True, data.item_weights(tiny, 0.25)), devices.start(False)
+    state = distill.initial_state(
+        settings, distill.initial_logits(settings, tiny), distill.make_optimizer(settings)
+    )
+    objective = distill.make_objective(settings, tiny, kernel, model.LOSSES[name])
+    slope, found = jax.jit(jax.value_and_grad(objective, has_aux=True)), []
+    keep_prob = 0.5 if settings["objective"] == "held_out" else 1
+    for form in ("all", dense):
+        [batch] = batches.make_batches(tiny, mesh, 0, 12, keep_prob, sampled, 1, form)(0)
+        (loss, _), gradient = slope(state.params, None, jax.random.key(0), batch)
+        found.append((float(loss), np.asarray(gradient.logits)))
+    (loss, gradient), (same_loss, same_gradient) = found
+    assert same_loss == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(same_gradient, gradient, rtol=0, atol=5e-4 * np.abs(gradient).max())
 
 
 def test_accumulated_batches_share_their_noise_and_make_their_mean(tiny):

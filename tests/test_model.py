@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from conftest import arc_cosine_ntk
 from jax.test_util import check_grads
 
 import model
+from lib import sparse
 
 
 @pytest.fixture(autouse=True)
@@ -136,12 +138,14 @@ def test_both_forms_of_the_draws_agree_in_float32_where_they_meet():
 
 
 @pytest.mark.parametrize("users", [5, 8, 11])
-def test_ridge_predict_is_ridge_then_predict_on_either_side(users):
+def test_the_factors_of_ridge_are_ridge_then_predict_on_either_side(users):
     rng = np.random.default_rng(4)
     kernel, rows = model.Kernel(1, True), jnp.asarray(rng.random((6, 8)))
     gram, cross = kernel(rows), kernel(jnp.asarray(rng.random((users, 8))), rows)
     expected = model.predict(cross, model.ridge(gram, rows, 0.1))
-    np.testing.assert_allclose(model.ridge_predict(gram, cross, rows, 0.1), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        model.predict(*model.ridge_factors(gram, cross, rows, 0.1)), expected, rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("tau", [3.0, 0.2])
@@ -155,7 +159,7 @@ def test_gradient_through_sampling_kernel_and_solve(tau, normalize):
     def loss(logits, log_lamda):
         rows = model.sample(jax.random.key(1), logits, tau, 3, 2)
         cross = kernel(targets.astype(rows.dtype), rows)
-        scores = model.ridge_predict(kernel(rows), cross, rows, jnp.exp(log_lamda))
+        scores = model.predict(*model.ridge_factors(kernel(rows), cross, rows, jnp.exp(log_lamda)))
         return model.cross_entropy(scores, targets, None, 0.5).mean()
 
     check_grads(loss, (logits, jnp.asarray(-1.0)), order=1, modes=["rev"], rtol=1e-4, atol=1e-6)
@@ -292,12 +296,18 @@ def test_the_kernel_of_rows_given_at_some_items_is_that_of_the_whole_rows(normal
     whole = np.zeros((5, 10))
     whole[:, items] = part
     kernel = model.Kernel(2, normalize, 0.5 + rng.random(10) if weighted else None)
-    of_part = lambda columns: kernel.of_part(part.astype(float), items, columns)
-    of_whole = lambda columns: kernel(whole, columns)
-    np.testing.assert_allclose(of_part(columns), of_whole(columns), rtol=1e-9)
-    slopes = [jax.grad(lambda columns: (form(columns) * change).sum()) for form in (of_part, of_whole)]
-    given, expected = (slope(jnp.asarray(columns)) for slope in slopes)
-    np.testing.assert_allclose(given, expected, rtol=1e-7, atol=1e-12)
+    places = sparse.places(sp.csr_matrix(whole))
+    forms = [
+        lambda columns: kernel(whole, columns),
+        lambda columns: kernel.of_part(part.astype(float), items, columns),
+        lambda columns: kernel.of_places(places, columns),
+    ]
+    expected, *given = (form(jnp.asarray(columns)) for form in forms)
+    slopes = [jax.grad(lambda columns: (form(columns) * change).sum()) for form in forms]
+    expected_slope, *given_slopes = (slope(jnp.asarray(columns)) for slope in slopes)
+    for values, slope in zip(given, given_slopes, strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-9)
+        np.testing.assert_allclose(slope, expected_slope, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
