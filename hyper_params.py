@@ -34,8 +34,8 @@ hyper_params = {
                                # runs/recipes.py. "auto": what rehearsals on validation prefer
     "keep_step": "auto",       # whose synthetic users are kept: "best", of the step that is best on
                                # validation; or of this step, the last one then
-    "keep_lamda": "auto",      # lamda of the model that is kept: "best", the best on validation of the step's
-                               # own and of four decades; "step", the step's own; or a number
+    "keep_lamda": "auto",      # lamda of the model that is kept: "best", from the step's own on by factors of
+                               # 3, for as long as validation gets better; "step", its own; or a number
 
     # ---- The ∞-AE --------------------------------------------------------------------------------------
     "depth": "auto",           # hidden layers of the infinitely wide network, 0 (linear) to 4; the paper: 1
@@ -87,7 +87,7 @@ hyper_params = {
     "patience": 100,           # stop after this many steps without a better validation (the paper: 150)
     "log_freq": 10,            # validate at step 0, then every log_freq steps, and at the end
     "validate_early": True,    # validate at a quarter and half of log_freq, too (the paper: False)
-    "validation_users": 10000, # validate on at most this many users, the same every time; -1: all
+    "validation_users": "auto",  # validate on at most this many users, the same every time; -1: all
     "eval_batch_size": 2048,   # users scored at once (fewer, where the items are many); affects memory and
                                # speed, not the metrics
 
@@ -123,6 +123,7 @@ paper = {
     "log_freq": 25,  # the release: every 25 steps up to 200, then every 40
     "patience": 150,
     "best_by": "HR@100",
+    "validation_users": 10000,  # all of its data sets
     "batch_size": -1,
     "sampled_items": -1,
     "accumulate_steps": 1,
@@ -251,7 +252,8 @@ kinds = {
     **dict.fromkeys(("gumbel_tau", "lamda"), positive),
     **dict.fromkeys(("data_dir", "results_dir"), text),
     **dict.fromkeys(("batch_size", "sampled_items"), count | everything | auto),
-    **dict.fromkeys(("validation_users", "num_processes"), count | everything),
+    "validation_users": count | everything | auto,
+    "num_processes": count | everything,
     "distilled": str,
     "dataset": Annotated[str, Field(pattern=_name, description="the name of a folder under data_dir")],
     "repeats": Literal["keep", "drop"],

@@ -13,14 +13,17 @@ from lib.settings import Settings, defaults
 
 SPARSE = 20  # data with fewer train interactions per user are sparse
 WELL_KNOWN = 100  # from this many train interactions per item on, a squared loss is better
+UNSURE = 2  # up to this factor away from WELL_KNOWN, the softmax may be better, or the squared loss
 MOST_USERS, MOST_DRAWS = 500, 200  # the paper's user_support and num_per_user
 LEAST_SHARE = 4  # real users for a synthetic one: with fewer, there is little to distil
 ITEMS_PER_DRAW = 5  # with fewer, the sum of the draws nears 1 at every item, where nothing is learnt
 TUNED_ITEMS_PER_DRAW = 18  # ML-1M's, for which the squared and the generalized loss got their score_scale
 LARGEST_BATCH, SMALLEST_BATCH = 4096, 256  # real users
-BATCH_ENTRIES = 10**8  # users times items of a batch, at most: memory and time of a step
+BATCH_ENTRIES = 4 * 10**7  # users times items of a batch, at most: memory and time of a step
 SAMPLED_ITEMS = 4096  # beside the items of a batch's users, where these are few
 ENTRIES_PER_ITEM = 250  # then, a batch costs about as much as the synthetic users themselves, whatever I
+VALIDATED, LEAST_VALIDATED = 10_000, 2000  # users of a validation: the second where items are many
+VALIDATED_SCORES = 2 * 10**8  # users times items of a validation, at most, between the two
 LOW_TAU = 2  # below this temperature users must not share their noise, and need a higher learning rate
 
 PLAIN = {
@@ -94,13 +97,14 @@ def candidates(settings, data):
     if settings.get("recipe", "auto") != "auto":
         return [settings["recipe"]]
     users = _user_support(settings, data)
-    if data.per_item >= WELL_KNOWN:
+    known = data.per_item / WELL_KNOWN
+    if known >= 1:
         few = "generalized-few" if users <= 20 else "squared-few"
-        names = [few] if users <= 50 else ["squared", "plain"]
+        names = [few] if users <= 50 else ["squared", "plain"][: 2 if known < UNSURE else 1]
     elif data.per_user < SPARSE:
         names = ["sparse", "gentle", "popular", "plain"]
     else:
-        names = ["plain", "squared"]
+        names = ["plain", "squared"][: 2 if known > 1 / UNSURE else 1]
     loss = settings["loss"]
     names = [name for name in names if loss in ("auto", RECIPES[name].get("loss", PLAIN["loss"]))]
     return names or ["plain"]
@@ -125,6 +129,8 @@ def resolve_auto(settings, data, of_run=None, choice=None):
         reasons = dict.fromkeys(values, reason)
     else:
         values, reasons = _for_synthetic_users(settings, data, choice)
+    values["validation_users"] = min(VALIDATED, max(LEAST_VALIDATED, VALIDATED_SCORES // data.items))
+    reasons["validation_users"] = f"{data.items:,} items, {data.per_user:.3g} of them a user"
     open_keys = [key for key, value in settings.items() if value == "auto"]
     chosen = {key: values[key] for key in open_keys}
     return Settings({**settings, **chosen}), {key: reasons[key] for key in open_keys}

@@ -82,6 +82,8 @@ def choose(settings, dataset, rehearse, popularity, check):
     budget = max(SHARE_OF_RUN * _cost(run, dataset), FREE)
     costs = {name: _cost(settings, dataset) for name, settings in ready.items()}
     names = _affordable(costs, budget)
+    if len(names) == 1 and not (thin and open_keys):
+        return None
     silent = None if jax.process_index() == 0 else True
     if not silent:
         print(f"rehearsals on {dataset.name}: {', '.join(names)}. The choice stays in {path}", flush=True)
@@ -156,10 +158,10 @@ def concrete(settings, statistics, name):
 
 
 def _cost(settings, dataset):
-    """What a run costs, about: B S J for each step and, where J is less than I, as much for the sampling."""
+    """What a run costs, about: B S J for each step, and what its synthetic users cost whatever B."""
     users, sampled = batch_users(settings["batch_size"], dataset.users), settings["sampled_items"]
     entries = users * recipes.batch_items(users, sampled, recipes.statistics_of(dataset))
-    entries += 0 if sampled == -1 else recipes.ENTRIES_PER_ITEM * dataset.items
+    entries += recipes.ENTRIES_PER_ITEM * dataset.items
     return settings["train_steps"] * (entries * settings["user_support"] + STEP)
 
 

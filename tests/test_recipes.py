@@ -24,14 +24,16 @@ def chosen(data, *arguments, script="distill", of_run=None):
 @pytest.mark.parametrize(
     "data, users, names",
     [
-        (ML_1M, 500, ["squared", "plain"]),
-        (ML_1M, 51, ["squared", "plain"]),
+        (ML_1M, 500, ["squared"]),
+        (ML_1M, 51, ["squared"]),
+        (ML_1M._replace(interactions=150 * ML_1M.items), 500, ["squared", "plain"]),
+        (ML_1M._replace(interactions=75 * ML_1M.items), 500, ["plain", "squared"]),
         (ML_1M, 50, ["squared-few"]),
         (ML_1M, 20, ["generalized-few"]),
         (MAGAZINE, 500, ["sparse", "gentle", "popular", "plain"]),
         (MAGAZINE, 10, ["sparse", "gentle", "popular", "plain"]),
-        (ML_100K, 235, ["plain", "squared"]),
-        (FEW_ITEMS, 500, ["squared", "plain"]),  # few interactions a user, since there are few items
+        (ML_100K, 235, ["plain"]),
+        (FEW_ITEMS, 500, ["squared"]),  # few interactions a user, since there are few items
         (FEW_ITEMS, 20, ["generalized-few"]),
         (ANIME, 500, ["sparse", "gentle", "popular", "plain"]),
     ],
@@ -68,7 +70,7 @@ def test_the_numbers_of_users_and_draws_are_the_paper_s(data):
     assert reasons["user_support"] == reasons["num_per_user"] == "as in the paper"
 
 
-@pytest.mark.parametrize("items, batch", [(60, 4096), (24_420, 4095), (50_000, 2000)])
+@pytest.mark.parametrize("items, batch", [(60, 4096), (24_420, 1638), (50_000, 800)])
 def test_a_batch_has_fewer_users_where_items_are_many(items, batch):
     settings, reasons = chosen(ML_1M._replace(items=items))
     assert settings["batch_size"] == batch and settings["sampled_items"] == -1
@@ -79,10 +81,10 @@ def test_a_batch_has_fewer_users_where_items_are_many(items, batch):
     "data, batch, sampled",
     [
         (Statistics(200_000, 100_000, 2_000_000), 1389, 4096),
-        (Statistics(10**6, 500_000, 10**7), 2964, 4096),
-        (Statistics(200_000, 20_000, 2_000_000), 4096, -1),  # so many users have half of the items
+        (Statistics(10**6, 500_000, 10**7), 1805, 4096),
+        (Statistics(200_000, 20_000, 2_000_000), 2000, -1),  # so many users have half of the items
         (Statistics(1000, 100_000, 10_000), 1389, 4096),  # all users have a few of the items
-        (DOUBAN, 2865, -1),
+        (DOUBAN, 1146, -1),
     ],
 )
 def test_a_batch_has_few_items_where_its_users_have_few(data, batch, sampled):
@@ -90,7 +92,15 @@ def test_a_batch_has_few_items_where_its_users_have_few(data, batch, sampled):
     assert (settings["batch_size"], settings["sampled_items"]) == (batch, sampled)
     given, _ = chosen(data, "--sampled_items=100", "--batch_size=32")
     assert (given["batch_size"], given["sampled_items"]) == (32, 100)
-    assert chosen(data, "--sampled_items=-1")[0]["batch_size"] == max(256, min(4096, 10**8 // data.items))
+    assert chosen(data, "--sampled_items=-1")[0]["batch_size"] == max(256, min(4096, 4 * 10**7 // data.items))
+
+
+@pytest.mark.parametrize("items, users", [(60, 10_000), (34_893, 5731), (100_000, 2000), (10**6, 2000)])
+def test_a_validation_asks_fewer_users_where_items_are_many(items, users):
+    for script in ("distill", "infinite_ae", "baselines", "stream"):
+        settings, _ = chosen(ML_1M._replace(items=items), script=script)
+        assert settings["validation_users"] == users
+    assert chosen(ML_1M._replace(items=items), "--validation_users=-1")[0]["validation_users"] == -1
 
 
 @pytest.mark.parametrize("users, support", [(1, 1), (7, 1), (40, 10), (1999, 499), (2000, 500), (9000, 500)])

@@ -178,7 +178,8 @@ def test_a_config_of_another_script_gives_the_keys_that_both_take(tmp_path, caps
     chosen, changed = resolve([f"--config={tmp_path}"], "", "infinite_ae")
     assert chosen.keys() == set(hyper_params.takes["infinite_ae"])
     assert changed == {
-        key: made[key] for key in ("seed", "depth", "normalize", "item_discount", "best_by")
+        key: made[key]
+        for key in ("seed", "depth", "normalize", "item_discount", "best_by", "validation_users")
     } | {"user_support": 500, "lamda_grid": made["lamda_grid"]}
     [line] = capsys.readouterr().err.splitlines()
     ignored = sorted(made.keys() - chosen.keys())
@@ -187,7 +188,7 @@ def test_a_config_of_another_script_gives_the_keys_that_both_take(tmp_path, caps
 
 
 def test_a_config_with_a_key_that_no_script_has_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 7, "gumbel_tao": 1}))
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 7, "validation_users": 10000, "gumbel_tao": 1}))
     with pytest.raises(UserError) as caught:
         values(f"--config={tmp_path}", script="infinite_ae")
     assert str(caught.value) == f"--config={tmp_path}: there is no setting 'gumbel_tao'; is it gumbel_tau?"
