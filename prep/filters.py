@@ -1,4 +1,4 @@
-"""Which interactions count, and which are train, validation and test: pure functions of arrays."""
+"""Which interactions count, and the split at random: pure functions of arrays."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
@@ -49,7 +49,7 @@ def _moment(option, text, days=0):
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def filter_interactions(interactions, filters, only_likes=False):
+def filter_interactions(interactions, filters, only_likes=False, keep_times=False):
     """The interactions that count, each pair once, sorted by user and item, and how many were left out.
 
     Rows outside of since and until go first. Then a pair's rows become one: counts are summed; of ratings the
@@ -60,9 +60,11 @@ def filter_interactions(interactions, filters, only_likes=False):
         interactions: tables.Interactions.
         filters: Filters.
         only_likes: whether, without min_rating, ratings of 0 and less go if there are any above 0.
+        keep_times: whether the result has a time for each pair: that of the rating that is kept; of counts
+            the first, since from then on the user knows the item. Without, it takes less memory.
 
     Returns:
-        (Interactions with only the ids that remain, without times;
+        (Interactions with only the ids that remain, without times unless keep_times;
         {"outside_time", "duplicates", "too_low", "too_few": how many rows, rows, pairs, pairs}).
 
     Raises:
@@ -72,10 +74,10 @@ def filter_interactions(interactions, filters, only_likes=False):
     if not rows:
         raise UserError("nothing is left: there are no interactions")
     interactions = _within(interactions, filters.since, filters.until)
-    user, item, rating = _one_row_a_pair(interactions)
+    user, item, rating, time = _one_row_a_pair(interactions, keep_times)
     pairs = len(user)
     enough = _high_enough(rating, interactions.is_count, filters, only_likes)
-    user, item, rating = (column[enough] for column in (user, item, rating))
+    user, item, rating, time = _only(enough, user, item, rating, time)
     high = len(user)
     while True:
         per_user, per_item = np.bincount(user), np.bincount(item)
@@ -84,7 +86,7 @@ def filter_interactions(interactions, filters, only_likes=False):
             break
         if not enough.any():
             raise UserError(_nothing_left(high, per_user.max(), per_item.max(), filters))
-        user, item, rating = (column[enough] for column in (user, item, rating))
+        user, item, rating, time = _only(enough, user, item, rating, time)
     lost = {
         "outside_time": rows - len(interactions.user),
         "duplicates": len(interactions.user) - pairs,
@@ -94,7 +96,7 @@ def filter_interactions(interactions, filters, only_likes=False):
     user, user_ids = _compact(user, interactions.user_ids)
     item, item_ids = _compact(item, interactions.item_ids)
     left = interactions._replace(
-        user=user, user_ids=user_ids, item=item, item_ids=item_ids, rating=rating, time=None
+        user=user, user_ids=user_ids, item=item, item_ids=item_ids, rating=rating, time=time
     )
     return left, lost
 
@@ -121,24 +123,31 @@ def _within(interactions, since, until):
     return interactions._replace(**columns)
 
 
-def _one_row_a_pair(interactions):
-    """(user, item, rating) with each pair once, sorted by user and item."""
+def _one_row_a_pair(interactions, keep_times):
+    """(user, item, rating, time or None) with each pair once, sorted by user and item."""
     items = len(interactions.item_ids)
     key = interactions.user.astype(np.int64) * items + interactions.item
     key, order = _sorted(key)
-    rating = interactions.rating
+    rating, time = interactions.rating, interactions.time
     starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
     if interactions.is_count:
         rating = np.add.reduceat(rating[order], starts, dtype=np.float64)
-    elif len(starts) == len(key):
-        rating = rating[order]
+        time = np.minimum.reduceat(time[order], starts) if keep_times and time is not None else None
     else:
-        if interactions.time is not None:  # only the rows with the latest time of their pair
-            time, rows_of_pair = interactions.time[order], np.diff(np.append(starts, len(key)))
-            order = np.where(time == np.repeat(np.maximum.reduceat(time, starts), rows_of_pair), order, -1)
-        rating = rating[np.maximum.reduceat(order, starts)]  # of these, the last in the file
+        if len(starts) < len(key):
+            if time is not None:  # only the rows with the latest time of their pair
+                sorted_time, rows_of_pair = time[order], np.diff(np.append(starts, len(key)))
+                latest = np.repeat(np.maximum.reduceat(sorted_time, starts), rows_of_pair)
+                order = np.where(sorted_time == latest, order, -1)
+            order = np.maximum.reduceat(order, starts)  # of these, the last in the file
+        rating, time = _only(order, rating, time if keep_times else None)
     key = key[starts]
-    return (key // items).astype(np.int32), (key % items).astype(np.int32), rating.astype(np.float32)
+    return (key // items).astype(np.int32), (key % items).astype(np.int32), rating.astype(np.float32), time
+
+
+def _only(rows, *columns):
+    """The columns at these rows; a column may be None."""
+    return [None if column is None else column[rows] for column in columns]
 
 
 def _sorted(key):
@@ -240,16 +249,24 @@ def split_interactions(user, rng, sizes=None):
 def split_sorted(user, seed, every_user):
     """`split_interactions` for sorted users: the same split in less memory, a block of users at a time.
 
+    Interactions from `filter_interactions` are sorted by id, so the same ones are split alike with the same
+    seed, wherever they came from.
+
     Args:
         every_user: whether every user gets something to validate on; False: the paper's counts.
     """
     rng = np.random.default_rng(seed)
     sizes = rng.spawn(1)[0] if every_user else None
-    part, start = np.empty(len(user), np.int8), 0
+    blocks = (split_interactions(user[block], rng, sizes) for block in blocks_of_users(user))
+    return np.concatenate([np.empty(0, np.int8), *blocks])
+
+
+def blocks_of_users(user):
+    """Generates slices of sorted users, of whole users, which bound the memory of one step."""
+    start = 0
     while start < len(user):
         stop = len(user)
         if start + SPLIT_AT_ONCE < stop:
             stop = int(np.searchsorted(user, user[start + SPLIT_AT_ONCE], side="right"))
-        part[start:stop] = split_interactions(user[start:stop], rng, sizes)
+        yield slice(start, stop)
         start = stop
-    return part

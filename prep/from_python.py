@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from lib.errors import UserError
 from lib.files import lock, new_folder
-from prep.filters import Filters, filter_interactions, moments
+from prep.filters import Filters, filter_interactions, moments, split_sorted
 from prep.own_file import OPTIONS, read_own
 from prep.preprocess import check_bad_rows
 from prep.tables import Interactions, encode, titles_of
@@ -83,5 +83,6 @@ def save(interactions, data_dir, seed=42):
     with lock(folder.with_name(f".{name}.lock")):  # another process may save the same
         if not folder.exists():
             with new_folder(folder) as partial:
-                write_dataset(partial, table, titles, seed, True, {"source": "Python", "counts": lost})
+                part = split_sorted(table.user, seed, every_user=True)
+                write_dataset(partial, table, titles, part, {"source": "Python", "counts": lost})
     return name

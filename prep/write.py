@@ -10,7 +10,6 @@ import pooch
 
 from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION, names_digest
 from lib.files import atomic
-from prep.filters import split_sorted
 from prep.tables import titles_of
 
 
@@ -31,21 +30,20 @@ def write_layout(folder, user, item, rating, part):
         np.savez_compressed(file, data=part)
 
 
-def write_dataset(folder, interactions, titles, seed, every_user, manifest):
-    """Splits the interactions and writes the folder's files, the manifest with their checksums last.
+def write_dataset(folder, interactions, titles, part, manifest):
+    """Writes the folder's files, the manifest with their checksums last.
 
     Args:
         folder: an empty folder.
-        interactions: as from `filter_interactions`. They are sorted by id, so the same interactions are
-            split alike with the same seed, wherever they came from.
+        interactions: as from `filter_interactions`.
         titles: DataFrame with the columns item (ids as text) and title, or None.
-        seed, every_user: of the split, as in filters.split_sorted.
+        part: (N,) int8 of TRAIN, VALIDATION, TEST, DROPPED, the part of each interaction.
         manifest: dict, what the manifest says beside the checksums; counts are added to manifest["counts"].
 
     Returns:
-        {"users", "items", "interactions", "train", "validation", "test", "dropped": count}.
+        {"users", "items": those of the interactions that are not dropped; "interactions", and of these
+        "train", "validation", "test", "dropped"}.
     """
-    part = split_sorted(interactions.user, seed, every_user)
     write_layout(folder, interactions.user, interactions.item, interactions.rating, part)
     tables = {
         "users.csv": pd.DataFrame({"id": interactions.user_ids}),
@@ -58,8 +56,8 @@ def write_dataset(folder, interactions, titles, seed, every_user, manifest):
             table.to_csv(file, index_label="index")
     parts = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "dropped": DROPPED}
     counts = {
-        "users": len(interactions.user_ids),
-        "items": len(interactions.item_ids),
+        "users": _in_use(interactions.user[part != DROPPED]),
+        "items": _in_use(interactions.item[part != DROPPED]),
         "interactions": len(part),
         **{name: int((part == code).sum()) for name, code in parts.items()},
     }
@@ -69,3 +67,8 @@ def write_dataset(folder, interactions, titles, seed, every_user, manifest):
     with atomic(folder / MANIFEST) as file:
         file.write(json.dumps(manifest, indent=2).encode())
     return counts
+
+
+def _in_use(codes):
+    """How many different codes there are."""
+    return int((np.bincount(codes) > 0).sum())
