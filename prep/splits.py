@@ -1,0 +1,210 @@
+"""Train, validation and test by time, by each user's last interactions, or by somebody's own three files.
+
+The split at random is filters.split_sorted. Whatever the split, a model is asked twice (data.Dataset's
+validation_view and test_view): for the validation targets its context is the user's train rows, for the test
+targets their train and validation rows. So the context is
+
+    random   a random part of the user's history
+    time     what the user did before the first point in time; for the test, before the second
+    last     all of the user's interactions but the last two; for the test, all but the last
+    files    the user's rows in the train file; for the test, in the train and the validation file
+
+By time and by files, a user may have no targets for validation, for the test, or for either: they are
+context and train rows only, and no mean has them. Interactions of validation and test whose user or item
+train does not have are left out (part -1), since no model can know them. At random and by the last ones such
+items stay, as misses: every user keeps what the split gave them.
+"""
+
+import numpy as np
+import pandas as pd
+
+from data import DROPPED, TEST, TRAIN, VALIDATION
+from lib.errors import UserError
+from prep.filters import FEWEST_INTERACTIONS, Filters, blocks_of_users, filter_interactions, split_sorted
+from prep.tables import Interactions, Reading, encode
+
+RANDOM, TIME, LAST, FILES = "random", "time", "last", "files"
+PAPERS, EVERY_USER = "the paper's", "every user validates"  # the two kinds of random, in a manifest
+PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}  # in the order of the files
+FEWEST_TIMES = 3  # one for each part
+
+
+def divide(interactions, split, seed, every_user):
+    """The part of each interaction.
+
+    Args:
+        interactions: as from `filter_interactions`; by time, and by the last ones, with times.
+        split: RANDOM, TIME or LAST.
+        every_user: of a split at random, as in filters.split_sorted.
+
+    Returns:
+        ((N,) int8 of TRAIN, VALIDATION, TEST, DROPPED; {what was left out: how many}; {key: value} for the
+        manifest).
+
+    Raises:
+        UserError: the times do not suffice, or a part is empty.
+    """
+    if split == RANDOM:
+        kind = EVERY_USER if every_user else PAPERS
+        return split_sorted(interactions.user, seed, every_user), {}, {"split": kind}
+    if interactions.time is None:
+        raise UserError(
+            f"--split={split} needs times, and there is no column of them. Name it with --time-col, or try "
+            f"--split={RANDOM}"
+        )
+    if split == LAST:
+        return split_last(interactions.user, interactions.time, seed), {}, {}
+    part, points = split_by_time(interactions.time)
+    part, lost = leave_out_unknown(interactions.user, interactions.item, part)
+    return part, lost, {"split_times": points}
+
+
+def split_by_time(time):
+    """Train before a point in time, validation from it to before a second point, and test from there on.
+
+    The points are times of interactions: those that bring the share of the test, and then of validation and
+    test together, closest to one and two tenths. All interactions of one moment are in one part.
+
+    Args:
+        time: (N,) seconds since 1970; -inf, for an unknown time, is the earliest.
+
+    Returns:
+        ((N,) int8 of TRAIN, VALIDATION, TEST; the two points in seconds since 1970).
+
+    Raises:
+        UserError: there are fewer than three different times.
+    """
+    moments, count = np.unique(time, return_counts=True)
+    if len(moments) < FEWEST_TIMES:
+        raise UserError(
+            f"--split={TIME} needs at least {FEWEST_TIMES} different times, and there are {len(moments)}. "
+            f"Try --split={RANDOM}"
+        )
+    before = np.cumsum(count) - count  # how many interactions are before each moment
+    closest = lambda share, first, stop: first + np.abs(before[first:stop] - share * len(time)).argmin()
+    second = closest(0.9, 2, len(moments))
+    first = closest(0.8, 1, second)
+    points = moments[[first, second]]
+    return np.searchsorted(points, time, side="right").astype(np.int8), points.tolist()
+
+
+def split_last(user, time, seed):
+    """Each user's last interaction is test, the one before it validation, and the rest train.
+
+    A seeded draw orders interactions of the same time: the order of a file often means nothing, and the same
+    interactions are then split alike wherever they came from. Users with n < 3 are dropped.
+
+    Args:
+        user: (N,) whole numbers, sorted.
+        time: (N,) seconds since 1970; -inf, for an unknown time, is the earliest.
+
+    Returns:
+        (N,) int8 of TRAIN, VALIDATION, TEST, DROPPED.
+    """
+    rng, part = np.random.default_rng(seed), np.empty(len(user), np.int8)
+    for block in blocks_of_users(user):
+        count = np.unique(user[block], return_counts=True)[1]
+        order = np.lexsort((rng.random(count.sum()), time[block], user[block]))
+        later = np.repeat(np.cumsum(count), count) - 1 - np.arange(len(order))  # interactions after each
+        conditions = [np.repeat(count < FEWEST_INTERACTIONS, count), later == 0, later == 1]
+        part[block][order] = np.select(conditions, [DROPPED, TEST, VALIDATION], TRAIN)
+    return part
+
+
+def leave_out_unknown(user, item, part):
+    """The parts without the validation and test interactions whose user or item train does not have.
+
+    Args:
+        user, item: (N,) whole numbers from 0.
+        part: (N,) int8 of TRAIN, VALIDATION, TEST, DROPPED.
+
+    Returns:
+        ((N,) int8, the same with more DROPPED; {"unknown": interactions that are left out,
+        "unknown_users", "unknown_items": the users and items because of whom}).
+
+    Raises:
+        UserError: nothing is left of train, validation or test.
+    """
+    held_out, missing, lost = (part == VALIDATION) | (part == TEST), np.zeros(len(part), bool), {}
+    for kind, ids in (("users", user), ("items", item)):
+        known = np.zeros(ids.max() + 1, bool)
+        known[ids[part == TRAIN]] = True
+        of_kind = held_out & ~known[ids]
+        missing |= of_kind
+        lost[f"unknown_{kind}"] = len(np.unique(ids[of_kind]))
+    left = np.where(missing, np.int8(DROPPED), part)
+    for name, code in PARTS.items():
+        if not (left == code).any():
+            raise UserError(
+                f"nothing is left of {name}: the user or item of each interaction is one that train does not "
+                "have, or their pair is in an earlier part. Try another --split"
+            )
+    return left, {"unknown": int(missing.sum()), **lost}
+
+
+def split_as_given(readings):
+    """The Readings of a train, a validation and a test file as one data set with this split.
+
+    Within a file a pair's rows become one, and ratings and counts of 0 and less go, as filter_interactions
+    does in any file of one's own. No other filter is applied: it would change a split that is given. A pair
+    in two files stays in the first of them, as `leave_out_unknown` leaves out what train does not have.
+
+    Returns:
+        (Reading of all rows; Interactions sorted by user and item, without times; (N,) int8 of TRAIN,
+        VALIDATION, TEST, DROPPED; {what was left out: how many}).
+
+    Raises:
+        UserError: a part is empty.
+    """
+    reading, part = _joined(readings)
+    interactions, part, lost = _each_pair_once(reading.interactions, part)
+    part, unknown = leave_out_unknown(interactions.user, interactions.item, part)
+    return reading, interactions, part, {**lost, **unknown}
+
+
+def _joined(readings):
+    """(One Reading, (N,) int8 part of each of its interactions) of the three files' Readings."""
+    files = [reading.interactions for reading in readings]
+    user, user_ids = _same_ids([(file.user, file.user_ids) for file in files])
+    item, item_ids = _same_ids([(file.item, file.item_ids) for file in files])
+    timed = all(file.time is not None for file in files)
+    joined = Interactions(
+        user,
+        user_ids,
+        item,
+        item_ids,
+        rating=np.concatenate([file.rating for file in files]),
+        time=np.concatenate([file.time for file in files]) if timed else None,
+        is_count=all(file.is_count for file in files),
+    )
+    titles = [reading.titles for reading in readings if reading.titles is not None]
+    sums = {key: sum(getattr(reading, key) for reading in readings) for key in ("rows", "bad", "missing")}
+    notes = [note for reading in readings for note in reading.notes]
+    part = np.repeat(np.array(list(PARTS.values()), np.int8), [len(file.user) for file in files])
+    return Reading(joined, pd.concat(titles) if titles else None, notes=notes, **sums), part
+
+
+def _same_ids(columns):
+    """((N,) int32 codes, ids) of the (codes, ids) of several files, one after another."""
+    places, ids = encode(np.concatenate([ids.astype(str).astype(object) for _, ids in columns]))
+    starts = np.cumsum([0, *(len(ids) for _, ids in columns)])
+    return np.concatenate([places[start:][codes] for start, (codes, _) in zip(starts, columns)]), ids
+
+
+def _each_pair_once(interactions, part):
+    """(Interactions sorted by user and item; part, DROPPED where an earlier one has the pair; losses)."""
+    users = len(interactions.user_ids)
+    # To the filter, a user is another one in each file.
+    of_part = part.astype(np.int32) * users + interactions.user
+    apart = interactions._replace(user=of_part, user_ids=np.arange(len(PARTS) * users))
+    left, lost = filter_interactions(apart, Filters(min_user_count=1), only_likes=True)
+    part, user = np.divmod(left.user_ids[left.user], users)
+    order = np.lexsort((part, left.item, user))
+    user, item, part = user[order], left.item[order], part[order].astype(np.int8)
+    again = np.append(False, (user[1:] == user[:-1]) & (item[1:] == item[:-1]))
+    part[again] = DROPPED
+    used, user = np.unique(user, return_inverse=True)
+    left = left._replace(
+        user=user.astype(np.int32), user_ids=interactions.user_ids[used], item=item, rating=left.rating[order]
+    )
+    return left, part, {**lost, "in_two_files": int(again.sum())}
