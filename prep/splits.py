@@ -92,7 +92,8 @@ def split_last(user, time, seed):
     """Each user's last interaction is test, the one before it validation, and the rest train.
 
     A seeded draw orders interactions of the same time: the order of a file often means nothing, and the same
-    interactions are then split alike wherever they came from. Users with n < 3 are dropped.
+    interactions are then split alike wherever they came from. Users with n < 3 are dropped, as at random:
+    the splits of the same data are then of the same users.
 
     Args:
         user: (N,) whole numbers, sorted.
@@ -135,10 +136,10 @@ def leave_out_unknown(user, item, part):
     left = np.where(missing, np.int8(DROPPED), part)
     for name, code in PARTS.items():
         if not (left == code).any():
-            raise UserError(
-                f"nothing is left of {name}: the user or item of each interaction is one that train does not "
-                "have, or their pair is in an earlier part. Try another --split"
-            )
+            why = "it has no interactions, or an earlier file has all of them"
+            if (part == code).any():
+                why = "train does not have the users or items of its interactions. Try another --split"
+            raise UserError(f"nothing is left of {name}: {why}")
     return left, {"unknown": int(missing.sum()), **lost}
 
 
@@ -147,7 +148,7 @@ def split_as_given(readings):
 
     Within a file a pair's rows become one, and ratings and counts of 0 and less go, as filter_interactions
     does in any file of one's own. No other filter is applied: it would change a split that is given. A pair
-    in two files stays in the first of them, as `leave_out_unknown` leaves out what train does not have.
+    in two files stays in the first of them. Then `leave_out_unknown` goes over the parts.
 
     Returns:
         (Reading of all rows; Interactions sorted by user and item, without times; (N,) int8 of TRAIN,

@@ -1,0 +1,369 @@
+"""prep/splits.py and --split: against loops, and through the command line."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from conftest import write
+from hypothesis import given, strategies
+from hypothesis import settings as hypothesis_settings
+
+import data
+import eval as evaluation
+from data import DROPPED, TEST, TRAIN, VALIDATION
+from lib import devices
+from lib.errors import UserError
+from prep import filters, preprocess, splits, tables
+
+moments = strategies.sampled_from([-np.inf, *range(12)])
+
+
+def counts_of(part):
+    return [int((part == code).sum()) for code in (DROPPED, TRAIN, VALIDATION, TEST)]
+
+
+# ---- By time -------------------------------------------------------------------------------------------
+
+
+@hypothesis_settings(deadline=None)
+@given(strategies.lists(moments, min_size=1, max_size=60))
+def test_by_time_no_part_reaches_into_the_next_and_the_shares_are_the_closest(times):
+    time = np.array(times, float)
+    different = sorted(set(times))
+    if len(different) < 3:
+        with pytest.raises(UserError, match=f"at least 3 different times, and there are {len(different)}"):
+            splits.split_by_time(time)
+        return
+    part, (first, second) = splits.split_by_time(time)
+    assert sum(counts_of(part)[1:]) == len(times)
+    assert time[part == TRAIN].max() < first == time[part == VALIDATION].min()
+    assert time[part == VALIDATION].max() < second == time[part == TEST].min()
+    miss = lambda point, share: abs(sum(one >= point for one in times) - share * len(times))
+    assert miss(second, 0.1) <= min(miss(point, 0.1) for point in different[2:]) + 1e-9
+    assert miss(first, 0.2) <= min(miss(point, 0.2) for point in different[1:] if point < second) + 1e-9
+
+
+def test_by_time_a_tenth_each_is_validation_and_test():
+    part, points = splits.split_by_time(np.random.default_rng(0).permutation(1000))
+    assert counts_of(part) == [0, 800, 100, 100] and points == [800, 900]
+
+
+rows_with_parts = strategies.lists(
+    strategies.tuples(*(strategies.integers(0, 5),) * 2, strategies.sampled_from([-1, 0, 0, 0, 1, 2])),
+    min_size=1,
+    max_size=40,
+)
+
+
+@hypothesis_settings(deadline=None)
+@given(rows_with_parts)
+def test_what_train_does_not_have_is_left_out_and_counted(rows):
+    user, item, part = (np.array(column) for column in zip(*rows))
+    users, items = ({row[place] for row in rows if row[2] == TRAIN} for place in (0, 1))
+    unknown = [row for row in rows if row[2] > TRAIN and (row[0] not in users or row[1] not in items)]
+    expected = [DROPPED if row in unknown else row[2] for row in rows]
+    if not set(expected) >= {TRAIN, VALIDATION, TEST}:
+        with pytest.raises(UserError, match="nothing is left of (train|validation|test)"):
+            splits.leave_out_unknown(user, item, part.astype(np.int8))
+        return
+    left, lost = splits.leave_out_unknown(user, item, part.astype(np.int8))
+    assert left.tolist() == expected and left.dtype == np.int8
+    assert lost == {
+        "unknown": len(unknown),
+        "unknown_users": len({row[0] for row in unknown} - users),
+        "unknown_items": len({row[1] for row in unknown} - items),
+    }
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    strategies.lists(
+        strategies.tuples(*(strategies.integers(0, 3),) * 2, strategies.integers(1, 5), moments),
+        min_size=1,
+        max_size=40,
+    ),
+    strategies.booleans(),
+)
+def test_the_time_of_a_pair_is_that_of_its_rating_or_of_its_first_count(rows, is_count):
+    user, item, rating, time = (np.array(column) for column in zip(*rows))
+    interactions = tables.Interactions(
+        user.astype(np.int32),
+        np.arange(4),
+        item.astype(np.int32),
+        np.arange(4),
+        rating.astype(np.float32),
+        time.astype(float),
+        is_count,
+    )
+    chosen = filters.Filters(min_user_count=1)
+    found, _ = filters.filter_interactions(interactions, chosen, keep_times=True)
+    times = {}
+    for u, i, _, moment in rows:
+        times.setdefault((u, i), []).append(moment)
+    pairs = zip(found.user_ids[found.user], found.item_ids[found.item])
+    assert dict(zip(pairs, found.time)) == {
+        pair: (min if is_count else max)(of_pair) for pair, of_pair in times.items()
+    }
+    without, _ = filters.filter_interactions(interactions, chosen)
+    assert without.time is None and (without.rating == found.rating).all()
+
+
+# ---- Each user's last ----------------------------------------------------------------------------------
+
+
+@hypothesis_settings(deadline=None)
+@given(strategies.lists(strategies.tuples(strategies.integers(0, 8), moments), max_size=80))
+def test_the_last_is_test_and_the_one_before_it_validation(rows):
+    user, time = (np.array([row[place] for row in sorted(rows)]) for place in (0, 1))
+    part = splits.split_last(user, time, seed=3)
+    for one in set(user.tolist()):
+        parts, times = part[user == one], time[user == one]
+        if len(parts) < 3:
+            assert (parts == DROPPED).all()
+            continue
+        assert counts_of(parts) == [0, len(parts) - 2, 1, 1]
+        [validation], [test] = times[parts == VALIDATION], times[parts == TEST]
+        assert times[parts == TRAIN].max() <= validation <= test == times.max()
+
+
+def test_a_seeded_draw_orders_what_happened_at_the_same_time():
+    """Of 10 interactions at once each is the test of a tenth of 3,000 users: within 4 standard deviations."""
+    user = np.repeat(np.arange(3000), 10)
+    first, again, other = (splits.split_last(user, np.zeros(len(user)), seed) for seed in (1, 1, 2))
+    assert (first == again).all() and (first != other).any()
+    for code in (VALIDATION, TEST):
+        share = (first.reshape(3000, 10) == code).mean(axis=0)
+        assert (np.abs(share - 0.1) < 4 * (0.1 * 0.9 / 3000) ** 0.5).all()
+
+
+def test_users_some_at_a_time_are_split_alike(monkeypatch):
+    rng = np.random.default_rng(0)
+    user, time = np.sort(rng.integers(0, 60, 1000)), rng.integers(0, 9, 1000)
+    whole = splits.split_last(user, time, 1)
+    monkeypatch.setattr(filters, "SPLIT_AT_ONCE", 70)
+    assert (splits.split_last(user, time, 1) == whole).all()
+
+
+# ---- Through the command line --------------------------------------------------------------------------
+
+
+def table(users=12, items=14, seed=0):
+    """[(user, item, seconds)]: users come one after another and stay a while; item 99 comes at last."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (user, item, 10**9 + 1000 * user + int(rng.integers(0, 4000)))
+        for user in range(users)
+        for item in rng.choice(items, int(rng.integers(3, 10)), replace=False).tolist()
+    ]
+    return [*rows, (0, 99, 10**9 + 10**6)]
+
+
+def own(path, rows):
+    lines = (f"u{user},i{item},4,{time}\n" for user, item, time in rows)
+    return write(path, "user,item,rating,time\n" + "".join(lines))
+
+
+def manifest_of(folder):
+    return json.loads((folder / data.MANIFEST).read_text())
+
+
+def loaded(tmp_path, name):
+    """(Dataset, {part: {(user, item)} by the sources' own ids})."""
+    dataset = data.load(name, tmp_path)
+    pairs = {}
+    for part in splits.PARTS:
+        rows, columns = getattr(dataset, part).nonzero()
+        pairs[part] = set(zip(dataset.user_ids[rows], dataset.item_ids[columns]))
+    return dataset, pairs
+
+
+def test_own_data_by_time(tmp_path, capsys):
+    rows = table()
+    path = own(tmp_path / "a.csv", rows)
+    preprocess.main([f"--file={path}", "--name=mine", f"--data_dir={tmp_path}", "--split=time"])
+    said, manifest = capsys.readouterr(), manifest_of(tmp_path / "mine")
+    assert said.out == "mine\n" and manifest["split"] == "time"
+    first, second = manifest["split_times"]
+    part_of = lambda time: "train" if time < first else "validation" if time < second else "test"
+    expected = {name: set() for name in splits.PARTS}
+    for user, item, time in rows:
+        expected[part_of(time)].add((f"u{user}", f"i{item}"))
+    users, items = ({pair[place] for pair in expected["train"]} for place in (0, 1))
+    known = {
+        name: {(user, item) for user, item in pairs if user in users and item in items}
+        for name, pairs in expected.items()
+    }
+    dataset, pairs = loaded(tmp_path, "mine")
+    assert pairs == known
+    unknown = len(rows) - sum(map(len, known.values()))
+    counts = manifest["counts"]
+    assert counts["unknown"] == counts["dropped"] == unknown > 0
+    assert (counts["users"], counts["items"]) == (dataset.users, dataset.items)
+    assert (
+        f"left out: {unknown:,} interactions of validation or test, since train does not have "
+        f"{counts['unknown_users']} of their users and {counts['unknown_items']} of their items"
+    ) in said.err
+    assert f"validation before {np.datetime64(int(second), 's')}, test from then on (UTC)" in said.err
+
+
+def test_users_without_targets_are_in_no_mean(tmp_path):
+    path = own(tmp_path / "a.csv", table())
+    preprocess.main([f"--file={path}", "--name=mine", f"--data_dir={tmp_path}", "--split=time"])
+    dataset = data.load("mine", tmp_path)
+    mesh = devices.start(False)
+    weights = evaluation.inverse_propensity(dataset.frequency)
+    scores = lambda users, context: (context * 0.0 + np.arange(dataset.items, dtype=np.float32),)
+    rng = np.random.default_rng(0)
+    for part, view in ((VALIDATION, dataset.validation_view(rng)), (TEST, dataset.test_view(rng))):
+        without = dataset.lengths[part] == 0
+        assert without.any() and not without.all()
+        [metrics] = evaluation.evaluate(scores, 1, view, weights, 8, mesh)
+        assert (np.isnan(metrics["NDCG@10"]) == without).all()
+        assert evaluation.summarise(metrics)["HR@100"] == 100
+
+
+def test_splits_of_known_data_stand_side_by_side(tmp_path, capsys):
+    rows = table()
+    path = write(tmp_path / "u.data", "".join(f"{u}\t{i}\t3\t{time}\n" for u, i, time in rows))
+    for split in ("random", "time", "last"):
+        preprocess.main(["ml-100k", f"--file={path}", f"--data_dir={tmp_path}", f"--split={split}"])
+    assert capsys.readouterr().out == "ml-100k\nml-100k-time\nml-100k-last\n"
+    _, pairs = loaded(tmp_path, "ml-100k-last")
+    for user in {row[0] for row in rows}:
+        of_user = sorted((time, item) for other, item, time in rows if other == user)
+        assert [item for one, item in pairs["test"] if one == user] == [of_user[-1][1]]
+        assert [item for one, item in pairs["validation"] if one == user] == [of_user[-2][1]]
+    assert sum(map(len, pairs.values())) == len(rows)
+    manifests = [manifest_of(tmp_path / name) for name in ("ml-100k", "ml-100k-time", "ml-100k-last")]
+    assert [one["split"] for one in manifests] == ["the paper's", "time", "last"]
+    made = [one["sha256"]["total_data.hdf5"] for one in manifests]
+    assert len(set(made)) == 1, "the interactions are the same, only their parts differ"
+    preprocess.main(["ml-100k", f"--data_dir={tmp_path}", "--split=last"])
+    assert "ml-100k-last exists already" in capsys.readouterr().err
+    with pytest.raises(UserError, match="ml-100k-last is a split of ml-100k. Type ./prep.sh ml-100k --split"):
+        preprocess.main(["ml-100k-last", f"--data_dir={tmp_path}"])
+
+
+@pytest.mark.parametrize("split", ["random", "time", "last"])
+def test_the_same_command_gives_the_same_bits_and_no_folder_becomes_another_split(tmp_path, split):
+    path = own(tmp_path / "a.csv", table())
+    arguments = [f"--file={path}", "--name=mine", f"--split={split}"]
+    for folder in ("one", "two"):
+        preprocess.main([*arguments, f"--data_dir={tmp_path / folder}"])
+    files = sorted((tmp_path / "one" / "mine").iterdir())
+    assert len(files) == 5
+    assert all(file.read_bytes() == (tmp_path / "two" / "mine" / file.name).read_bytes() for file in files)
+    other = "last" if split == "random" else "random"
+    with pytest.raises(UserError, match=f"--split was {split}, is {other}. .* choose another --name"):
+        preprocess.main([*arguments[:2], f"--split={other}", f"--data_dir={tmp_path / 'one'}"])
+
+
+def test_the_split_at_random_stays_what_it_was():
+    user = np.sort(np.random.default_rng(0).integers(0, 50, 900))
+    digests = [
+        hashlib.sha256(filters.split_sorted(user, 42, every_user).tobytes()).hexdigest()[:12]
+        for every_user in (False, True)
+    ]
+    assert digests == ["6e29b7138176", "c0a4e1056d88"]
+
+
+# ---- Three files ---------------------------------------------------------------------------------------
+
+
+TRAIN_ROWS = "user,item\n" + "".join(f"{user},{item}\n" for user in "abc" for item in range(user == "a", 5))
+
+
+def three(tmp_path, validation, test, train=TRAIN_ROWS, *options):
+    paths = [
+        write(tmp_path / f"{name}.csv", content)
+        for name, content in zip(splits.PARTS, (train, validation, test))
+    ]
+    split = f"--split={','.join(map(str, paths))}"
+    preprocess.main([split, "--name=given", f"--data_dir={tmp_path}", *options])
+
+
+def test_three_files_are_the_three_parts(tmp_path, capsys):
+    """User e has one train item; d and item 9 are unknown; pairs stand in two files, and twice in one."""
+    train = TRAIN_ROWS + "e,0\ne,0\n"
+    three(tmp_path, "user,item\na,0\nb,0\nd,1\n", "user,item\nc,9\na,0\nd,2\ne,3\ne,4\n", train)
+    _, pairs = loaded(tmp_path, "given")
+    assert pairs["train"] == {("a", 1), ("a", 2), ("a", 3), ("a", 4), ("e", 0)} | {
+        (user, item) for user in "bc" for item in range(5)
+    }
+    assert pairs["validation"] == {("a", 0)} and pairs["test"] == {("e", 3), ("e", 4)}
+    said, manifest = capsys.readouterr().err, manifest_of(tmp_path / "given")
+    assert "train: columns: user=user item=item" in said and "test: columns: " in said
+    assert "left out: 2 pairs of validation or test that an earlier file has" in said
+    assert (
+        "left out: 3 interactions of validation or test, since train does not have 1 of their users and 1"
+        in said
+    )
+    lost = {"duplicates": 1, "in_two_files": 2, "unknown": 3, "unknown_users": 1, "unknown_items": 1}
+    assert lost.items() <= manifest["counts"].items() and manifest["counts"]["rows"] == 16 + 3 + 5
+    assert manifest["counts"]["train"] + 3 + manifest["counts"]["dropped"] + 1 == manifest["counts"]["rows"]
+    assert manifest["split"] == "files" and list(manifest["source_sha256"]) == list(splits.PARTS)
+    three(tmp_path, "user,item\na,0\nb,0\nd,1\n", "user,item\nc,9\na,0\nd,2\ne,3\ne,4\n", train)
+    assert "given exists already" in capsys.readouterr().err
+    with pytest.raises(UserError, match="had another sha256 than"):
+        three(tmp_path, "user,item\na,0\n", "user,item\nb,0\nc,1\n")
+
+
+def test_ids_mean_the_same_in_all_three_files_and_no_likes_go(tmp_path, capsys):
+    """Numbers are spelled as 1 and 1.0, or are numbers in one file and texts in another; 0 is no like."""
+    train = (
+        "user,item,rating\n"
+        + "".join(f"{user},{item},4\n" for user in range(3) for item in range(4))
+        + "0,4,1\n1,5,0\n"
+    )
+    titles = write(tmp_path / "titles.csv", "item,title\n0,Zero\n4,Four\n")
+    three(
+        tmp_path, "user,item,rating\n1.0,4.0,5\n0,5,2\n", "user;item;rating\n2;4;0.5\nx;4;3\n1;0;0\n", train,
+        f"--titles={titles}",
+    )  # fmt: skip
+    dataset, pairs = loaded(tmp_path, "given")
+    assert pairs["validation"] == {(1, 4)} and pairs["test"] == {(2, 4)}
+    assert dict(zip(dataset.item_ids, dataset.titles))[4] == "Four"
+    assert "left out: 2 pairs with too low a rating" in capsys.readouterr().err
+
+
+def test_a_file_of_which_nothing_is_left_is_named(tmp_path):
+    with pytest.raises(UserError, match="nothing is left of validation: train does not have the"):
+        three(tmp_path, "user,item\nd,0\n", "user,item\na,0\n")
+    with pytest.raises(UserError, match="nothing is left of test: it has no inter.*, or an earlier"):
+        three(tmp_path, "user,item\na,0\n", "user,item\na,1\n")
+    with pytest.raises(UserError, match=r"1 of 2 rows cannot be used \(validation.csv, line 3: a\)"):
+        three(tmp_path, "user,item\na,1\na\n", "user,item\na,1\n")
+    with pytest.raises(UserError, match="nothing is left of train: it has no interactions"):
+        three(tmp_path, "user,item\na,1\n", "user,item\na,1\n", "user,item\n")
+    assert not (tmp_path / "given").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--split=users"], "must be one of random, time, last, or three files .*, not 'users'"),
+        (["--split=a,b", "--name=x"], "three files are TRAIN,VALIDATION,TEST, not a,b"),
+        (["--split=a,,b", "--name=x"], "three files are"),
+        (["--split=a,b,c"], "Add --name=NAME"),
+        (["--split=a,b,c", "ml-1m"], "Add --name=NAME"),
+        (["--split=a,b,c", "ml-1m", "--name=x"], "--name is for a table of your own"),
+        (["--split=a,b,c", "--name=x", "--file=d"], "Leave out --file"),
+        (["--split=a,b,c", "--name=x", "--min-user-count=3"], "--min-user-count would change the split"),
+        (["--split=a,b,c", "--name=x", "--since=2020-01-01"], "--since would change the split"),
+        (["--split=a,b,c", "--name=x"], "there is no file 'a'"),
+        (["--file=a.csv", "--name=ml-1m-time"], "ml-1m-time is a data set that prep.sh knows"),
+        (["--split=time", "--min-user-count=2", "ml-1m"], "at least 3"),
+    ],
+)
+def test_wrong_uses_are_named(tmp_path, arguments, words):
+    with pytest.raises(UserError, match=words):
+        preprocess.main([*arguments, f"--data_dir={tmp_path}"])
+
+
+@pytest.mark.parametrize("split", ["time", "last"])
+def test_without_times_there_is_no_split_by_time(tmp_path, split):
+    path = write(tmp_path / "a.csv", TRAIN_ROWS)
+    with pytest.raises(UserError, match=f"--split={split} needs times, and there is no column of them. Name"):
+        preprocess.main([f"--file={path}", "--name=x", f"--split={split}", f"--data_dir={tmp_path}"])
+    assert not (tmp_path / "x").exists()
