@@ -149,14 +149,14 @@ def test_users_some_at_a_time_are_split_alike(monkeypatch):
 
 
 def table(users=12, items=14, seed=0):
-    """[(user, item, seconds)]: users come one after another and stay a while; item 99 comes at last."""
+    """[(user, item, seconds)]: users come one after another and stay a while; at last an item and a user."""
     rng = np.random.default_rng(seed)
     rows = [
         (user, item, 10**9 + 1000 * user + int(rng.integers(0, 4000)))
         for user in range(users)
         for item in rng.choice(items, int(rng.integers(3, 10)), replace=False).tolist()
     ]
-    return [*rows, (0, 99, 10**9 + 10**6)]
+    return [*rows, (0, 99, 10**9 + 10**6), *((98, item, 10**9 + 10**6 + item) for item in range(3))]
 
 
 def own(path, rows):
@@ -199,6 +199,7 @@ def test_own_data_by_time(tmp_path, capsys):
     unknown = len(rows) - sum(map(len, known.values()))
     counts = manifest["counts"]
     assert counts["unknown"] == counts["dropped"] == unknown > 0
+    assert counts["unknown_users"] and counts["unknown_items"]
     assert (counts["users"], counts["items"]) == (dataset.users, dataset.items)
     assert (
         f"left out: {unknown:,} interactions of validation or test, since train does not have "
@@ -302,6 +303,7 @@ def test_three_files_are_the_three_parts(tmp_path, capsys):
     lost = {"duplicates": 1, "in_two_files": 2, "unknown": 3, "unknown_users": 1, "unknown_items": 1}
     assert lost.items() <= manifest["counts"].items() and manifest["counts"]["rows"] == 16 + 3 + 5
     assert manifest["counts"]["train"] + 3 + manifest["counts"]["dropped"] + 1 == manifest["counts"]["rows"]
+    assert manifest["min_user_count"] == 1, "no filter has been applied"
     assert manifest["split"] == "files" and list(manifest["source_sha256"]) == list(splits.PARTS)
     three(tmp_path, "user,item\na,0\nb,0\nd,1\n", "user,item\nc,9\na,0\nd,2\ne,3\ne,4\n", train)
     assert "given exists already" in capsys.readouterr().err
@@ -316,14 +318,14 @@ def test_ids_mean_the_same_in_all_three_files_and_no_likes_go(tmp_path, capsys):
         + "".join(f"{user},{item},4\n" for user in range(3) for item in range(4))
         + "0,4,1\n1,5,0\n"
     )
-    titles = write(tmp_path / "titles.csv", "item,title\n0,Zero\n4,Four\n")
+    titles = write(tmp_path / "titles.csv", "item,title\n0,Zero\n1,One\n")
     three(
         tmp_path, "user,item,rating\n1.0,4.0,5\n0,5,2\n", "user;item;rating\n2;4;0.5\nx;4;3\n1;0;0\n", train,
         f"--titles={titles}",
     )  # fmt: skip
     dataset, pairs = loaded(tmp_path, "given")
     assert pairs["validation"] == {(1, 4)} and pairs["test"] == {(2, 4)}
-    assert dict(zip(dataset.item_ids, dataset.titles))[4] == "Four"
+    assert dict(zip(dataset.item_ids, dataset.titles))[1] == "One", "which only train has"
     assert "left out: 2 pairs with too low a rating" in capsys.readouterr().err
 
 
