@@ -55,10 +55,7 @@ def prepare(name, options, unreachable=()):
             return folder.name
         is_own = options.name is not None
         with empty_folder(folder.with_name(f".{folder.name}.reading")) as scratch:
-            if options.split == FILES:
-                readings, path, source = _read_files(options, scratch)
-            else:
-                readings, path, source = _read(name, options, scratch, unreachable)
+            readings, path, source = _read(name, options, scratch, unreachable)
         for reading in readings:
             for note in reading.notes:
                 _print(note)
@@ -92,11 +89,13 @@ def prepare(name, options, unreachable=()):
 
 
 def _read(name, options, scratch, unreachable):
-    """([Reading], path, where it is from) of a known data set, or of a file of the user's own."""
+    """([Reading], path, where it is from); of three files three Readings, and {part: path}."""
     if options.name is None:
         given = options.url, options.file, options.sha256
         path, source, read = fetch(name, options.data_dir / ".downloads", *given, unreachable)
         return [read(path, scratch)], path, source
+    if options.split == FILES:
+        return _read_files(options, scratch), options.parts, f"file:{options.file}"
     if options.sha256 is not None:
         check_hash(Path(options.file).expanduser(), options.sha256)
     reading = read_own(options.file, scratch, {key: getattr(options, key) for key in OPTIONS})
@@ -104,14 +103,14 @@ def _read(name, options, scratch, unreachable):
 
 
 def _read_files(options, scratch):
-    """The same of the user's own train, validation and test file: three Readings, and {part: path}."""
+    """[Reading] of the user's own train, validation and test file."""
     readings, chosen = [], {key: getattr(options, key) for key in OPTIONS}
     for name, path in options.parts.items():
         with empty_folder(scratch / name) as folder:
             reading = read_own(path, folder, chosen)
         readings.append(reading._replace(notes=[f"{name}: {note}" for note in reading.notes]))
         chosen["titles"] = None  # items that train does not have are left out
-    return readings, options.parts, f"file:{options.file}"
+    return readings
 
 
 def check_bad_rows(reading, max_bad_share, is_own):
@@ -165,6 +164,7 @@ def _summary(folder, reading, lost, counts, points):
         f"{folder}: {counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions: "
         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test"
+        + (f", {counts['dropped']:,} left out" if counts["dropped"] else "")
     )
 
 

@@ -205,6 +205,7 @@ def test_own_data_by_time(tmp_path, capsys):
         f"left out: {unknown:,} interactions of validation or test, since train does not have "
         f"{counts['unknown_users']} of their users and {counts['unknown_items']} of their items"
     ) in said.err
+    assert f" test, {unknown} left out" in said.err
     assert f"validation before {np.datetime64(int(second), 's')}, test from then on (UTC)" in said.err
 
 
