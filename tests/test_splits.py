@@ -285,6 +285,45 @@ def three(tmp_path, validation, test, train=TRAIN_ROWS, *options):
     preprocess.main([split, "--name=given", f"--data_dir={tmp_path}", *options])
 
 
+some_rows = strategies.lists(
+    strategies.tuples(*(strategies.integers(0, 3),) * 2, strategies.integers(-1, 2)), min_size=1, max_size=15
+)
+
+
+def reading_of_rows(rows, first_id):
+    """A tables.Reading of (user, item, rating) whose ids count from first_id."""
+    user, item, rating = (np.array(column) for column in zip(*rows))
+    codes = [np.unique(column, return_inverse=True) for column in (user, item)]
+    (user_ids, user), (item_ids, item) = ((ids + first_id, code.astype(np.int32)) for ids, code in codes)
+    interactions = tables.Interactions(user, user_ids, item, item_ids, rating.astype(np.float32))
+    return tables.Reading(interactions, rows=len(rows))
+
+
+@hypothesis_settings(deadline=None)
+@given(strategies.tuples(some_rows, some_rows, some_rows))
+def test_each_row_of_three_files_is_in_one_part_or_counted(files):
+    """Each file's ids begin elsewhere, so that files know users and items that others do not."""
+    readings = [reading_of_rows(rows, first_id) for first_id, rows in enumerate(files)]
+    rows = [[(u + first, i + first, r) for u, i, r in rows] for first, rows in enumerate(files)]
+    latest = [{(u, i): r for u, i, r in of_file} for of_file in rows]  # the last row of a pair counts
+    any_likes = any(r > 0 for pairs in latest for r in pairs.values())
+    liked = [{pair for pair, r in pairs.items() if r > 0 or not any_likes} for pairs in latest]
+    first_of = [pairs - set().union(*liked[:place]) for place, pairs in enumerate(liked)]
+    users, items = ({pair[place] for pair in liked[0]} for place in (0, 1))
+    expected = [{(u, i) for u, i in pairs if u in users and i in items} for pairs in first_of]
+    if not all(expected):
+        with pytest.raises(UserError, match="nothing is left of"):
+            splits.split_as_given(readings)
+        return
+    reading, found, part, lost = splits.split_as_given(readings)
+    pairs = list(zip(found.user_ids[found.user].tolist(), found.item_ids[found.item].tolist()))
+    for code, of_part in zip((TRAIN, VALIDATION, TEST), expected):
+        assert sorted(pair for pair, one in zip(pairs, part) if one == code) == sorted(of_part)
+    assert counts_of(part)[0] == lost["in_two_files"] + lost["unknown"]
+    assert reading.rows == len(pairs) + lost["duplicates"] + lost["too_low"]
+    assert lost["in_two_files"] == sum(map(len, liked)) - sum(map(len, first_of))
+
+
 def test_three_files_are_the_three_parts(tmp_path, capsys):
     """User e has one train item; d and item 9 are unknown; pairs stand in two files, and twice in one."""
     train = TRAIN_ROWS + "e,0\ne,0\n"
