@@ -262,7 +262,7 @@ def test(settings, run, evaluation, dataset, kernel, loop):
     best, chosen = loop.best, loop.best_line()
     rows = devices.replicate(evaluation.mesh, best.rows)
     lamda, alpha, validation = final_model(settings, evaluation, kernel, rows, chosen)
-    run.say(f"lamda {lamda:.3g}, of step {chosen['step']}  validation  {show(validation)}")
+    run.say(f"lamda {lamda:.3g}, of step {chosen['step']}  validation  {show(validation, evaluation.shown)}")
     metrics = evaluation.test(scores_of(kernel, rows, [alpha]))
     weights = data.item_weights(dataset, settings["item_discount"])
     arrays = {

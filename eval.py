@@ -1,15 +1,33 @@
-"""How well a ranking finds the targets: HR, nDCG and PSP at 10 and 100 of every user, and the AUC.
+"""How well a ranking finds the targets, and which items its lists recommend.
 
 The protocol is the paper's: every item is ranked but those of the context; users without targets are
-left out of every mean. With p targets of a user and w_i the inverse propensity of item i,
+left out of every mean and every list. With p targets of a user, w_i the inverse propensity of item i and
+hits at the ranks r <= k of the list, counted from 1, a user has
 
-    HR@k    hits in the top k / min(p, k)
-    nDCG@k  binary gains, ideal over min(p, k)
-    PSP@k   [sum of w over hits / min(p, k)] / [sum of the min(p, k) largest w of the targets]
+    HR@k         hits / min(p, k), as the paper has it: the recall, of the targets that k places can hold
+    NDCG@k       sum over hits of 1 / log2(r + 1), divided by the same sum of a perfect ranking
+    PSP@k        [sum over hits of w / min(p, k)] / [sum of the min(p, k) largest w of the targets]
     PSP_textbook@k   the same without the inner division: 100 for a perfect ranking
-    AUC     all targets of all users against all their sampled negatives, in one pool
+    Recall@k     hits / p, which cannot reach 100 where p > k
+    Precision@k  hits / k, where fewer than k items can be ranked, too
+    HitRate@k    whether there is a hit, which some call HR
+    MRR@k        1 / r of the first hit, 0 without one
+    MAP@k        sum over hits of the precision at r, divided by min(p, k); other definitions divide by p
 
-All in percent, except the AUC.
+All users together have
+
+    AUC          all targets of all users against all their sampled negatives, in one pool
+    Coverage@k   the share of all items that stand in a list
+    Gini@k       of the numbers of lists that the items stand in: 0 if all are alike, almost 1 for one item
+    Popularity@k train interactions of an item, the mean over all places of all lists
+    Novelty@k    -log2 of (an item's train interactions + 1) / (all items' train interactions + I), the same
+                 mean, in bits; the 1 keeps an item without interactions finite
+
+All in percent but for AUC, Gini, Popularity and Novelty. A list is shorter than k where fewer items can be
+ranked. Hidden items are never in it.
+
+Items with the same score are ranked in an order drawn once for so many items, the same for every user, model
+and run. An order by item number would favour whatever the numbers follow, which often is popularity or time.
 """
 
 import math
@@ -21,11 +39,18 @@ import numpy as np
 
 from lib import sparse
 from lib.devices import gather, spread
+from lib.random_streams import Stream, generator
 from model import Kernel, predict
 
-CUTOFFS = (10, 100)
-PER_USER_METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "PSP", "PSP_textbook") for k in CUTOFFS)
-METRICS = (*(name for name in PER_USER_METRICS if "textbook" not in name), "AUC")
+CUTOFFS, PAPER_CUTOFFS = (10, 20, 50, 100), (10, 100)
+METRICS = (*(f"{name}@{k}" for name in ("HR", "NDCG", "PSP") for k in PAPER_CUTOFFS), "AUC")  # the paper's
+_SUMMED = ("HR", "NDCG", "PSP", "HitRate", "MRR", "MAP")  # sums of a gain over the list
+_OF_USERS = ("HR", "NDCG", "PSP", "PSP_textbook", "Recall", "Precision", "HitRate", "MRR", "MAP")
+_OF_LISTS = ("Coverage", "Gini", "Popularity", "Novelty")
+PER_USER_METRICS, LIST_METRICS = (
+    tuple(f"{name}@{k}" for name in names for k in CUTOFFS) for names in (_OF_USERS, _OF_LISTS)
+)
+ALL_METRICS = tuple(dict.fromkeys((*METRICS, *PER_USER_METRICS, *LIST_METRICS)))
 
 
 def inverse_propensity(frequency):
@@ -57,6 +82,33 @@ def pooled_auc(positive, negative):
     negative = np.sort(negative)
     below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
     return float(below.sum() / 2 / len(positive) / len(negative))
+
+
+def list_metrics(counts, frequency):
+    """Coverage in percent, Gini, Popularity, and Novelty in bits, of all lists; NaN without a list.
+
+    Gini is sum_j (2j - I - 1) c_j / (I sum_j c_j), with the counts c_1 <= ... <= c_I.
+
+    Args:
+        counts: (I,), the lists that each item stands in.
+        frequency: (I,), each item's train interactions.
+    """
+    total, items = counts.sum(), len(counts)
+    if not total:
+        return dict.fromkeys(_OF_LISTS, math.nan)
+    share = (frequency + 1) / (frequency + 1).sum()
+    values = (
+        100 * (counts > 0).mean(),
+        (2 * np.arange(1, items + 1) - items - 1) @ np.sort(counts) / items / total,
+        counts @ frequency / total,
+        -(counts @ np.log2(share)) / total,
+    )
+    return dict(zip(_OF_LISTS, map(float, values)))
+
+
+def tie_order(items):
+    """The items, of which the first wins a tie, (I,) int32; random, but always the same for so many items."""
+    return generator(0, Stream.TIES).permutation(items).astype(np.int32)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -116,28 +168,51 @@ def scores_of_trained(alpha, strength, first_user):
 
 
 @jax.jit
-def _rank(scores, context, targets, weights, positives, negatives):
-    """Counts of (B,) for each cutoff, and the scores the AUC needs."""
+def _rankable(scores, context, order):
+    """The scores (B, I) in the order of `tie_order`, -inf for hidden items.
+
+    top_k prefers the first of two columns that tie. This is a program of its own because XLA, for a CPU,
+    makes a top_k that follows a gather into a sort of all columns, which takes three times as long.
+    """
+    return jnp.where(context > 0, -jnp.inf, scores)[:, order]
+
+
+@jax.jit
+def _rank(rankable, scores, targets, real, weights, order, positives, negatives):
+    """Sums over each user's list, counts over all lists, and the scores that the AUC needs.
+
+    Args:
+        rankable: `_rankable` of the scores, (B, I).
+        real: (B,), False for rows that only fill the batch.
+        order: `tie_order`, (I,).
+
+    Returns:
+        (sums (_SUMMED, B, CUTOFFS); lists in which each item stands from one cutoff to the next
+        (CUTOFFS, I) int32; scores of positives, of negatives; whether all scores are finite).
+    """
     k = min(max(CUTOFFS), scores.shape[1])
-    hidden = context > 0
-    top = jax.lax.top_k(jnp.where(hidden, -jnp.inf, scores), k)[1]
+    values, columns = jax.lax.top_k(rankable, k)
+    top = order[columns]
     # Hidden items fill the list where there are fewer than k others; they are no hits.
-    hits = jnp.take_along_axis(jnp.where(hidden, 0, targets), top, axis=1).astype(scores.dtype)
-    discount = 1 / jnp.log2(jnp.arange(k, dtype=scores.dtype) + 2)
-    sums = {
-        f"{name}@{cutoff}": jnp.sum((hits * gain)[:, :cutoff], axis=1)
-        for cutoff in CUTOFFS
-        for name, gain in (("HR", 1), ("NDCG", discount), ("PSP", weights[top]))
-    }
+    listed = (values > -jnp.inf) & real[:, None]
+    hits = (jnp.take_along_axis(targets, top, axis=1) * listed).astype(scores.dtype)
+    rank = jnp.arange(k, dtype=scores.dtype) + 1
+    found = jnp.cumsum(hits, axis=1)
+    first = hits * (found == 1)
+    gains = jnp.stack(  # in the order of _SUMMED
+        [hits, hits * (1 / jnp.log2(rank + 1)), hits * weights[top], first, first / rank, hits * found / rank]
+    )
+    band = np.searchsorted(CUTOFFS, np.arange(k), "right")
     return (
-        sums,
+        jnp.stack([gains[:, :, :cutoff].sum(axis=2) for cutoff in CUTOFFS], axis=2),
+        jnp.zeros((len(CUTOFFS), scores.shape[1]), np.int32).at[band, top].add(listed),
         jnp.take_along_axis(scores, positives, axis=1),
         jnp.take_along_axis(scores, negatives, axis=1),
         jnp.isfinite(jnp.abs(scores).max()),  # not .all(), which XLA does on one core of a CPU
     )
 
 
-def evaluate(scores, models, view, weights, batch_size, mesh):
+def evaluate(scores, models, view, frequency, batch_size, mesh):
     """Metrics of several models at once, such as the solutions for a grid of lamdas.
 
     Args:
@@ -145,14 +220,17 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
             devices. It gives the scores (B, I) of every model, one after another. Or `scores_of`.
         models: how many models.
         view: data.View, V users of this process.
-        weights: `inverse_propensity`, (I,).
+        frequency: (I,), each item's train interactions, as for `inverse_propensity`.
         batch_size: users at once, at most. It changes memory, not the result.
         mesh: devices.local of the mesh from devices.start.
 
     Returns:
-        A dict for every model: each name of PER_USER_METRICS -> (V of all processes,) float64 in percent, NaN
-        for users without targets; "AUC" -> float. All NaN for a model with scores that are not finite.
+        A dict for every model, in the order of ALL_METRICS: each name of PER_USER_METRICS -> (V of all
+        processes,) float64 in percent, NaN for users without targets; "AUC" and each name of LIST_METRICS ->
+        float. All NaN for a model with scores that are not finite.
     """
+    weights, items = inverse_propensity(frequency), view.context.shape[1]
+    order = tie_order(items)
     users = np.flatnonzero(np.diff(view.targets.indptr))
     batches = max(1, -(-len(users) // batch_size))
     batch_size = max(1, -(-len(users) // batches))  # alike, since every batch is padded to the largest
@@ -161,8 +239,8 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
     by_places = by_places and sparse.suits(mesh, view.context.nnz, view.context.shape)
     starts = np.arange(0, len(users), batch_size)
     most = max(np.add.reduceat(np.diff(view.context.indptr)[users], starts), default=0)  # entries of a batch
-    sums, finite = [{} for _ in range(models)], [True] * models
-    positive_scores, negative_scores = ([[] for _ in range(models)] for _ in range(2))
+    counts, finite = np.zeros((models, len(CUTOFFS), items), np.int64), [True] * models
+    sums, positive_scores, negative_scores = ([[] for _ in range(models)] for _ in range(3))
     for start in starts:
         batch = users[start : start + batch_size]
         # The last batch gets empty users, so that its shape needs no new program.
@@ -175,23 +253,32 @@ def evaluate(scores, models, view, weights, batch_size, mesh):
         else:
             batch_scores = scores(put(view.users[batch], 0), context)
         positives, negatives = _padded(wanted, width), view.negatives[batch]
-        asked = weights, put(positives, -1), put(negatives, -1)
+        real = put(np.ones(len(batch), bool), False)
+        asked = real, weights, order, put(positives, -1), put(negatives, -1)
         for model, of_model in enumerate(batch_scores):
-            counts, high, low, all_finite = _rank(of_model, context, targets, *asked)
+            rankable = _rankable(of_model, context, order)
+            of_users, of_items, high, low, all_finite = _rank(rankable, of_model, targets, *asked)
             finite[model] &= bool(all_finite)
-            for name, values in counts.items():
-                sums[model].setdefault(name, []).append(np.asarray(values)[: len(batch)])
+            sums[model].append(np.asarray(of_users)[:, : len(batch)])
+            counts[model] += np.asarray(of_items)
             positive_scores[model].append(np.asarray(high)[: len(batch)][positives >= 0])
             negative_scores[model].append(np.asarray(low)[: len(batch)][negatives >= 0])
     finite = gather(np.array([finite])).all(axis=0)
+    counts = gather(np.cumsum(counts, axis=1)[None]).sum(axis=0)
+    ideal_psp = np.stack([largest_weights(view.targets, weights, k)[users] for k in CUTOFFS], axis=1)
     metrics = []
     for model in range(models):
-        totals = {name: np.concatenate(parts).astype(np.float64) for name, parts in sums[model].items()}
-        pools = [np.empty(0)] * 2
+        values, pools = np.full((view.targets.shape[0], len(PER_USER_METRICS)), np.nan), [np.empty(0)] * 2
         if finite[model]:
+            if len(users):
+                totals = np.concatenate(sums[model], axis=1).astype(np.float64)
+                values[users] = _user_metrics(totals, np.diff(view.targets.indptr)[users], ideal_psp)
             lists = positive_scores[model], negative_scores[model]
             pools = [gather(np.concatenate([np.empty(0), *batches])) for batches in lists]
-        metrics.append(_finish(totals, users if finite[model] else users[:0], view.targets, weights, *pools))
+        found = {**dict(zip(PER_USER_METRICS, gather(values).T)), "AUC": pooled_auc(*pools)}
+        for k, of_items in zip(CUTOFFS, counts[model] * finite[model]):
+            found |= {f"{name}@{k}": value for name, value in list_metrics(of_items, frequency).items()}
+        metrics.append({name: found[name] for name in ALL_METRICS})
     return metrics
 
 
@@ -201,23 +288,32 @@ def _put(mesh, fill, array, value):
     return spread(mesh, np.pad(array, padding, constant_values=value) if fill else array)
 
 
-def _finish(sums, users, targets, weights, positive, negative):
-    """Divides the sums by what a perfect ranking of each user would have; joins all processes' users."""
-    count = np.diff(targets.indptr)[users]
-    ideal_gain = np.cumsum(1 / np.log2(np.arange(max(CUTOFFS)) + 2))
-    metrics = {name: np.full(targets.shape[0], np.nan) for name in PER_USER_METRICS}
-    if len(users):
-        for k in CUTOFFS:
-            found = np.minimum(count, k)
-            ideal_psp = largest_weights(targets, weights, k)[users]
-            metrics[f"HR@{k}"][users] = 100 * sums[f"HR@{k}"] / found
-            metrics[f"NDCG@{k}"][users] = 100 * sums[f"NDCG@{k}"] / ideal_gain[found - 1]
-            metrics[f"PSP@{k}"][users] = 100 * sums[f"PSP@{k}"] / found / ideal_psp
-            metrics[f"PSP_textbook@{k}"][users] = 100 * sums[f"PSP@{k}"] / ideal_psp
-    return {
-        **{name: gather(values) for name, values in metrics.items()},
-        "AUC": pooled_auc(positive, negative),
-    }
+def _user_metrics(sums, count, ideal_psp):
+    """PER_USER_METRICS of n users in percent: the sums, divided as the metrics are defined.
+
+    Args:
+        sums: (_SUMMED, n, CUTOFFS), from `_rank`.
+        count: p, (n,), each user's targets.
+        ideal_psp: `largest_weights`, (n, CUTOFFS).
+
+    Returns:
+        (n, PER_USER_METRICS).
+    """
+    of, cutoffs, count = dict(zip(_SUMMED, sums)), np.array(CUTOFFS), count[:, None]
+    reachable = np.minimum(count, cutoffs)
+    ideal_gain = np.cumsum(1 / np.log2(np.arange(max(CUTOFFS)) + 2))[reachable - 1]
+    values = (  # in the order of _OF_USERS
+        of["HR"] / reachable,
+        of["NDCG"] / ideal_gain,
+        of["PSP"] / reachable / ideal_psp,
+        of["PSP"] / ideal_psp,
+        of["HR"] / count,
+        of["HR"] / cutoffs,
+        of["HitRate"],
+        of["MRR"],
+        of["MAP"] / reachable,
+    )
+    return 100 * np.concatenate(values, axis=1)
 
 
 def summarise(metrics):

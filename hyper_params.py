@@ -90,6 +90,8 @@ hyper_params = {
     "validation_users": "auto",  # validate on at most this many users, the same every time; -1: all
     "eval_batch_size": 2048,   # users scored at once (fewer, where the items are many); affects memory and
                                # speed, not the metrics
+    "metrics": ["HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC"],  # which are printed,
+                               # such as '["Recall@20", "MRR@20"]'; eval.py defines all, result.json has them
 
     # ---- The run ---------------------------------------------------------------------------------------
     "seed": 42,
@@ -210,7 +212,7 @@ _kernel = ("depth", "normalize", "item_discount", "float64")
 _sampling = ("num_per_user", "gumbel_tau", "noise_groups")
 _learning = ("objective", "keep_prob", "history_discount", "cardinality_reg", "lamda", "learning_rate",
              "shared_moment", "batch_size", "sampled_items")
-_evaluation = ("best_by", "validation_users", "eval_batch_size", "seed", "resume")
+_evaluation = ("best_by", "validation_users", "eval_batch_size", "metrics", "seed", "resume")
 _many_machines = ("distributed", "coordinator", "num_processes", "process_id")
 takes = {
     "distill": tuple(hyper_params),
@@ -243,6 +245,9 @@ positive = Annotated[float, Field(ge=1e-30, le=1e30)]
 from_zero = Annotated[float, Field(ge=0, le=1e30)]
 text = Annotated[str, Field(min_length=1)]
 everything, auto = Literal[-1], Literal["auto"]
+_of_users = "HR|NDCG|PSP|PSP_textbook|Recall|Precision|HitRate|MRR|MAP"
+_metric = rf"^(({_of_users}|Coverage|Gini|Popularity|Novelty)@(10|20|50|100)|AUC)$"
+metric = Annotated[str, Field(pattern=_metric, description="metrics of eval.py, such as Recall@20")]
 _name = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 kinds = {
     **dict.fromkeys(("float64", "learn_lamda", "cosine_decay", "validate_early"), bool),
@@ -281,6 +286,7 @@ kinds = {
     "shared_moment": bool | auto,
     "train_steps": count | auto,
     "best_by": Literal["HR@10", "HR@100", "NDCG@10", "NDCG@100"],
+    "metrics": Annotated[list[metric], Field(min_length=1)],
     "seed": Annotated[int, Field(ge=0, le=INT_MAX)],
     "coordinator": Annotated[str, Field(pattern=r"^(.*:\d+)?$", description="host:port, or empty")],
     "process_id": Annotated[int, Field(ge=-1, le=INT_MAX)],

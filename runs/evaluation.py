@@ -4,7 +4,7 @@ import math
 from functools import cached_property
 
 import model
-from eval import METRICS, evaluate, inverse_propensity, scores_of, summarise
+from eval import evaluate, scores_of, summarise
 from lib import devices
 from lib.errors import UserError
 from lib.random_streams import Stream, generator
@@ -19,15 +19,14 @@ class Evaluation:
     Args:
         dataset: data.Dataset.
         settings: `seed` (of the validation users and of the AUC's negatives), `validation_users`,
-            `eval_batch_size` and `best_by`.
+            `eval_batch_size`, `best_by`, and `metrics`, those that are printed.
         mesh: from devices.start.
     """
 
     def __init__(self, dataset, settings, mesh):
         self.mesh = devices.local(mesh)
-        self.best_by = settings["best_by"]
+        self.best_by, self.shown = settings["best_by"], settings["metrics"]
         self._dataset, self._seed, self._users = dataset, settings["seed"], settings["validation_users"]
-        self._weights = inverse_propensity(dataset.frequency)
         self._batch_size = min(settings["eval_batch_size"], max(1, SCORES // dataset.items))
 
     @cached_property
@@ -44,12 +43,15 @@ class Evaluation:
 
     def validate_users(self, scores, models=1):
         """[{metric: value of every validation user}] of several models."""
-        return evaluate(scores, models, self.validation_view, self._weights, self._batch_size, self.mesh)
+        return self._evaluate(scores, models, self.validation_view)
 
     def test(self, scores):
         """{metric: value of every user} of one model, on the test set; as eval.evaluate."""
-        [metrics] = evaluate(scores, 1, self.test_view, self._weights, self._batch_size, self.mesh)
+        [metrics] = self._evaluate(scores, 1, self.test_view)
         return metrics
+
+    def _evaluate(self, scores, models, view):
+        return evaluate(scores, models, view, self._dataset.frequency, self._batch_size, self.mesh)
 
     def quality(self, metrics):
         """What a model is chosen by: `best_by`, and nDCG@10 where that is the same."""
@@ -85,9 +87,12 @@ def is_finite(metrics):
     return math.isfinite(metrics["HR@100"])
 
 
-def show(metrics):
-    """The metrics in one line."""
-    text = {name: "none" if metrics[name] is None else f"{metrics[name]:.2f}" for name in METRICS}
-    if metrics["AUC"] is not None:
-        text["AUC"] = f"{metrics['AUC']:.4f}"
-    return "  ".join(f"{name} {value}" for name, value in text.items())
+def show(metrics, names):
+    """The metrics of these names in one line; "none" for one that has no value."""
+    return "  ".join(f"{name} {_format(name, metrics.get(name))}" for name in names)
+
+
+def _format(name, value):
+    if value is None:  # not finite, or the run was made before there was such a metric
+        return "none"
+    return f"{value:.4f}" if name.startswith(("AUC", "Gini")) else f"{value:.2f}"

@@ -38,8 +38,8 @@ from tqdm import tqdm
 from lib.errors import UserError
 from lib.files import ROOT, atomic, lock, read_npz
 
-# Where files lie and whether to go on do not shape the result; every other setting does.
-FILES = ("data_dir", "results_dir", "resume", "paper", "eval_batch_size")
+# Where files lie, whether to go on and what is printed do not shape the result; every other setting does.
+FILES = ("data_dir", "results_dir", "resume", "paper", "eval_batch_size", "metrics")
 NOT_SHAPING = {*FILES, "distributed", "coordinator", "num_processes", "process_id"}
 START_AGAIN = "--resume=false starts again and keeps the folder under another name"
 IN_USE = "another process is running these settings"

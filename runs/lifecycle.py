@@ -193,9 +193,9 @@ def last_lines(settings, dataset, result, system):
             f"{settings['user_support']:,} synthetic users are the real users they began as. "
             f"Try another learning_rate{tau}{groups}."
         )
-    by = settings["best_by"]
+    by, shown = settings["best_by"], settings["metrics"]
     for name, metrics in result["yardsticks"].items():
-        validation, test = f"{metrics['val'][by]:.2f}", show(metrics["test"])
+        validation, test = f"{metrics['val'][by]:.2f}", show(metrics["test"], shown)
         yield f"for comparison, {name}: validation {by} {validation}, test {test}"
     if result["test"][by] < result["yardsticks"]["popularity"]["test"][by]:
         yield (
@@ -205,7 +205,7 @@ def last_lines(settings, dataset, result, system):
     figure = published.figure(dataset.fingerprint, system, settings)
     if figure is not None:
         yield f"the paper's {system} on this split of {dataset.name}: NDCG@10 {figure}"
-    yield f"test  {show(result['test'])}"
+    yield f"test  {show(result['test'], shown)}"
 
 
 def format_number(value):

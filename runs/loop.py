@@ -42,7 +42,7 @@ class Loop:
     """
 
     def __init__(self, run, evaluation, mesh, quality=None):
-        self.run, self._mesh = run, mesh
+        self.run, self._mesh, self._shown = run, mesh, evaluation.shown
         self._quality = quality or (lambda line: evaluation.quality(line["validation"]))
         self.stage, self.step, self.validated = 0, 0, False
         self.history, self.seconds = [], []
@@ -119,7 +119,7 @@ class Loop:
         """
         usable = metrics is not None and is_finite(metrics)
         self.history.append({**line, "validation": metrics if usable else None})
-        said = f"validation  {show(metrics)}" if usable else f"left out: {unusable}"
+        said = f"validation  {show(metrics, self._shown)}" if usable else f"left out: {unusable}"
         self.run.say(f"{text}  {said}")
         self.run.save_metrics(self.history)
         is_best = usable and self.best_line() is self.history[-1]

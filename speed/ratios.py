@@ -24,7 +24,7 @@ import data
 import distill
 import infinite_ae
 import model
-from eval import CUTOFFS, inverse_propensity
+from eval import PAPER_CUTOFFS, inverse_propensity
 from lib import devices
 from lib.settings import resolve
 from runs import recipes
@@ -162,8 +162,8 @@ def plain_metrics(scores, view, weights):
         counted += 1
         row = scores[user].copy()
         row[view.context[user].indices] = -np.inf
-        ranking = np.argsort(-row)[: max(CUTOFFS)].tolist()
-        for k in CUTOFFS:
+        ranking = np.argsort(-row)[: max(PAPER_CUTOFFS)].tolist()
+        for k in PAPER_CUTOFFS:
             reachable = min(len(targets), k)
             hits = [(rank, item) for rank, item in enumerate(ranking[:k]) if item in targets]
             gain = sum(1 / math.log2(rank + 2) for rank, _ in hits)

@@ -26,7 +26,7 @@ def test_plain_validation_has_the_metrics_of_eval(tiny):
     kernel, lamdas = model.Kernel(1, True), [0.1, 5.0]
     rows = jnp.asarray(np.random.default_rng(1).random((20, tiny.items)) ** 3, jnp.float32)
     scores = evaluation.scores_of(kernel, rows, model.fit(kernel, rows, lamdas))
-    ours = evaluation.evaluate(scores, len(lamdas), view, weights, 64, devices.start(False))
+    ours = evaluation.evaluate(scores, len(lamdas), view, tiny.frequency, 64, devices.start(False))
     plain = ratios.plain_evaluate(kernel, rows, lamdas, view, weights)
     for metrics, expected in zip(map(evaluation.summarise, ours), plain, strict=True):
         assert expected == pytest.approx({name: metrics[name] for name in expected}, rel=1e-4)

@@ -8,13 +8,17 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
-from sklearn.metrics import ndcg_score, roc_auc_score
+from sklearn.metrics import average_precision_score, ndcg_score, precision_score, recall_score, roc_auc_score
 
 import eval as evaluation
 import model
 import runs.evaluation
 from data import View, sample_negatives
+from hyper_params import hyper_params as SETTINGS
 from lib import devices
+from lib.errors import UserError
+from lib.settings import check
+from runs.evaluation import show
 from runs.lifecycle import format_number
 
 USERS, ITEMS = 23, 140
@@ -30,7 +34,7 @@ def case():
     context, targets = (sp.csr_matrix(each.astype(np.int8)) for each in (context, targets))
     view = View(np.arange(USERS), context, targets, sample_negatives(rng, context + targets, 50))
     rows = rng.random((9, ITEMS), dtype=np.float32) ** 3
-    return view, rows, evaluation.inverse_propensity(context.getnnz(axis=0))
+    return view, rows, context.getnnz(axis=0)
 
 
 def solve(rows, lamda):
@@ -43,47 +47,71 @@ def solve(rows, lamda):
     )
 
 
-def loop_metrics(scores, view, weights):
-    """METHOD by the letter: one user, one rank at a time."""
-    metrics = {name: np.full(USERS, np.nan) for name in evaluation.PER_USER_METRICS}
+def loop_metrics(scores, view, frequency):
+    """The definitions by the letter: one user, one rank at a time."""
+    users, items = scores.shape
+    weights = evaluation.inverse_propensity(frequency)
+    place = np.argsort(evaluation.tie_order(items))
+    metrics = {name: np.full(users, np.nan) for name in evaluation.PER_USER_METRICS}
+    lists = {k: [] for k in evaluation.CUTOFFS}
     positive, negative = [], []
-    for user in range(USERS):
-        targets = set(view.targets[user].indices)
+    for user in range(users):
+        targets, hidden = set(view.targets[user].indices), set(view.context[user].indices)
         if not targets:
             continue
-        ranking = [
-            item
-            for item in np.argsort(-scores[user], kind="stable")
-            if item not in set(view.context[user].indices)
-        ]
+        ranking = sorted(set(range(items)) - hidden, key=lambda item: (-scores[user][item], place[item]))
         positive += [scores[user][item] for item in targets]
-        negative += [scores[user][item] for item in view.negatives[user]]
-        for k in (10, 100):
+        negative += [scores[user][item] for item in view.negatives[user] if item >= 0]
+        for k in evaluation.CUTOFFS:
+            lists[k] += ranking[:k]
             found = min(len(targets), k)
-            hits = [(rank, item) for rank, item in enumerate(ranking[:k]) if item in targets]
-            gain = sum(1 / math.log2(rank + 2) for rank, _ in hits)
-            best = sum(1 / math.log2(rank + 2) for rank in range(found))
+            hits = [(rank, item) for rank, item in enumerate(ranking[:k], 1) if item in targets]
+            gain = sum(1 / math.log2(rank + 1) for rank, _ in hits)
+            best = sum(1 / math.log2(rank + 1) for rank in range(1, found + 1))
             largest = sum(sorted((weights[item] for item in targets), reverse=True)[:found])
+            precisions = [number / rank for number, (rank, _) in enumerate(hits, 1)]
             metrics[f"HR@{k}"][user] = 100 * len(hits) / found
             metrics[f"NDCG@{k}"][user] = 100 * gain / best
             metrics[f"PSP@{k}"][user] = 100 * sum(weights[item] for _, item in hits) / found / largest
             metrics[f"PSP_textbook@{k}"][user] = 100 * sum(weights[item] for _, item in hits) / largest
+            metrics[f"Recall@{k}"][user] = 100 * len(hits) / len(targets)
+            metrics[f"Precision@{k}"][user] = 100 * len(hits) / k
+            metrics[f"HitRate@{k}"][user] = 100 if hits else 0
+            metrics[f"MRR@{k}"][user] = 100 / hits[0][0] if hits else 0
+            metrics[f"MAP@{k}"][user] = 100 * sum(precisions) / found
+    for k, listed in lists.items():
+        metrics |= {f"{name}@{k}": value for name, value in loop_of_lists(listed, frequency).items()}
     return metrics, positive, negative
+
+
+def loop_of_lists(listed, frequency):
+    """The metrics of all lists, from the items in them; Gini by the mean difference of two items."""
+    if not listed:
+        return dict.fromkeys(("Coverage", "Gini", "Popularity", "Novelty"), math.nan)
+    items, total = len(frequency), sum(frequency)
+    counts = [listed.count(item) for item in range(items)]
+    differences = sum(abs(one - other) for one in counts for other in counts)
+    return {
+        "Coverage": 100 * len(set(listed)) / items,
+        "Gini": differences / (2 * items * sum(counts)),
+        "Popularity": sum(frequency[item] for item in listed) / len(listed),
+        "Novelty": sum(-math.log2((frequency[item] + 1) / (total + items)) for item in listed) / len(listed),
+    }
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 1000])
 def test_metrics_against_a_loop_in_batches_of_any_size(case, batch_size):
-    view, rows, weights = case
+    view, rows, frequency = case
     kernel, alpha, score = solve(rows, 0.1)
     [found] = evaluation.evaluate(
         evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]),
         1,
         view,
-        weights,
+        frequency,
         batch_size,
         devices.start(False),
     )
-    expected, positive, negative = loop_metrics(score(view.context), view, weights)
+    expected, positive, negative = loop_metrics(score(view.context), view, frequency)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
     labels = np.repeat([1, 0], [len(positive), len(negative)])
@@ -95,16 +123,101 @@ def test_metrics_against_a_loop_in_batches_of_any_size(case, batch_size):
 
 
 def test_ndcg_against_scikit_learn(case):
-    view, rows, weights = case
+    view, rows, frequency = case
     kernel, alpha, score = solve(rows, 1.0)
     [found] = evaluation.evaluate(
-        evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, view, weights, 8, devices.start(False)
+        evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, view, frequency, 8, devices.start(False)
     )
     scores = np.where(view.context.toarray() > 0, -1e9, score(view.context))
     for user in np.flatnonzero(view.targets.getnnz(axis=1)):
         for k in (10, 100):
             expected = ndcg_score(view.targets[user].toarray().astype(float), scores[user : user + 1], k=k)
             assert found[f"NDCG@{k}"][user] == pytest.approx(100 * expected, rel=1e-5)
+
+
+WIDTH, BATCH = 9, 4  # of all random cases, so that a number of items has one program
+
+
+@hypothesis_settings(deadline=None, max_examples=40)
+@given(strategies.integers(0, 2**32 - 1), strategies.sampled_from([1, 12, 130]))
+def test_metrics_against_the_loop_with_ties_and_short_lists(seed, items):
+    """Few distinct scores; users without targets, with targets they have seen, with hardly an item left."""
+    rng = np.random.default_rng(seed)
+    numbers = np.minimum([WIDTH, 0, 1, *rng.integers(0, WIDTH + 1, 4)], items)
+    targets, users = np.zeros((7, items), np.int8), rng.permutation(7)
+    for user, number in zip(users, numbers):
+        targets[user, rng.choice(items, number, replace=False)] = 1
+    context = rng.random((7, items)) < rng.choice([0, 0.3, 0.95, 1], 7)[:, None]
+    context, targets = sp.csr_matrix(context.astype(np.int8)), sp.csr_matrix(targets)
+    negatives = rng.integers(-1, items, (7, 5)).astype(np.int32)
+    scores = rng.integers(0, rng.choice([1, 3, 50]), (7, items)).astype(np.float32)
+    view = View(np.arange(7), context, targets, negatives)
+    frequency = rng.integers(0, 9, items) + 1
+    [found] = evaluation.evaluate(
+        lambda users, context: [jnp.asarray(scores)[users]], 1, view, frequency, BATCH, devices.start(False)
+    )
+    expected, positive, negative = loop_metrics(scores, view, frequency)
+    assert tuple(found) == evaluation.ALL_METRICS and found.keys() == {*expected, "AUC"}
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-9, err_msg=name)
+    assert found["AUC"] == pytest.approx(evaluation.pooled_auc(positive, negative), nan_ok=True)
+
+
+def test_recall_precision_and_map_against_scikit_learn():
+    """MAP@100 is the average precision of the whole ranking where no more than 100 items can be ranked."""
+    rng = np.random.default_rng(5)
+    context = rng.random((8, 60)) < 0.2
+    targets = (rng.random((8, 60)) < 0.3) & ~context
+    scores = rng.random((8, 60)).astype(np.float32)
+    sparse = [sp.csr_matrix(each.astype(np.int8)) for each in (context, targets)]
+    view = View(np.arange(8), *sparse, np.zeros((8, 1), np.int32))
+    [found] = evaluation.evaluate(
+        lambda users, context: [jnp.asarray(scores)], 1, view, np.full(60, 3), 8, devices.start(False)
+    )
+    for user in range(8):
+        wanted, ranked = targets[user][~context[user]], scores[user][~context[user]]
+        top = ranked >= np.sort(ranked)[-20]
+        assert found["Recall@20"][user] == pytest.approx(100 * recall_score(wanted, top), rel=1e-5)
+        assert found["Precision@20"][user] == pytest.approx(100 * precision_score(wanted, top), rel=1e-5)
+        expected = 100 * average_precision_score(wanted, ranked)
+        assert found["MAP@100"][user] == pytest.approx(expected, rel=1e-5)
+
+
+def test_ties_favour_neither_low_nor_high_item_numbers():
+    """Users who want one half of the items: either half has about half of a list whose scores all tie."""
+    halves = np.repeat(np.eye(2, dtype=np.int8), 1000, axis=1)
+    context, targets = sp.csr_matrix((2, 2000), dtype=np.int8), sp.csr_matrix(halves)
+    view = View(np.arange(2), context, targets, np.zeros((2, 1), np.int32))
+    [found] = evaluation.evaluate(
+        lambda users, context: [jnp.zeros(context.shape)], 1, view, np.ones(2000), 2, devices.start(False)
+    )
+    assert found["Precision@100"].sum() == 100
+    assert (abs(found["Precision@100"] - 50) < 15).all(), "three standard deviations"
+    assert found["Coverage@100"] == 5, "the same list for everybody"
+
+
+def test_a_perfectly_even_and_a_perfectly_uneven_catalogue():
+    """Gini is 0 and (I - 1) / I, the novelty of equally popular items log2 of their number."""
+    even = evaluation.list_metrics(np.full(8, 3), np.full(8, 5))
+    assert even == pytest.approx({"Coverage": 100, "Gini": 0, "Popularity": 5, "Novelty": 3})
+    one = evaluation.list_metrics(np.eye(8, dtype=int)[2] * 7, np.arange(8))
+    share = 3 / (28 + 8)
+    expected = {"Coverage": 12.5, "Gini": 7 / 8, "Popularity": 2, "Novelty": -math.log2(share)}
+    assert one == pytest.approx(expected)
+
+
+def test_the_setting_takes_every_metric_and_no_other_name():
+    assert list(evaluation.METRICS) == SETTINGS["metrics"]
+    assert check({"metrics": list(evaluation.ALL_METRICS)})
+    for wrong in ("HR@11", "HR", "AUC@10", "xHR@10", "HR@100x"):
+        with pytest.raises(UserError, match="metrics must be a list of one or more metrics of eval.py"):
+            check({"metrics": [wrong]})
+
+
+def test_what_is_shown_has_the_order_that_was_asked_for():
+    metrics = {"AUC": 0.91234, "HR@10": 12.345, "MRR@20": None, "Gini@10": 0.5}
+    names = ["MRR@20", "HR@10", "AUC", "Gini@10", "MAP@50"]
+    assert show(metrics, names) == "MRR@20 none  HR@10 12.35  AUC 0.9123  Gini@10 0.5000  MAP@50 none"
 
 
 @pytest.mark.parametrize(
@@ -165,21 +278,21 @@ def test_inverse_propensity_by_its_formula():
 
 
 def test_no_targets_at_all_gives_nan_not_an_error(case):
-    view, rows, weights = case
+    view, rows, frequency = case
     kernel, alpha, _ = solve(rows, 1.0)
     empty = view._replace(targets=sp.csr_matrix((USERS, ITEMS), dtype=np.int8))
     [found] = evaluation.evaluate(
-        evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, empty, weights, 8, devices.start(False)
+        evaluation.scores_of(kernel, jnp.asarray(rows), [alpha]), 1, empty, frequency, 8, devices.start(False)
     )
     assert all(math.isnan(value) for value in evaluation.summarise(found).values())
 
 
-def fit_and_evaluate(kernel, rows, lamdas, view, weights, batch_size):
+def fit_and_evaluate(kernel, rows, lamdas, view, frequency, batch_size):
     """[(lamda, alpha, metrics)] of ∞-AE trained on rows with every lamda."""
     alphas = model.fit(kernel, rows, lamdas)
     scores = evaluation.scores_of(kernel, rows, alphas)
     mesh = devices.start(False)
-    metrics = evaluation.evaluate(scores, len(alphas), view, weights, batch_size, mesh)
+    metrics = evaluation.evaluate(scores, len(alphas), view, frequency, batch_size, mesh)
     return list(zip(lamdas, alphas, metrics))
 
 
@@ -190,8 +303,7 @@ def test_fewer_items_than_the_cutoff():
     view = View(np.arange(6), context, targets, sample_negatives(rng, context + targets))
     rows = jnp.asarray(rng.random((3, 12)), jnp.float32)
     kernel = model.Kernel(1, normalize=True)
-    weights = evaluation.inverse_propensity(context.getnnz(axis=0))
-    [(_, _, found)] = fit_and_evaluate(kernel, rows, [0.1], view, weights, 4)
+    [(_, _, found)] = fit_and_evaluate(kernel, rows, [0.1], view, context.getnnz(axis=0), 4)
     np.testing.assert_allclose(found["HR@100"][targets.getnnz(axis=1) > 0], 100)
 
 
@@ -228,27 +340,27 @@ def test_scores_of_the_users_it_was_trained_on_need_no_product():
 
 
 def test_lamda_grid_solves_each_and_builds_the_cross_kernel_once_a_batch(case):
-    view, rows, weights = case
+    view, rows, frequency = case
     plain, calls = model.Kernel(1, normalize=False), []
 
     def kernel(*arguments):  # called while traced: once a shape, however many lamdas share the program
         calls.append(len(arguments))
         return plain(*arguments)
 
-    found = fit_and_evaluate(kernel, jnp.asarray(rows), [0.01, 1.0, 50.0], view, weights, 8)
+    found = fit_and_evaluate(kernel, jnp.asarray(rows), [0.01, 1.0, 50.0], view, frequency, 8)
     assert sorted(calls) == [1, 2]
     for lamda, alpha, metrics in found:
         _, expected, score = solve(rows, lamda)
         np.testing.assert_allclose(alpha, expected, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(
-            metrics["NDCG@100"], loop_metrics(score(view.context), view, weights)[0]["NDCG@100"], rtol=1e-4
+            metrics["NDCG@100"], loop_metrics(score(view.context), view, frequency)[0]["NDCG@100"], rtol=1e-4
         )
 
 
 def test_a_kernel_that_is_not_positive_definite_gives_nan(case):
-    view, rows, weights = case
+    view, rows, frequency = case
     kernel = lambda first, second=None: -model.Kernel(1, normalize=False)(first, second)
-    [(_, _, found)] = fit_and_evaluate(kernel, jnp.asarray(rows), [0.1], view, weights, 8)
+    [(_, _, found)] = fit_and_evaluate(kernel, jnp.asarray(rows), [0.1], view, frequency, 8)
     assert math.isnan(evaluation.summarise(found)["HR@100"]) and math.isnan(found["AUC"])
 
 
@@ -291,7 +403,7 @@ def test_a_user_who_has_every_item_has_no_negatives():
 
 
 def test_where_items_are_many_fewer_users_are_scored_at_once(tiny, monkeypatch):
-    settings = {"seed": 1, "validation_users": -1, "eval_batch_size": 50, "best_by": "NDCG@10"}
+    settings = {**SETTINGS, "seed": 1, "validation_users": -1, "eval_batch_size": 50}
     sizes, metrics = [], []
     for entries in (10**8, 10 * tiny.items + 3):
         monkeypatch.setattr(runs.evaluation, "SCORES", entries)
@@ -308,7 +420,7 @@ def test_where_items_are_many_fewer_users_are_scored_at_once(tiny, monkeypatch):
 
 
 def test_the_best_lamda_does_not_depend_on_how_many_are_held_at_once(tiny, monkeypatch):
-    settings = {"seed": 1, "validation_users": -1, "eval_batch_size": 50, "best_by": "NDCG@10"}
+    settings = {**SETTINGS, "seed": 1, "validation_users": -1, "eval_batch_size": 50}
     own = runs.evaluation.Evaluation(tiny, settings, devices.start(False))
     kernel, rows = model.Kernel(1, True), jnp.asarray(tiny.train[:30].toarray(), jnp.float32)
     lamdas, found = [0.01, 30.0, 0.3, 3.0, 1.0], []

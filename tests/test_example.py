@@ -83,7 +83,7 @@ def test_the_own_baseline_is_better_than_popularity(example):
     books, evaluation = example["books"], example["eval"]
     by_popularity = lambda users, context: [np.broadcast_to(books.frequency * 1.0, context.shape)]
     [popular] = evaluation.evaluate(
-        by_popularity, 1, example["view"], example["propensity"], 256, example["mesh"]
+        by_popularity, 1, example["view"], example["books"].frequency, 256, example["mesh"]
     )
     own = evaluation.summarise(example["metrics"])["NDCG@10"]
     assert own > 2 * evaluation.summarise(popular)["NDCG@10"]

@@ -66,7 +66,7 @@ def test_against_a_float64_solve(tiny, tiny_data, tmp_path, run_script, depth, s
 def check_against_numpy(dataset, rows, depth, result, history):
     """A run has the choice and metrics of a float64 solve on the same rows (m, I), but for a ridge of 0."""
     rows = rows.toarray().astype(np.float64)
-    gram, weights = arc_cosine_ntk(rows, rows, depth), evaluation.inverse_propensity(dataset.frequency)
+    gram = arc_cosine_ntk(rows, rows, depth)
 
     def metrics(lamda, view):
         alpha = np.linalg.solve(gram + lamda * np.trace(gram) / len(gram) * np.eye(len(gram)), rows)
@@ -75,7 +75,7 @@ def check_against_numpy(dataset, rows, depth, result, history):
             lambda users, context: [jnp.asarray(scores, jnp.float32)],
             1,
             view,
-            weights,
+            dataset.frequency,
             dataset.users,
             devices.start(False),
         )

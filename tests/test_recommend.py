@@ -48,8 +48,8 @@ def test_lists_are_those_of_evals_ranking(opened):
     )
     rows = jnp.asarray(distilled.rows)
     alpha = model.ridge(kernel(rows), rows, distilled.lamda)
-    weights, mesh = evaluation.inverse_propensity(dataset.frequency), devices.start(False)
-    [expected] = evaluation.evaluate(evaluation.scores_of(kernel, rows, [alpha]), 1, view, weights, 32, mesh)
+    scores_of_batch, mesh = evaluation.scores_of(kernel, rows, [alpha]), devices.start(False)
+    [expected] = evaluation.evaluate(scores_of_batch, 1, view, dataset.frequency, 32, mesh)
     for user in range(dataset.users):
         targets = set(view.targets[user].indices)
         gains = [column in targets for column in columns[user]]

@@ -41,7 +41,7 @@ def other_value(key):
         "mf",
         "users",
     )
-    candidates = 7, 0.123, True, False, *texts, [0.5], [{}], 0
+    candidates = 7, 0.123, True, False, *texts, [0.5], [{}], ["AUC"], 0
     for value in candidates:
         try:
             value = settings.check({key: value})[key]
