@@ -16,12 +16,13 @@ from conftest import ROOT, environment_of, environment_without_cache, write_layo
 import data
 import distill
 import model
+from eval import METRICS, tie_order
 from hyper_params import hyper_params
 from lib import devices
 from lib.errors import UserError
 from lib.files import read_npz
 from lib.settings import resolve
-from runs import batches, evaluation, lifecycle, published, recipes
+from runs import batches, lifecycle, published, recipes
 
 STEPS = 200
 TINY = [
@@ -670,7 +671,7 @@ def test_every_run_ends_with_what_it_is_to_be_compared_with(tiny, tiny_data, tmp
     assert result["yardsticks"].keys() == {"popularity", "∞-AE on 8 random users"}
     popularity = result["yardsticks"]["popularity"]
     counts = np.asarray(tiny.train.sum(axis=0), float).ravel()
-    hits, order = [], evaluation.tie_order(tiny.items)
+    hits, order = [], tie_order(tiny.items)
     for user in range(tiny.users):
         scores, targets = counts.copy(), set(tiny.test[user].indices)
         scores[tiny.train[user].indices] = scores[tiny.validation[user].indices] = -1
@@ -709,7 +710,7 @@ def test_a_run_that_learnt_nothing_says_so(tiny_data, tmp_path, capsys):
 
 @pytest.mark.parametrize("popular, worse", [(99.0, True), (0.0, False)])
 def test_a_run_worse_than_popularity_says_so(popular, worse, tiny):
-    metrics = dict.fromkeys(evaluation.METRICS, 50.0)
+    metrics = dict.fromkeys(METRICS, 50.0)
     result = {
         "best_step": 3,
         "steps": 3,

@@ -1,6 +1,8 @@
 """eval.py against a loop over users, and against scikit-learn."""
 
+import json
 import math
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -135,7 +137,7 @@ def test_ndcg_against_scikit_learn(case):
             assert found[f"NDCG@{k}"][user] == pytest.approx(100 * expected, rel=1e-5)
 
 
-WIDTH, BATCH = 9, 4  # of all random cases, so that a number of items has one program
+WIDTH, BATCH = 14, 4  # of all random cases, so that a number of items has one program
 
 
 @hypothesis_settings(deadline=None, max_examples=40)
@@ -431,3 +433,18 @@ def test_the_best_lamda_does_not_depend_on_how_many_are_held_at_once(tiny, monke
     for lamda, alpha, metrics in found:
         assert lamda == max(alone, key=alone.get) and alpha.shape == rows.shape
         assert metrics["NDCG@10"] == pytest.approx(alone[lamda], rel=1e-6)
+
+
+def test_the_metrics_asked_for_are_printed_and_all_are_kept(tiny_data, tmp_path, run_script):
+    """Other metrics make no other run: the second command finds the first one's."""
+    command = ["baselines.py", "--model=pop", "--dataset=tiny", f"--data_dir={tiny_data}"]
+    command += [f"--results_dir={tmp_path}"]
+    lines = run_script(*command, '--metrics=["Recall@20", "Gini@100"]').stdout.splitlines()
+    assert re.fullmatch(r"test  Recall@20 \d+\.\d\d  Gini@100 0\.\d{4}", lines[-1]), lines[-1]
+    assert sum("validation  Recall@20" in line for line in lines) == 1
+    [path] = tmp_path.glob("*/result.json")
+    result = json.loads(path.read_text())
+    for part in (result, result["yardsticks"]["popularity"]):
+        assert tuple(part["val"]) == tuple(part["test"]) == evaluation.ALL_METRICS
+    again = run_script(*command).stdout
+    assert "was finished before" in again and again.splitlines()[-1].startswith("test  HR@10 ")
