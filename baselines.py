@@ -36,6 +36,7 @@ from runs.lifecycle import begin, execute, format_number, run_job
 from runs.loop import Loop
 
 FURTHER_TRAININGS = 4  # at most, of a model that learns by gradient descent: each takes minutes
+POSITIVE = {"ease": ["l2"], "edlae": ["l2"]}  # keys of a closed form that must be above 0
 KNOWN_USERS_ONLY = ("mf", "neumf", "lightgcn")  # recommend to nobody but the users they were trained on
 
 
@@ -175,7 +176,7 @@ def check_grid(name, grid):
     trained = [] if name in CLOSED_FORMS else ["learning_rate", "batch_size"]
     parameters = inspect.signature(make).parameters
     known = [key for key in parameters if key not in ("rows", "users", "items")] + trained
-    needed = (["l2"] if name == "ease" else []) + trained
+    needed = POSITIVE.get(name, []) + trained
     for setting in grid:
         for key, value in setting.items():
             if key not in known:
@@ -195,10 +196,11 @@ def check(settings, dataset):
     rows = users if settings["user_support"] == -1 else settings["user_support"]
     if settings["sampler"] == "interactions":  # they spread over more users
         rows = users
-    # EASE: a matrix in double precision, its inverse or a product on the way, and the result. LightGCN: the
-    # graph and a copy.
+    # EASE, EDLAE: a matrix in double precision, its inverse or a product on the way, and the result.
+    # LightGCN: the graph and a copy.
     side = rows if has_few_users(rows, items) else items
-    needed = {"ease": 3 * 8 * side**2, "lightgcn": 2 * 4 * users * items}.get(name, 0)
+    inverse = 3 * 8 * side**2
+    needed = {"ease": inverse, "edlae": inverse, "lightgcn": 2 * 4 * users * items}.get(name, 0)
     if needed > (free := psutil.virtual_memory().available):
         raise UserError(
             f"{name} needs {needed / GIB:,.1f} GiB for {rows:,} users and {items:,} items, and "

@@ -164,7 +164,7 @@ stream = {
 
 # baselines.py: defaults of its own, then keys that hyper_params lacks.
 baselines = {
-    "model": "ease",           # or "pop", "mf", "neumf", "mvae", "lightgcn"
+    "model": "ease",           # or "pop", "edlae", "mf", "neumf", "mvae", "lightgcn"
     "grid": [],                # settings to try, a list such as those in `grids`; []: the model's list there,
                                # and further ones where the best lies at an end
     "user_support": -1,        # user_support, sampler and distilled: as in infinite_ae
@@ -180,6 +180,7 @@ baselines = {
 grids = {
     "pop": [{}],
     "ease": [{"l2": l2} for l2 in (100, 200, 500, 1000, 2000, 3000)],
+    "edlae": [{"l2": l2, "dropout": dropout} for dropout in (0.2, 0.5) for l2 in (100, 300, 1000)],
     "mf": [
         {"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
         for dimensions in (64, 128) for l2 in (2e-3, 4e-3)
@@ -224,12 +225,13 @@ takes = {
 
 # (key, other key, value): the key has no effect while the other key has this value.
 _not_without_synthetic_users = (*_sampling, *_learning, "loss", "score_scale", "train_steps")
+_closed_forms = "pop", "ease", "edlae"
 no_effect = [
     ("lamda_grid", "learn_lamda", True),
     ("lamda", "learn_lamda", False),
     ("keep_prob", "objective", "reconstruct"),
     *((key, "distributed", False) for key in ("coordinator", "num_processes", "process_id")),
-    *((key, "model", model) for key in ("epochs", "log_freq", "patience") for model in ("pop", "ease")),
+    *((key, "model", model) for key in ("epochs", "log_freq", "patience") for model in _closed_forms),
     ("grid", "model", "pop"),
     ("lamda_grid", "memory", "distilled"),
     ("user_support", "memory", "all"),
@@ -292,7 +294,7 @@ kinds = {
     "process_id": Annotated[int, Field(ge=-1, le=INT_MAX)],
     "sampler": Literal["random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"],
     "memory": Literal["distilled", "random", "all"],
-    "model": Literal["pop", "mf", "neumf", "mvae", "lightgcn", "ease"],
+    "model": Literal["pop", "mf", "neumf", "mvae", "lightgcn", "ease", "edlae"],
     "grid": list[dict],
 }
 

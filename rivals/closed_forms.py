@@ -34,16 +34,41 @@ def ease(rows, l2):
         gives the same scores without B. Both give NaN if the matrix to invert is not positive definite in
         double precision.
     """
+    return _without_diagonal(rows, l2, np.ones(rows.shape[1]))
+
+
+def edlae(rows, l2, dropout=0.5):
+    """EDLAE, full rank (Steck, NeurIPS 2020): EASE's B, with a ridge that grows with an item's frequency.
+
+    It is the limit of a linear autoencoder whose input loses a random share of its items, and whose loss
+    counts these alone: P = (X'X + dropout / (1 - dropout) diag(X'X) + l2 Id)^-1.
+
+    Args:
+        rows: X, CSR (m, I).
+        l2: above 0.
+        dropout: the share, from 0, which is EASE, to below 1.
+
+    Returns:
+        As `ease`.
+    """
+    squares = np.asarray(rows.astype(np.float64).power(2).sum(axis=0)).ravel()
+    return _without_diagonal(rows, l2, 1 + dropout / (1 - dropout) * squares / l2)
+
+
+def _without_diagonal(rows, l2, scale):
+    """What `ease` returns, for X (m, I), CSR, and a ridge of l2 * scale, whose scale is (I,)."""
     few = has_few_users(*rows.shape)
-    rows = rows.astype(np.float64)
-    if rows.nnz > DENSE * rows.shape[0] * rows.shape[1]:
-        rows = rows.toarray()
+    rows = _dense_if_faster(rows.astype(np.float64))
     if few:
-        return _by_users(rows, l2)
-    weights = _ridge_inverse(rows.T, l2)
+        return _by_users(rows, l2, scale)
+    weights = _ridge_inverse(rows.T, l2 * scale)
     weights /= -np.diag(weights)
     np.fill_diagonal(weights, 0)
     return weights.astype(np.float32)
+
+
+def _dense_if_faster(rows):
+    return rows.toarray() if rows.nnz > DENSE * rows.shape[0] * rows.shape[1] else rows
 
 
 def has_few_users(users, items):
@@ -51,20 +76,21 @@ def has_few_users(users, items):
     return 3 * users <= 2 * items  # not from users = items on: without B, the scores cost more
 
 
-def _by_users(rows, l2):
+def _by_users(rows, l2, scale):
     """EASE's function of the context (B, I) -> scores (B, I) float32, for few rows X (m, I), CSR or dense.
 
-    By Woodbury's identity l2 P = Id - X'MX with M = (XX' + l2 Id)^-1. With d the diagonal of X'MX, the scores
-    of a context c are (c X'MX - c diag(d)) diag(1 - d)^-1.
+    With S = diag(scale), Woodbury's identity gives l2 S P = Id - X'MXS^-1 with M = (XS^-1X' + l2 Id)^-1. With
+    d the diagonal of X'MXS^-1, the scores of a context c are (c S^-1X'MX - c diag(d)) diag(1 - d)^-1.
     """
-    inverse = _ridge_inverse(rows, l2)
+    divided = rows @ sp.diags_array(1 / scale)  # X S^-1
+    inverse = _ridge_inverse(rows @ sp.diags_array(scale**-0.5), l2)
     columns = rows.T.tocsr() if sp.issparse(rows) else rows.T  # (I, m)
 
     def itself(start):
         block = columns[start : start + ITEMS_AT_ONCE]
         return np.einsum("im,im->i", _dense(block), block @ inverse)
 
-    diagonal = np.concatenate(_in_threads(itself, range(0, rows.shape[1], ITEMS_AT_ONCE)))
+    diagonal = np.concatenate(_in_threads(itself, range(0, rows.shape[1], ITEMS_AT_ONCE))) / scale
     rest = 1 - diagonal
     rest[rest < len(inverse) * np.finfo(float).eps] = np.nan  # nothing but rounding errors
     scaled = sp.diags_array(1 / rest) @ columns
@@ -72,7 +98,7 @@ def _by_users(rows, l2):
     def scores(context):
         context = sp.csr_matrix(np.asarray(context), dtype=np.float64)
         found = np.empty(context.shape, np.float32)
-        of_rows = inverse @ _dense(rows @ context.T)  # (m, B)
+        of_rows = inverse @ _dense(divided @ context.T)  # (m, B)
 
         def fill(start):
             users = slice(start, start + USERS_AT_ONCE)
@@ -96,8 +122,11 @@ def _in_threads(function, values):
         return list(pool.map(function, values))
 
 
-def _ridge_inverse(rows, l2):
-    """(XX' + l2 Id)^-1, (m, m), of X (m, I), sparse or dense; NaN if it is not positive definite."""
+def _ridge_inverse(rows, ridge):
+    """(XX' + diag(ridge))^-1, (m, m), of X (m, I), sparse or dense; NaN if it is not positive definite.
+
+    `ridge` is (m,), or one number.
+    """
     if sp.issparse(rows):
         rows, columns = rows.tocsr(), rows.T.tocsr()
         gram = np.empty((rows.shape[0],) * 2)
@@ -105,7 +134,7 @@ def _ridge_inverse(rows, l2):
             gram[start : start + ITEMS_AT_ONCE] = (rows[start : start + ITEMS_AT_ONCE] @ columns).toarray()
     else:
         gram = rows @ rows.T
-    gram[np.diag_indices(len(gram))] += l2
+    gram[np.diag_indices(len(gram))] += ridge
     if not _invert(gram):
         gram[:] = np.nan
     return gram
@@ -146,4 +175,8 @@ def _product(weights, context):
 
 # Add a rival of your own here: fit(rows, **setting) -> weights, rank(weights, context) -> scores (B, I). Its
 # name goes to `kinds["model"]` and its settings to `grids`, both in hyper_params.py.
-CLOSED_FORMS = {"pop": (popularity, rank_by_popularity), "ease": (ease, rank_by_items)}
+CLOSED_FORMS = {
+    "pop": (popularity, rank_by_popularity),
+    "ease": (ease, rank_by_items),
+    "edlae": (edlae, rank_by_items),
+}

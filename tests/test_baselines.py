@@ -26,6 +26,7 @@ QUICK = {
     "mvae": {"hidden": 32, "dimensions": 8, "learning_rate": 0.01, "batch_size": 64},
     "lightgcn": {"dimensions": 16, "layers": 2, "l2": 1e-4, "learning_rate": 0.05, "batch_size": 1024},
     "ease": {"l2": 30},
+    "edlae": {"l2": 30, "dropout": 0.3},
 }
 
 
@@ -100,11 +101,30 @@ def test_a_finished_run_is_shown_again(planted, tmp_path, run_script):
     )
 
 
-def slow_ease(rows, l2):
-    """B, (I, I), from the inverse of X'X + l2 Id; rows: (m, I) dense."""
-    inverse = np.linalg.inv(rows.T @ rows + l2 * np.eye(rows.shape[1]))
+def slow_ease(rows, l2, dropout=0.0):
+    """B, (I, I), from the inverse of X'X + dropout / (1 - dropout) diag(X'X) + l2 Id; rows: (m, I) dense."""
+    gram = rows.T @ rows
+    ridge = dropout / (1 - dropout) * np.diag(np.diag(gram)) + l2 * np.eye(rows.shape[1])
+    inverse = np.linalg.inv(gram + ridge)
     weights = -inverse / np.diag(inverse)
     return weights - np.diag(np.diag(weights))
+
+
+def test_edlae_is_least_squares_over_inputs_that_lose_items():
+    """Item j from the others, each of which is dropped or else divided by 1 - dropout (Steck, 2020).
+
+    With so many random inputs for every user, the least squares are near their expectation.
+    """
+    rng = np.random.default_rng(0)
+    rows = (rng.random((20, 5)) < 0.5).astype(float)
+    many = np.tile(rows, (20_000, 1))
+    fed = many * (rng.random(many.shape) > 0.4) / 0.6
+    found = slow_ease(rows, 3.0, 0.4)
+    for item in range(5):
+        others = np.delete(np.arange(5), item)
+        gram = fed[:, others].T @ fed[:, others] / 20_000 + 3 * np.eye(4)
+        wanted = np.linalg.solve(gram, fed[:, others].T @ many[:, item] / 20_000)
+        assert found[others, item] == pytest.approx(wanted, abs=0.01)
 
 
 def test_ease_solves_its_problem():
@@ -127,20 +147,26 @@ def test_ease_solves_its_problem():
     items=st.integers(2, 40),
     density=st.sampled_from([0.02, 0.2, 0.7]),
     l2=st.sampled_from([1e-3, 0.1, 1.0, 30.0, 5000.0]),
+    dropout=st.sampled_from([None, 0.0, 0.2, 0.9]),
     soft=st.booleans(),
 )
-def test_ease_by_users_and_by_items_are_the_slow_formula(seed, users, items, density, l2, soft):
+def test_ease_and_edlae_by_users_and_by_items_are_the_slow_formula(
+    seed, users, items, density, l2, dropout, soft
+):
     """Also with repeated and empty users, items that nobody has, and weights from 0 to 1."""
     rng = np.random.default_rng(seed)
     rows = rng.random((users, items)) * (rng.random((users, items)) < density)
     rows = (rows if soft else np.ceil(rows)) * (rng.random(items) < 0.9) * (rng.random((users, 1)) < 0.9)
     rows = np.concatenate([rows, rows[rng.integers(users, size=3)]])
-    expected = slow_ease(rows, l2)
+    expected = slow_ease(rows, l2, dropout or 0)
     contexts = np.concatenate([rows, rng.random((5, items)) < 0.3]).astype(np.float32)
     for few in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(closed_forms, "has_few_users", lambda users, items, few=few: few)
-            weights = closed_forms.ease(sp.csr_matrix(rows), l2)
+            if dropout is None:
+                weights = closed_forms.ease(sp.csr_matrix(rows), l2)
+            else:
+                weights = closed_forms.edlae(sp.csr_matrix(rows), l2, dropout)
         assert callable(weights) == few
         found = closed_forms.rank_by_items(weights, contexts)
         scale = 1 + np.abs(contexts) @ np.abs(expected)
@@ -283,24 +309,24 @@ def test_a_learners_grid_grows_and_one_by_hand_does_not(planted, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "users, items, support, sampler, needed",
+    "model, users, items, support, sampler, needed",
     [
-        (2_000, 35_000, -1, "random", 24 * 2_000**2),
-        (50_000, 35_000, -1, "random", 24 * 35_000**2),
-        (50_000, 35_000, 500, "head", 24 * 500**2),
-        (50_000, 35_000, 500, "interactions", 24 * 35_000**2),  # which spread over most users
+        ("ease", 2_000, 35_000, -1, "random", 24 * 2_000**2),
+        ("edlae", 50_000, 35_000, -1, "random", 24 * 35_000**2),
+        ("ease", 50_000, 35_000, 500, "head", 24 * 500**2),
+        ("ease", 50_000, 35_000, 500, "interactions", 24 * 35_000**2),  # which spread over most users
     ],
 )
 def test_ease_is_refused_only_where_its_cheaper_form_does_not_fit(
-    monkeypatch, users, items, support, sampler, needed
+    monkeypatch, model, users, items, support, sampler, needed
 ):
     dataset = SimpleNamespace(users=users, items=items)
-    asked = {"model": "ease", "grid": [{"l2": 1}], "user_support": support, "sampler": sampler}
+    asked = {"model": model, "grid": [{"l2": 1}], "user_support": support, "sampler": sampler}
     free = SimpleNamespace(available=needed)
     monkeypatch.setattr(baselines.psutil, "virtual_memory", lambda: free)
     baselines.check(asked, dataset)
     free.available -= 1
-    with pytest.raises(UserError, match=r"ease needs .* GiB for .* users and 35,000 items"):
+    with pytest.raises(UserError, match=rf"{model} needs .* GiB for .* users and 35,000 items"):
         baselines.check(asked, dataset)
 
 
@@ -341,6 +367,7 @@ def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
         ("mf", ["--user_support=100"], "recommends only to users it was trained on"),
         ("ease", ["--user_support=301"], "301, but planted has 300 users"),
         ("ease", ['--grid=[{"l2": 0}]'], "needs a positive l2"),
+        ("edlae", ['--grid=[{"l2": 1, "dropout": 1}]'], "dropout must be a number from 0 below 1"),
         ("mf", ['--grid=[{"l3": 0}]'], "mf has no 'l3'; it has"),
         ("mf", ['--grid=[{"dimensions": 8}]'], "needs a positive learning_rate"),
         ("ease", ['--grid=[{"l2": "many"}]'], "l2 must be a number"),
