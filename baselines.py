@@ -35,8 +35,8 @@ from runs import grids
 from runs.lifecycle import begin, execute, format_number, run_job
 from runs.loop import Loop
 
-FURTHER_TRAININGS = 4  # at most, of a model that learns by gradient descent: each takes minutes
-POSITIVE = {"ease": ["l2"], "edlae": ["l2"]}  # keys of a closed form that must be above 0
+FURTHER_TRAININGS = 4  # at most, of a model that learns by gradient descent, or iALS: each can take minutes
+POSITIVE = {"ease": ["l2"], "edlae": ["l2"], "ials": ["l2"], "rp3beta": ["alpha"]}  # their keys above 0
 KNOWN_USERS_ONLY = ("mf", "neumf", "lightgcn")  # recommend to nobody but the users they were trained on
 
 
@@ -52,7 +52,7 @@ def qualities_of(evaluation, loop, tried):
     return [line and evaluation.quality(line["validation"]) for line in lines]
 
 
-def grow(settings, qualities, at_most=grids.AT_MOST):
+def grow(settings, qualities, at_most):
     """runs.grids.grow of the model's own grid; a grid that the user gave stays as it is."""
     grid = settings["grid"]
     return grids.grow(grid, qualities, at_most if grid == default_grids[settings["model"]] else 0)
@@ -70,13 +70,17 @@ def say_growth(settings, run, setting, place):
 def fit_closed_form(settings, evaluation, loop, rows):
     """Tries every setting of the grid; (the test metrics of the best, the settings tried)."""
     fit, rank = CLOSED_FORMS[settings["model"]]
+    iterative = settings["model"] == "ials"
+    if iterative:
+        fit = partial(fit, seed=settings["seed"])
 
     def scores_with(setting):
         weights = devices.replicate(evaluation.mesh, fit(rows, **setting))
         return lambda users, context: (rank(weights, context),)
 
     def grid():
-        return grow(settings, qualities_of(evaluation, loop, len(loop.history)))
+        qualities = qualities_of(evaluation, loop, len(loop.history))
+        return grow(settings, qualities, FURTHER_TRAININGS if iterative else grids.AT_MOST)
 
     best = None
     for place in loop.steps(lambda: len(grid()), "setting"):
@@ -175,7 +179,7 @@ def check_grid(name, grid):
     make = CLOSED_FORMS[name][0] if name in CLOSED_FORMS else learners.LEARNERS[name]
     trained = [] if name in CLOSED_FORMS else ["learning_rate", "batch_size"]
     parameters = inspect.signature(make).parameters
-    known = [key for key in parameters if key not in ("rows", "users", "items")] + trained
+    known = [key for key in parameters if key not in ("rows", "users", "items", "seed")] + trained
     needed = POSITIVE.get(name, []) + trained
     for setting in grid:
         for key, value in setting.items():

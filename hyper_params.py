@@ -164,7 +164,8 @@ stream = {
 
 # baselines.py: defaults of its own, then keys that hyper_params lacks.
 baselines = {
-    "model": "ease",           # or "pop", "edlae", "mf", "neumf", "mvae", "lightgcn"
+    "model": "ease",           # or "pop", "edlae", "rp3beta", "svd_ae", "ials"; "mf", "neumf", "mvae",
+                               # "lightgcn"
     "grid": [],                # settings to try, a list such as those in `grids`; []: the model's list there,
                                # and further ones where the best lies at an end
     "user_support": -1,        # user_support, sampler and distilled: as in infinite_ae
@@ -181,6 +182,18 @@ grids = {
     "pop": [{}],
     "ease": [{"l2": l2} for l2 in (100, 200, 500, 1000, 2000, 3000)],
     "edlae": [{"l2": l2, "dropout": dropout} for dropout in (0.2, 0.5) for l2 in (100, 300, 1000)],
+    "rp3beta": [
+        {"alpha": alpha, "beta": beta, "neighbours": neighbours}
+        for alpha in (0.5, 1.0) for beta in (0.3, 0.6) for neighbours in (100, 300)
+    ],
+    "svd_ae": [{"dimensions": dimensions} for dimensions in (50, 100, 150, 200, 300, 500)],
+    "ials": [
+        {"l2": l2, "unobserved": unobserved, "exponent": 1.0, "dimensions": dimensions, "epochs": 16}
+        for dimensions, l2, unobserved in (
+            (128, 0.003, 0.1), (128, 0.01, 0.1), (128, 0.003, 0.3), (128, 0.01, 0.3),
+            (256, 0.01, 0.3), (512, 0.01, 0.3),
+        )
+    ],
     "mf": [
         {"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
         for dimensions in (64, 128) for l2 in (2e-3, 4e-3)
@@ -225,7 +238,7 @@ takes = {
 
 # (key, other key, value): the key has no effect while the other key has this value.
 _not_without_synthetic_users = (*_sampling, *_learning, "loss", "score_scale", "train_steps")
-_closed_forms = "pop", "ease", "edlae"
+_closed_forms = "pop", "ease", "edlae", "rp3beta", "svd_ae", "ials"
 no_effect = [
     ("lamda_grid", "learn_lamda", True),
     ("lamda", "learn_lamda", False),
@@ -294,14 +307,14 @@ kinds = {
     "process_id": Annotated[int, Field(ge=-1, le=INT_MAX)],
     "sampler": Literal["random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"],
     "memory": Literal["distilled", "random", "all"],
-    "model": Literal["pop", "mf", "neumf", "mvae", "lightgcn", "ease", "edlae"],
+    "model": Literal["pop", "mf", "neumf", "mvae", "lightgcn", "ease", "edlae", "rp3beta", "svd_ae", "ials"],
     "grid": list[dict],
 }
 
 # The values that a key in `grids` may have; "others" stands for all other keys.
 _size = Annotated[int, Field(ge=1, le=1_000_000)]
 grid_kinds = {
-    **dict.fromkeys(("negatives", "hidden", "anneal_steps", "batch_size"), _size),
+    **dict.fromkeys(("negatives", "hidden", "anneal_steps", "batch_size", "neighbours", "epochs"), _size),
     "dimensions": Annotated[int, Field(ge=2, le=1_000_000)],
     "layers": Annotated[int, Field(ge=0, le=100)],
     "dropout": Annotated[float, Field(ge=0, lt=1)],

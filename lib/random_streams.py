@@ -28,6 +28,7 @@ class Stream(IntEnum):
     REDRAW = 12  # data.redraw: which interactions validate a rehearsal (draw)
     SAMPLED_ITEMS = 13  # the items that a batch ranks beside its users' own (step, part of the step)
     TIES = 14  # the order in which eval.py ranks items with the same score; of seed 0 in every run
+    FACTORS = 15  # baselines.py --model=ials: the item factors that it starts from
 
 
 def generator(seed, stream, *position):

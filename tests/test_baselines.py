@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import baselines
 from lib.errors import UserError
+from lib.random_streams import Stream, generator
 from prep.filters import split_interactions
 from rivals import closed_forms
 
@@ -27,6 +28,9 @@ QUICK = {
     "lightgcn": {"dimensions": 16, "layers": 2, "l2": 1e-4, "learning_rate": 0.05, "batch_size": 1024},
     "ease": {"l2": 30},
     "edlae": {"l2": 30, "dropout": 0.3},
+    "rp3beta": {"alpha": 1.0, "beta": 0.5, "neighbours": 30},
+    "svd_ae": {"dimensions": 8},
+    "ials": {"dimensions": 8, "l2": 0.01, "unobserved": 0.1, "epochs": 5},
 }
 
 
@@ -227,6 +231,118 @@ def test_popularity_counts():
     ]
 
 
+def some_rows(rng, users=30, items=20, soft=True):
+    """(m, I): a repeated user, an item that nobody has, weights between 0 and 1 if soft."""
+    rows = rng.random((users, items)) * (rng.random((users, items)) < rng.random(items))
+    rows[:, 3] = 0
+    rows[1] = rows[0]
+    return rows if soft else np.ceil(rows)
+
+
+@pytest.mark.parametrize("neighbours", [1, 5, 19, 20, 100])
+@pytest.mark.parametrize("soft", [True, False])
+def test_rp3beta_in_loops(neighbours, soft):
+    rows = some_rows(np.random.default_rng(neighbours), soft=True)
+    rows = rows if soft else np.ceil(rows - 0.5)  # few enough for a sparse product
+    assert (soft, np.mean(rows > 0) > closed_forms.DENSE) in {(True, True), (False, True)}
+    expected = np.zeros((20, 20))
+    for i in range(20):
+        for j in set(range(20)) - {i}:
+            for row in rows[(rows[:, i] > 0) & (rows[:, j] > 0)]:
+                there, back = row[i] / rows[:, i].sum(), row[j] / row.sum()
+                expected[i, j] += there**0.7 * back**0.7 / rows[:, j].sum() ** 0.4
+        expected[i, np.argsort(-expected[i])[neighbours:]] = 0
+    found = closed_forms.rp3beta(sp.csr_matrix(rows), 0.7, 0.4, neighbours)
+    assert closed_forms.rank_by_items(found, np.eye(20)) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("dimensions", [2, 7, 19, 25])
+def test_svd_ae_is_the_formula_with_a_dense_decomposition(dimensions):
+    """Up to the rank of the matrix, which is 19: two users are alike."""
+    rng = np.random.default_rng(dimensions)
+    rows = some_rows(rng, 20, 30)
+    users, items = rows.sum(axis=1), np.where(rows.sum(axis=0) > 0, rows.sum(axis=0), 1)
+    left, values, right = np.linalg.svd(rows / np.sqrt(np.outer(users, items)))
+    rank = min(dimensions, 19)
+    inverse = right[:rank].T @ np.diag(1 / values[:rank]) @ left[:, :rank].T
+    context = np.ceil(some_rows(rng, 6, 30))
+    context[2] = 0
+    length = np.maximum(context.sum(axis=1, keepdims=True), 1)
+    expected = context / np.sqrt(length * items) @ inverse @ rows
+    weights = closed_forms.svd_ae(sp.csr_matrix(rows), dimensions)
+    assert weights[0].shape == (30, rank) and weights[1].shape == (rank, 30)
+    found = np.asarray(closed_forms.rank_by_factors(weights, context.astype(np.int8)))
+    assert found == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
+
+
+def slow_als_step(rows, others, l2, unobserved, exponent):
+    """Each row's normal equation, for all items with their weights; rows: (m, k), others: (k, d), dense."""
+    found = []
+    for row in rows:
+        ridge = l2 * (row.sum() + unobserved * len(row)) ** exponent * np.eye(others.shape[1])
+        matrix = others.T @ np.diag(row + unobserved) @ others + ridge
+        found.append(np.linalg.lstsq(matrix, others.T @ row)[0])  # 0 for an empty row and matrix
+    return np.array(found)
+
+
+@pytest.mark.parametrize("dimensions", [2, 6, 40])  # below, among and above the lengths of the rows
+@pytest.mark.parametrize("strengths", [(0.1, 0.2, 1.0), (0.3, 0.0, 0.5), (0.02, 1.0, 0.0)])
+@pytest.mark.parametrize("soft", [True, False])
+def test_a_step_of_als_solves_each_rows_normal_equation(dimensions, strengths, soft):
+    rng = np.random.default_rng(dimensions)
+    rows = some_rows(rng, soft=soft)
+    rows[5] = 0
+    others = rng.normal(size=(20, dimensions)).astype(np.float32)
+    found = closed_forms.als_step(sp.csr_matrix(rows, dtype=np.float32), others, *strengths)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(slow_als_step(rows, others.astype(float), *strengths), abs=1e-3)
+
+
+def test_ials_lowers_its_loss_step_by_step_and_scores_a_context_by_the_same_equation():
+    rng = np.random.default_rng(0)
+    rows, strengths = some_rows(rng), (0.05, 0.1, 0.8)
+    l2, unobserved, exponent = strengths
+
+    def loss(users, items):
+        scores = users @ items.T
+        sizes = [rows.sum(axis) + unobserved * rows.shape[axis] for axis in (1, 0)]
+        norms = [(size**exponent * (factors**2).sum(1)).sum() for size, factors in zip(sizes, (users, items))]
+        return (rows * (1 - scores) ** 2).sum() + unobserved * (scores**2).sum() + l2 * sum(norms)
+
+    items = 0.1 / np.sqrt(4) * generator(7, Stream.FACTORS).normal(size=(20, 4))
+    losses = []
+    for _ in range(6):
+        users = slow_als_step(rows, items, *strengths)
+        losses.append(loss(users, items))
+        items = slow_als_step(rows.T, users, *strengths)
+        losses.append(loss(users, items))
+    assert (np.diff(losses) < 0).all() and losses[-1] < 0.9 * losses[0]
+    setting = {"dimensions": 4, "l2": l2, "unobserved": unobserved, "exponent": exponent, "epochs": 6}
+    context = some_rows(rng, 8, soft=False)
+    expected = slow_als_step(context, items, *strengths) @ items.T
+    first, again = (closed_forms.ials(sp.csr_matrix(rows), seed=7, **setting) for _ in range(2))
+    found = closed_forms.rank_by_items(first, context.astype(np.int8))
+    assert found == pytest.approx(expected, abs=2e-3)
+    assert np.array_equal(found, closed_forms.rank_by_items(again, context.astype(np.int8)))
+
+
+def test_ials_gives_no_numbers_where_a_step_has_none():
+    factors = np.full((4, 3), np.nan, np.float32)
+    assert np.isnan(closed_forms.als_step(sp.csr_matrix((2, 4), dtype=np.float32), factors, 1, 1, 1)).all()
+
+
+@pytest.mark.parametrize("model", ["edlae", "rp3beta", "svd_ae", "ials"])
+def test_few_users_whom_one_does_not_score_are_enough(model):
+    """Also one user alone, and more dimensions or neighbours than there are."""
+    rows = some_rows(np.random.default_rng(0))
+    fit, rank = closed_forms.CLOSED_FORMS[model]
+    setting = {**QUICK[model], **({"seed": 1} if model == "ials" else {})}
+    for users in (1, 4):
+        weights = fit(sp.csr_matrix(rows[:users], dtype=np.float32), **setting)
+        scores = np.asarray(rank(weights, np.ceil(rows[-5:]).astype(np.int8)))
+        assert scores.shape == (5, 20) and np.isfinite(scores).all() and scores.any()
+
+
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(planted, tmp_path, run_script):
     grid = [{**QUICK["mf"], "l2": l2} for l2 in (0.001, 0.01)]
     arguments = [f"--grid={json.dumps(grid)}", "--epochs=60", "--patience=60"]
@@ -364,6 +480,11 @@ def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
     "model, arguments, words",
     [
         ("als", [], "model must be one of pop"),
+        ("rp3beta", ['--grid=[{"alpha": 0}]'], "needs a positive alpha"),
+        ("rp3beta", ['--grid=[{"alpha": 1, "neighbours": 0.5}]'], "neighbours must be a whole number from 1"),
+        ("svd_ae", ['--grid=[{"dimensions": 1}]'], "dimensions must be a whole number from 2"),
+        ("ials", ['--grid=[{"dimensions": 8}]'], "needs a positive l2"),
+        ("ials", ['--grid=[{"l2": 1, "seed": 3}]'], "ials has no 'seed'; it has l2, unobserved"),
         ("mf", ["--user_support=100"], "recommends only to users it was trained on"),
         ("ease", ["--user_support=301"], "301, but planted has 300 users"),
         ("ease", ['--grid=[{"l2": 0}]'], "needs a positive l2"),
