@@ -183,15 +183,15 @@ grids = {
     "ease": [{"l2": l2} for l2 in (100, 200, 500, 1000, 2000, 3000)],
     "edlae": [{"l2": l2, "dropout": dropout} for dropout in (0.2, 0.5) for l2 in (100, 300, 1000)],
     "rp3beta": [
-        {"alpha": alpha, "beta": beta, "neighbours": neighbours}
-        for alpha in (0.5, 1.0) for beta in (0.3, 0.6) for neighbours in (100, 300)
+        {"neighbours": neighbours, "beta": beta, "alpha": alpha}
+        for alpha in (0.7, 1.0) for beta in (0.5, 0.7) for neighbours in (50, 150)
     ],
-    "svd_ae": [{"dimensions": dimensions} for dimensions in (50, 100, 150, 200, 300, 500)],
+    "svd_ae": [{"dimensions": dimensions} for dimensions in (50, 75, 100, 150, 200, 300)],
     "ials": [
-        {"l2": l2, "unobserved": unobserved, "exponent": 1.0, "dimensions": dimensions, "epochs": 16}
+        {"l2": l2, "unobserved": unobserved, "exponent": 1.0, "dimensions": dimensions, "epochs": 8}
         for dimensions, l2, unobserved in (
-            (128, 0.003, 0.1), (128, 0.01, 0.1), (128, 0.003, 0.3), (128, 0.01, 0.3),
-            (256, 0.01, 0.3), (512, 0.01, 0.3),
+            (64, 0.003, 0.1), (64, 0.01, 0.1), (64, 0.003, 0.3), (64, 0.01, 0.3),
+            (128, 0.01, 0.3), (256, 0.01, 0.3),
         )
     ],
     "mf": [
