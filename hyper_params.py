@@ -183,16 +183,17 @@ grids = {
     "ease": [{"l2": l2} for l2 in (100, 200, 500, 1000, 2000, 3000)],
     "edlae": [{"l2": l2, "dropout": dropout} for dropout in (0.2, 0.5) for l2 in (100, 300, 1000)],
     "rp3beta": [
-        {"neighbours": neighbours, "beta": beta, "alpha": alpha}
-        for alpha in (0.7, 1.0) for beta in (0.5, 0.7) for neighbours in (50, 150)
+        {"beta": beta, "alpha": alpha, "neighbours": neighbours}
+        for beta, alpha, neighbours in (
+            (0.6, 0.7, 100), (0.7, 0.7, 100), (0.8, 0.7, 100), (0.6, 0.7, 1000), (0.7, 0.7, 1000),
+            (0.8, 0.7, 1000), (0.7, 0.5, 1000), (0.7, 1.0, 1000),
+        )
     ],
     "svd_ae": [{"dimensions": dimensions} for dimensions in (50, 75, 100, 150, 200, 300)],
+    # 128 dimensions only: 256 gain 0.04 of nDCG@10 on ML-1M, and a grid that grows along them takes long.
     "ials": [
-        {"l2": l2, "unobserved": unobserved, "exponent": 1.0, "dimensions": dimensions, "epochs": 8}
-        for dimensions, l2, unobserved in (
-            (64, 0.003, 0.1), (64, 0.01, 0.1), (64, 0.003, 0.3), (64, 0.01, 0.3),
-            (128, 0.01, 0.3), (256, 0.01, 0.3),
-        )
+        {"l2": l2, "unobserved": unobserved, "exponent": 1.0, "dimensions": 128, "epochs": 8}
+        for unobserved in (0.1, 0.3) for l2 in (0.003, 0.006, 0.012)
     ],
     "mf": [
         {"dimensions": dimensions, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
