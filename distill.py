@@ -34,7 +34,7 @@ from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
 from runs.synthetic_users import open_distilled, pack_ids
 
-LAMDA_FACTOR = 3  # between the lamdas that are tried at the end, from the step's own on
+LAMDA_FACTOR = 3  # between the lamdas that are tried at the end, from the step's own upwards
 OWN_SHARE = 0.2  # of a start by popularity
 REHEARSAL_USERS = 2000  # validate a rehearsal, at most
 REHEARSAL_SCORES = 10**8  # fewer users, but a quarter of these at least, where the items are many
@@ -247,11 +247,12 @@ def final_model(settings, evaluation, kernel, rows, chosen):
         return own, *model.fit(kernel, rows, [own]), chosen["validation"]
     if keep != "best":
         return evaluation.best_lamda(kernel, rows, [keep])
-    best = evaluation.best_lamda(kernel, rows, [own, own / LAMDA_FACTOR, own * LAMDA_FACTOR])
-    factor, better = best[0] / own, best[0] != own
+    # Not below the learned one: validation feeds the rows that it was learned on, so it likes a close fit.
+    best, better = None, True
     while better:
-        further = evaluation.best_lamda(kernel, rows, [best[0], best[0] * factor])
-        best, better = further, further[0] != best[0]
+        at = best[0] if best else own
+        best = evaluation.best_lamda(kernel, rows, [at, at * LAMDA_FACTOR])
+        better = best[0] != at
     return best
 
 

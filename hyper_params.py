@@ -34,7 +34,7 @@ hyper_params = {
                                # runs/recipes.py. "auto": what rehearsals on validation prefer
     "keep_step": "auto",       # whose synthetic users are kept: "best", of the step that is best on
                                # validation; or of this step, the last one then
-    "keep_lamda": "auto",      # lamda of the model that is kept: "best", from the step's own on by factors of
+    "keep_lamda": "auto",      # lamda of the model that is kept: "best", from the step's own up by factors of
                                # 3, for as long as validation gets better; "step", its own; or a number
 
     # ---- The ∞-AE --------------------------------------------------------------------------------------
