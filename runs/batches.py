@@ -75,9 +75,9 @@ def make_batches(dataset, mesh, seed, batch_size, keep_prob, sampled_items, batc
         if dense != "all":
             fed = places(_only(batch, FED), room * keep_prob)
         if dense == "nothing":
-            held_out = places(_only(some, HELD_OUT), room * (1 - keep_prob))
-            of_some = fed if items is None else places(_only(some, FED), room * keep_prob)
-            parts = (of_some,) if keep_prob == 1 else (of_some, held_out)
+            parts = (fed if items is None else places(_only(some, FED), room * keep_prob),)
+            if keep_prob < 1:
+                parts += (places(_only(some, HELD_OUT), room * (1 - keep_prob)),)
         return Batch(entries, *devices.replicate(mesh, (items, counts, fed, parts)))
 
     def capacity(chosen):
