@@ -197,6 +197,10 @@ def check(settings, dataset):
     check_grid(name, settings["grid"])
     if name in KNOWN_USERS_ONLY and settings["user_support"] != -1:
         raise UserError(f"{name} recommends only to users it was trained on: leave user_support at -1")
+    if name in KNOWN_USERS_ONLY and dataset.new_users:
+        raise UserError(
+            f"{name} recommends only to users it was trained on, and {dataset.name} asks about others"
+        )
     rows = users if settings["user_support"] == -1 else settings["user_support"]
     if settings["sampler"] == "interactions":  # they spread over more users
         rows = users

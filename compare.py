@@ -42,7 +42,9 @@ from paper.plan import (
     STREAM,
     STREAM_DATASET,
     TABLE,
+    WHOLE,
     Runs,
+    systems_of,
 )
 from paper.summaries import (
     CAPTION,
@@ -56,9 +58,10 @@ from paper.summaries import (
     to_csv,
     with_deviations,
 )
+from runs.published import NDCG_AT_10
 
 README = Path(__file__).parent / "README.md"
-HEAD = ["", *METRICS, "chosen by", "paper, NDCG@10", P]  # of the tables with all metrics
+HEAD = ["", *METRICS, "chosen by", "settings", "paper, NDCG@10", P]  # of the tables with all metrics
 # The README's first table: its data sets; of each system, what it is and what it was trained on.
 FIRST_DATASETS = "ml-1m", "magazine"
 FIRST = {
@@ -81,23 +84,32 @@ def select(matched, part, system, dataset, point=None):
 def summary(matched):
     """A DataFrame with a row for each data set and system of the table.
 
-    Columns: dataset, system, chosen by, seeds (how many are planned), paper, and those of `summarize`.
+    Columns: dataset, system, chosen by, settings (how many its first seed was given to try; NaN without a
+    run), seeds (how many are planned), paper, and those of `summarize`.
     """
     tables = []
     for dataset in DATASETS:
+        of_table = systems_of(dataset)
+        runs_of = [select(matched, "table", system.name, dataset) for system in of_table]
         systems = [
             {
                 "dataset": dataset,
                 "system": system.name,
                 "chosen by": system.chosen_by,
+                "settings": settings_tried(runs[0]) if runs else np.nan,
                 "seeds": len(system.seeds),
                 "paper": system.paper(dataset),
             }
-            for system in TABLE
+            for system, runs in zip(of_table, runs_of)
         ]
-        runs_of = [select(matched, "table", system.name, dataset) for system in TABLE]
         tables.append(summarize(systems, runs_of))
     return pd.concat(tables, ignore_index=True)
+
+
+def settings_tried(run):
+    """How many settings a run was given to choose from."""
+    grid = {"baselines": "grid", "infinite_ae": "lamda_grid"}.get(run.script)
+    return len(run.settings[grid]) if grid else 1
 
 
 def rows_of(table):
@@ -107,7 +119,8 @@ def rows_of(table):
         for (_, row), (metrics, p) in zip(part.iterrows(), cells(part)):
             so_far = f" ({row['runs']} of {row['seeds']} seeds)" if 0 < row["runs"] < row["seeds"] else ""
             paper = "" if np.isnan(row["paper"]) else f"{row['paper']:.2f}"
-            texts = [row["system"] + so_far, *metrics, row["chosen by"], paper, p]
+            settings = "" if np.isnan(row["settings"]) else f"{row['settings']:.0f}"
+            texts = [row["system"] + so_far, *metrics, row["chosen by"], settings, paper, p]
             rows[dataset][row["system"]] = texts
     return rows
 
@@ -118,26 +131,37 @@ def learners(matched):
     for on_sample, on_all in LEARNERS:
         for sample in (*LEARNT_FROM, ALL):
             system, texts = on_all if sample == ALL else on_sample, []
-            for dataset in DATASETS:
+            for dataset in WHOLE:
                 runs = select(matched, "learners", system.name, dataset, sample)
                 made, seeds = len(runs), len(system.seeds)
                 text = mean_text(*(moment["NDCG@10"] for moment in moments(runs)))
                 text += f" ({made} of {seeds} seeds)" if made < seeds else ""
                 texts.append(text if runs else "missing")
             rows.append([system.name, sample, system.chosen_by, *texts])
-    return markdown(["NDCG@10 of", "trained on", "chosen by", *DATASETS.values()], rows)
+    return markdown(["NDCG@10 of", "trained on", "chosen by", *map(DATASETS.get, WHOLE)], rows)
 
 
 def to_markdown(matched):
     """{name: Markdown} of all tables: "first" of four rows, "ndcg", all metrics by data set, "learners"."""
     rows = rows_of(summary(matched))
-    columns = HEAD.index("NDCG@10"), HEAD.index("paper, NDCG@10")
-    ndcg = lambda system, datasets: [rows[dataset][system][i] for dataset in datasets for i in columns]
-    titles = lambda datasets: [text for dataset in datasets for text in (DATASETS[dataset], "the paper's")]
+    own, papers = HEAD.index("NDCG@10"), HEAD.index("paper, NDCG@10")
+
+    def columns(datasets, own_text, papers_text):
+        """The texts of all data sets; the paper's only of those that it has."""
+        pairs = [(own_text(dataset), papers_text(dataset)) for dataset in datasets]
+        counts = [1 + (dataset in NDCG_AT_10) for dataset in datasets]
+        return [text for pair, count in zip(pairs, counts) for text in pair[:count]]
+
+    def ndcg(system, datasets):
+        text = lambda place: lambda dataset: rows[dataset].get(system, [""] * len(HEAD))[place]
+        return columns(datasets, text(own), text(papers))
+
+    titles = lambda datasets: columns(datasets, DATASETS.get, lambda dataset: "the paper's")
     first_head = ["NDCG@10 of", "trained on", *titles(FIRST_DATASETS)]
     first = [[*names, *ndcg(system, FIRST_DATASETS)] for system, names in FIRST.items()]
     ndcg_head = ["NDCG@10", "chosen by", *titles(DATASETS)]
-    ndcg_rows = [[system.name, system.chosen_by, *ndcg(system.name, DATASETS)] for system in TABLE]
+    planned = [system for system in TABLE if any(system in systems_of(dataset) for dataset in DATASETS)]
+    ndcg_rows = [[system.name, system.chosen_by, *ndcg(system.name, DATASETS)] for system in planned]
     note = uncommitted(matched)
     return {
         "first": markdown(first_head, first),
@@ -156,7 +180,7 @@ def to_latex(matched):
         lines += [" & ".join(texts) + r" \\" for texts in rows.values()]
     lines += [r"\bottomrule", rf"{wide}{{{CAPTION}}} \\", r"\end{tabular}"]
     text = re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", "\n".join(lines) + "\n")
-    for symbol, latex in ((P, "$p$, over users"), ("∞", r"$\infty$"), ("±", r"$\pm$"), ("< ", "$<$ ")):
+    for symbol, latex in ((P, "$p$, users and seeds"), ("∞", r"$\infty$"), ("±", r"$\pm$"), ("< ", "$<$ ")):
         text = text.replace(symbol, latex)
     return text
 
@@ -205,7 +229,7 @@ def line(matched, part, system, dataset, places, metrics):
 def strategies(matched):
     """[plots.Panel], one a data set with runs; x is the share of all users in percent."""
     panels, names = [], labels(matched, "strategies", (*STRATEGIES, EVERYONE))
-    for dataset, title in DATASETS.items():
+    for dataset in WHOLE:
         runs = [run for run in matched.values() if run and run.dataset == dataset]
         users = next((run.statistics.users for run in runs if run.statistics), None)
         places = {budget: 100 * budget / users for budget in BUDGETS} if users else {}
@@ -215,7 +239,7 @@ def strategies(matched):
         lines = {names[system.name]: line_at(system, places) for system in STRATEGIES}
         lines[f"∞-AE, {names[ALL]}"] = line_at(EVERYONE, {None: 100})
         if any(map(len, lines.values())):
-            panels.append(plots.Panel(title, users, lines))
+            panels.append(plots.Panel(DATASETS[dataset], users, lines))
     return panels
 
 
@@ -317,7 +341,8 @@ def fill_pages(tables):
 def write(matched, folder):
     """Writes figures, LaTeX and CSV; (names of the files, [a line on each figure that lacks runs])."""
     files, notes = figures(matched)
-    columns = ["dataset", "system", "chosen by", "runs", "seeds", *METRICS, *DEVIATIONS, "paper", "p"]
+    columns = ["dataset", "system", "chosen by", "settings", "runs", "seeds"]
+    columns += [*METRICS, *DEVIATIONS, "paper", "p"]
     files |= {"results.tex": to_latex(matched).encode(), "results.csv": to_csv(summary(matched)[columns])}
     write_files(folder, files)
     return sorted(files), notes

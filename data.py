@@ -3,7 +3,10 @@
 A data set is two files in the layout of the paper's release, with one entry an interaction:
 
     total_data.hdf5   `user` and `item`, whole numbers; `rating` is not read: every interaction counts as 1
-    index.npz         `data`: 0 train, 1 validation, 2 test, -1 dropped
+    index.npz         `data`: 0 train, 1 validation, 2 test, -1 dropped; of new users, 3 context
+
+New users are those with context interactions: no model is trained on them. They are fed their context, and
+asked for their validation or their test interactions; then nobody else is asked.
 
 prep.sh adds `users.csv` and `items.csv`, the original ids and titles, and `manifest.json`, the checksums.
 They are used if they exist. docs/data.md says where data sets come from.
@@ -32,7 +35,7 @@ from lib.files import read_npz
 from lib.random_streams import Stream, generator
 
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"
-DROPPED, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
+DROPPED, TRAIN, VALIDATION, TEST, CONTEXT = -1, 0, 1, 2, 3
 WHOLE_NUMBER = r"0|-?[1-9]\d{0,17}"  # an id that survives being read as int64 and written again
 NEGATIVES_PER_USER = 50  # for the AUC
 INTERACTIONS_AT_ONCE, USERS_AT_ONCE = 8_000_000, 20_000  # bound the memory of one pass
@@ -41,7 +44,7 @@ INTERACTIONS_AT_ONCE, USERS_AT_ONCE = 8_000_000, 20_000  # bound the memory of o
 class View(NamedTuple):
     """What one evaluation needs of V local users, in ascending order."""
 
-    users: np.ndarray  # (V,): their rows in the Dataset's matrices
+    users: np.ndarray  # (V,): their rows in the matrices of the Dataset, or of its new users
     context: sp.csr_matrix  # (V, I): fed to the model, and left out of the ranking
     targets: sp.csr_matrix  # (V, I): to be ranked high
     negatives: np.ndarray  # (V, 50) int32: items in neither train nor targets; -1 if a user has none
@@ -63,6 +66,12 @@ class Dataset:
     frequency: np.ndarray  # (I,): train interactions of each item before any noise; weighs the metrics
     fingerprint: str  # hexadecimal; equal only for the same interactions in the same order
     gather: Callable  # (n, ...) array of this process -> the arrays of all processes, concatenated
+    new_users: "Dataset | None" = None  # who is asked instead of these; their context is its train
+
+    @property
+    def asked(self):
+        """The Dataset whose users are asked for their validation and test interactions."""
+        return self.new_users or self
 
     @property
     def users(self):
@@ -116,6 +125,8 @@ class Dataset:
             rng: numpy Generator, for the users and the negatives.
             count: users to draw from those with targets, if more than `count` have any; -1: all U users.
         """
+        if self.new_users:
+            return self.new_users.validation_view(rng, count)
         users, with_targets = np.arange(self.users), np.flatnonzero(self.lengths[VALIDATION])
         if 0 < count < len(with_targets):
             users = np.sort(rng.choice(with_targets, count, replace=False))
@@ -130,6 +141,8 @@ class Dataset:
         Args:
             rng: numpy Generator, for the negatives.
         """
+        if self.new_users:
+            return self.new_users.test_view(rng)
         _skip_draws(rng, self.first_user * NEGATIVES_PER_USER)
         negatives = sample_negatives(rng, _union(self.train, self.test))
         rows, context = np.arange(self.train.shape[0]), _union(self.train, self.validation)
@@ -160,37 +173,43 @@ def load(name, data_dir, repeats="keep", process=0, processes=1, gather=lambda l
         )
     _verify_checksums(folder)
     index = _read_index(folder / INDEX)
-    users, items, digests = _read_ids(folder, index)
-    first, last = shard_offsets(len(users), processes)[process : process + 2]
-    train, validation, test = _read_shard(folder, index, users, items, first, last)
-    if repeats == "drop":
-        validation = _without(validation, train)
-        test = _without(_without(test, train), validation)
-    lengths = np.stack([np.diff(matrix.indptr) for matrix in (train, validation, test)], axis=1)
-    lengths = gather(lengths.astype(np.int32)).T
-    if not lengths[TRAIN].any():
-        raise UserError(f"{folder / INDEX}: no interaction is marked as train (0)")
-    frequency = gather(np.bincount(train.indices, minlength=len(items))[None]).sum(axis=0)
+    users, items, is_new, digests = _read_ids(folder, index)
+    local = [_shard(np.flatnonzero(is_new == kind), process, processes) for kind in (False, True)]
+    matrices = _read_rows(folder, index, users, items, local)
+    frequency = gather(np.bincount(matrices[0][0].indices, minlength=len(items))[None]).sum(axis=0)
     user_ids, _ = _read_names(folder / "users.csv", users)
     item_ids, titles = _read_names(folder / "items.csv", items)
     names = "\0".join(map(str, [repeats, *user_ids, *item_ids]))
     fingerprint = hashlib.blake2b(names.encode(), digest_size=8)
     for digest in digests:
         fingerprint.update(digest)
-    return Dataset(
-        name=name,
-        train=train,
-        validation=validation,
-        test=test,
-        user_ids=user_ids[first:last],
-        item_ids=item_ids,
-        titles=titles,
-        first_user=first,
-        lengths=lengths,
-        frequency=frequency,
-        fingerprint=fingerprint.hexdigest(),
-        gather=gather,
-    )
+
+    def dataset(kind, new_users=None):
+        train, validation, test = matrices[kind]
+        if repeats == "drop":
+            validation = _without(validation, train)
+            test = _without(_without(test, train), validation)
+        lengths = np.stack([np.diff(matrix.indptr) for matrix in (train, validation, test)], axis=1)
+        return Dataset(
+            name=name,
+            train=train,
+            validation=validation,
+            test=test,
+            user_ids=user_ids[local[kind]],
+            item_ids=item_ids,
+            titles=titles,
+            first_user=shard_offsets((is_new == kind).sum(), processes)[process],
+            lengths=gather(lengths.astype(np.int32)).T,
+            frequency=frequency,
+            fingerprint=fingerprint.hexdigest(),
+            gather=gather,
+            new_users=new_users,
+        )
+
+    loaded = dataset(False, dataset(True) if is_new.any() else None)
+    if not loaded.lengths[TRAIN].any():
+        raise UserError(f"{folder / INDEX}: no interaction is marked as train (0)")
+    return loaded
 
 
 def add_noise(dataset, probability, seed):
@@ -224,7 +243,8 @@ def redraw(dataset, draw):
     """The Dataset with its train and validation interactions divided anew at random; its test stays as it is.
 
     Of each user's n interactions in both, a tenth goes to validation, at least one if n is 2 or more. Like
-    the test, it then asks about users with few interactions, of whom a given validation may have none.
+    the test, it then asks about users with few interactions, of whom a given validation may have none. The
+    users of train are asked, whether or not there are new ones.
 
     Args:
         draw: a number from 0; each divides otherwise.
@@ -241,7 +261,7 @@ def redraw(dataset, draw):
     train, validation = part(~held_out), part(held_out)
     divided = np.stack([np.diff(matrix.indptr) for matrix in (train, validation)], axis=1)
     of_all = np.stack([*dataset.gather(divided.astype(np.int32)).T, dataset.lengths[TEST]])
-    redrawn = dataclasses.replace(dataset, train=train, validation=validation, lengths=of_all)
+    redrawn = dataclasses.replace(dataset, train=train, validation=validation, lengths=of_all, new_users=None)
     return dataclasses.replace(redrawn, frequency=redrawn.train_frequency())
 
 
@@ -257,6 +277,12 @@ def item_weights(dataset, discount):
         return None
     frequency = dataset.train_frequency() + 1
     return ((frequency / frequency.mean()) ** -discount).astype(np.float32)
+
+
+def _shard(users, process, processes):
+    """A process's part of the users."""
+    first, last = shard_offsets(len(users), processes)[process : process + 2]
+    return users[first:last]
 
 
 def shard_offsets(users, processes):
@@ -367,10 +393,11 @@ def _read_index(path):
     if not path.exists():
         raise UserError(f"{path} is missing. Run ./prep.sh to make it.")
     index = read_npz(path, f"delete {path.parent} and run ./prep.sh again").get("data", np.empty((0, 0)))
-    parts = (DROPPED, TRAIN, VALIDATION, TEST)
+    parts = (DROPPED, TRAIN, VALIDATION, TEST, CONTEXT)
     if index.ndim != 1 or index.dtype.kind not in "iu" or not np.isin(index, parts).all():
         raise UserError(
-            f"{path}: 'data' must be a list of 0 (train), 1 (validation), 2 (test) and -1 (dropped)"
+            f"{path}: 'data' must be a list of 0 (train), 1 (validation), 2 (test), 3 (context of new users) "
+            "and -1 (dropped)"
         )
     return index.astype(np.int8)
 
@@ -379,29 +406,50 @@ def _read_ids(folder, index):
     """The users and items of the interactions that are not dropped, and what identifies these interactions.
 
     Returns:
-        (ascending user ids; ascending item ids; [digests of the columns user, item, part]).
+        (ascending user ids; ascending item ids; of each user, whether it is new; [digests of the columns
+        user, item, part]).
     """
-    users = items = np.empty(0, np.int32)
+    users = items = new = known = asked = np.empty(0, np.int32)
     digests = [hashlib.blake2b() for _ in ("user", "item", "part")]
     for user, item, part in _read_slices(folder, index):
         users, items = np.union1d(users, pd.unique(user)), np.union1d(items, pd.unique(item))
+        new = np.union1d(new, pd.unique(user[part == CONTEXT]))
+        known = np.union1d(known, pd.unique(user[part == TRAIN]))
+        asked = np.union1d(asked, pd.unique(user[(part == VALIDATION) | (part == TEST)]))
         for digest, column in zip(digests, (user, item, part)):
             digest.update(column)
-    return users, items, [digest.digest() for digest in digests]
+    if len(new) and len(wrong := np.union1d(np.intersect1d(new, known), np.setdiff1d(asked, new))):
+        raise UserError(
+            f"{folder / INDEX}: users with context (3) are not trained on, and where there are any, they "
+            f"alone are asked; the user {wrong[0]} has other interactions, too"
+        )
+    return users, items, np.isin(users, new), [digest.digest() for digest in digests]
 
 
-def _read_shard(folder, index, users, items, first, last):
-    """[train, validation, test] of users[first:last], each CSR (last - first, I)."""
-    slices = [np.empty((3, 0), np.int8)]
+def _read_rows(folder, index, users, items, groups):
+    """Of each group of users [train or context, validation, test], each CSR (users of the group, I).
+
+    Args:
+        groups: arrays of places in `users`, ascending.
+    """
+    slices, wanted = [np.empty((3, 0), np.int8)], np.zeros(len(users), bool)
+    wanted[np.concatenate(groups)] = True
     for user, item, part in _read_slices(folder, index):
         user = np.searchsorted(users, user)
-        local = (user >= first) & (user < last)
+        local = wanted[user]
         item = np.searchsorted(items, item[local])
-        slices.append(((user[local] - first).astype(np.int32), item.astype(np.int32), part[local]))
+        slices.append((user[local].astype(np.int32), item.astype(np.int32), part[local]))
     user, item, part = (np.concatenate(column) for column in zip(*slices))
     del slices
-    shape = last - first, len(items)
-    return [_to_csr(user[part == code], item[part == code], shape) for code in (TRAIN, VALIDATION, TEST)]
+    part = np.where(part == CONTEXT, np.int8(TRAIN), part)
+    matrices = []
+    for group in groups:
+        number = np.full(len(users), -1, np.int32)
+        number[group] = np.arange(len(group))
+        row, shape = number[user], (len(group), len(items))
+        chosen = [(row >= 0) & (part == code) for code in (TRAIN, VALIDATION, TEST)]
+        matrices.append([_to_csr(row[one], item[one], shape) for one in chosen])
+    return matrices
 
 
 def _read_slices(folder, index):

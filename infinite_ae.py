@@ -124,7 +124,9 @@ def search(settings, evaluation, dataset, loop, kernel, solve, strength, rows):
         qualities = [validation and evaluation.quality(validation) for validation in validations]
         return grids.grow([{"lamda": lamda} for lamda in given], qualities, at_most), qualities
 
-    everyone, alike = settings["user_support"] == -1, settings["user_support"] in (-1, dataset.users)
+    # Whether the users that are asked are those of X, and then in what order.
+    alike = not dataset.new_users and settings["user_support"] in (-1, dataset.users)
+    everyone = alike and settings["user_support"] == -1
     unusable = f"the kernel is not positive definite in {rows.dtype}. Try --float64=true."
     for place in loop.steps(lambda: len(grid_and_qualities()[0]), "lamda"):
         lamda = grid_and_qualities()[0][place]["lamda"]

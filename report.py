@@ -270,10 +270,11 @@ def main(arguments):
     page = render(distilled, dataset, leaks).encode()
     leaks_as_json = json.dumps(leaks, indent=1, ensure_ascii=False).encode() + b"\n"
     write_files(folder, {"leak.json": leaks_as_json, "report.html": page})
-    train, held_out = (leaks["references"][name]["jaccard"] for name in ("train", "held_out"))
+    starts = {kind: measures["jaccard"]["start"] for kind, measures in leaks["references"].items()}
     print(
-        f"{train['start']:,} of {len(distilled.rows):,} synthetic users are nearest, by their top items, to "
-        f"the training history they started from; to that user's held-out interactions: {held_out['start']:,}"
+        f"{starts['train']:,} of {len(distilled.rows):,} synthetic users are nearest, by their top items, to "
+        "the training history they started from"
+        + (f"; to that user's held-out interactions: {starts['held_out']:,}" if "held_out" in starts else "")
     )
     print(f"written: {folder / 'report.html'} ({len(page) / 1e6:.1f} MB), {folder / 'leak.json'}")
 

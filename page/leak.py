@@ -19,7 +19,8 @@ seen and held_out have the same users and the same lengths, and differ only in t
 Synthetic users that are nearer to seen than to held_out have learnt single histories. `near` counts the
 synthetic users whose nearest reference is nearer than that of 95 % of real users among the others'
 references. `start` counts the synthetic users to whom no reference is nearer than that of the real user they
-started from.
+started from. Where other users are asked than those of train (data.Dataset.new_users), nothing is held out of
+the latter, and train stands alone.
 """
 
 import numpy as np
@@ -126,12 +127,14 @@ def sample_of_each(matrix, count, rng):
 
 
 def references_of(dataset, rng):
-    """{"train", "seen", "held_out"}: CSR (U, I); rows of the last two have equal lengths."""
+    """{"train", "seen", "held_out"}: CSR (U, I); rows of the last two have equal lengths. Or train alone."""
     held_out = dataset.validation + dataset.test
     # In some data sets an interaction is repeated in another part.
     held_out = sp.csr_matrix(held_out - held_out.multiply(dataset.train))
     held_out.eliminate_zeros()
     held_out.data[:] = 1
+    if not held_out.nnz:
+        return {"train": dataset.train}
     count = np.minimum(np.diff(dataset.train.indptr), np.diff(held_out.indptr))
     return {
         "train": dataset.train,

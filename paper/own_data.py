@@ -109,7 +109,7 @@ def _finished(planned, results, fingerprint):
 def verdict(ndcg, users, synthetic, weight, learnt=True):
     """Whether distilling is worth it, in a few short sentences.
 
-    A difference may be chance unless a t-test paired over users, Holm-corrected, has p < CERTAIN.
+    A difference may be chance unless paper.summaries.p_of_difference, Holm-corrected, is below CERTAIN.
 
     Args:
         ndcg: {System: NDCG@10 of every user on the test set in percent, (U,); NaN without targets}.

@@ -7,10 +7,10 @@ from scipy import stats
 from eval import METRICS
 
 DEVIATIONS = tuple(f"{name} deviation" for name in METRICS)
-P = "p, over users"
+P = "p, users and seeds"
 CAPTION = (
-    "p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, "
-    "Holm-corrected; it knows nothing of the spread over seeds (±, a standard deviation)."
+    "p: a t-test of NDCG@10 against the best system's, Holm-corrected. It is paired over users, and counts "
+    "the spread over seeds, too (±, a standard deviation); a system with one seed is taken as having none."
 )
 
 
@@ -52,7 +52,7 @@ def summarize(systems, runs_of):
         mean, deviation = moments(runs)
         rows.append({**system, "runs": len(runs), **mean, **dict(zip(DEVIATIONS, deviation))})
     ndcg = {
-        row: np.mean([run.ndcg_of_users() for run in runs], axis=0, dtype=np.float64)
+        row: np.array([run.ndcg_of_users() for run in runs], np.float64)
         for row, runs in enumerate(runs_of)
         if runs
     }
@@ -62,9 +62,13 @@ def summarize(systems, runs_of):
 
 
 def p_against(ndcg, system):
-    """{other system: its p against `system`, Holm-corrected}; ndcg: {system: NDCG@10 of the users, (U,)}."""
+    """{other system: its p against `system`, Holm-corrected}.
+
+    Args:
+        ndcg: {system: NDCG@10 of the users, (seeds, U), or (U,) of one seed}.
+    """
     others = [other for other in ndcg if other != system]
-    return dict(zip(others, holm([paired_p(ndcg[system], ndcg[other]) for other in others])))
+    return dict(zip(others, holm([p_of_difference(ndcg[system], ndcg[other]) for other in others])))
 
 
 def holm(p):
@@ -75,11 +79,24 @@ def holm(p):
     return corrected
 
 
-def paired_p(ndcg, other):
-    """p of the paired t-test on two arrays (U,), users with NaN left out; 1 where no user differs."""
-    if np.nanmax(np.abs(ndcg - other)) == 0:
-        return 1.0
-    return stats.ttest_rel(ndcg, other, nan_policy="omit").pvalue
+def p_of_difference(ndcg, other):
+    """p of a t-test that two systems have the same mean over all users and seeds; 1 where nothing differs.
+
+    The variance of the difference has a part of the users, by which both are paired, and a part of each
+    system's seeds. The degrees of freedom are those of a sum of variances (Satterthwaite, Biometrics 1946).
+
+    Args:
+        ndcg, other: (seeds, U), or (U,) of one seed; NaN for users without targets.
+    """
+    ndcg, other = map(np.atleast_2d, (ndcg, other))
+    ndcg, other = (values[:, ~np.isnan(values[0])] for values in (ndcg, other))
+    difference = ndcg.mean(axis=0) - other.mean(axis=0)
+    samples = [difference, *(values.mean(axis=1) for values in (ndcg, other) if len(values) > 1)]
+    variances = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
+    if not variances.any():
+        return 1.0 if difference.mean() == 0 else 0.0
+    degrees = variances.sum() ** 2 / sum(variances**2 / [len(sample) - 1 for sample in samples])
+    return 2 * stats.t.sf(abs(difference.mean()) / variances.sum() ** 0.5, degrees)
 
 
 # ---- Text ----------------------------------------------------------------------------------------------
@@ -116,5 +133,5 @@ def markdown(head, rows):
 
 def to_csv(table):
     """A DataFrame as bytes; the column p says what it is."""
-    table = table.rename(columns={"p": "p, paired over users, seeds averaged"})
+    table = table.rename(columns={"p": "p, paired over users, with the spread over seeds"})
     return table.to_csv(index=False, float_format="%.6g").encode()

@@ -11,11 +11,11 @@ from prep.filters import FEWEST_INTERACTIONS, Filters, moments
 from prep.layouts import SHAPES
 from prep.own_file import OPTIONS
 from prep.sources import SOURCES
-from prep.splits import FILES, LAST, PARTS, RANDOM, TIME
+from prep.splits import FILES, LAST, PARTS, RANDOM, TIME, USERS
 
 # The options that shape a data set, by their keys in the manifest. Older manifests lack some.
 DEFAULTS = {"split_seed": 42, **Filters()._asdict(), **dict.fromkeys(OPTIONS), "split": RANDOM}
-SPLITS = (RANDOM, TIME, LAST)
+SPLITS = (RANDOM, USERS, TIME, LAST)
 
 
 def parse(arguments, description):
@@ -77,7 +77,8 @@ def parse(arguments, description):
     add("data_dir", "the folder of all data sets; default %(default)s", type=Path, default=Path("data"))
     add(
         "split",
-        "random, each user's interactions at random; time, train before a point in time, validation after it "
+        "random, each user's interactions at random; users, no model is trained on those who validate or are "
+        "tested; time, train before a point in time, validation after it "
         "and test after another; last, each user's last interaction is the test; or your own three files, "
         "TRAIN,VALIDATION,TEST; default %(default)s",
         default=DEFAULTS["split"],

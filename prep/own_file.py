@@ -13,6 +13,7 @@ from lib.files import empty_folder
 from prep import plain, tables
 from prep.columns import ROLES, Columns, choose, listed, rank, words_of
 from prep.layouts import Layout, shown, sniff
+from prep.prepared import is_prepared, read_prepared
 from prep.tables import Interactions, Part, Reading, database_in, encode, spelled_alike
 
 OPTIONS = [*(f"{role}_col" for role in ROLES), "encoding", "delimiter", "header", "format", "titles"]
@@ -37,6 +38,8 @@ def read_own(path, scratch, options):
         scratch: an empty folder.
         options: {key of OPTIONS: value or None}.
     """
+    if is_prepared(path):
+        return read_prepared(path, options)
     given = {role: options[f"{role}_col"] for role in ROLES}
     delimiter = DELIMITERS.get(options["delimiter"], options["delimiter"])
     header = {None: None, "yes": True, "no": False}[options["header"]]

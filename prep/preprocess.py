@@ -6,7 +6,8 @@
     ./prep.sh netflix --file=Downloads/netflix-prize
     ./prep.sh --file=ratings.csv --name=mine                    your own: nearly any table, list or matrix
     ./prep.sh --file='parts/*.parquet' --name=shop --min-count=2 --titles=products.csv
-    ./prep.sh ml-1m --split=time                                or last: makes data/ml-1m-time/
+    ./prep.sh ml-1m --split=time                                or users, or last: makes data/ml-1m-time/
+    ./prep.sh --file=data/ml-1m --name=ml-1m-new --split=users  a prepared data set, split anew
     ./prep.sh --split=train.csv,validation.csv,test.csv --name=ours             a split of your own
 
 What was chosen is said in lines, with the option that decides otherwise. A data set that exists already is
@@ -30,7 +31,7 @@ from prep.filters import Filters, filter_interactions, moments
 from prep.options import DEFAULTS, folder_name, option_of, parse
 from prep.own_file import OPTIONS, read_own
 from prep.sources import MOVIELENS
-from prep.splits import EVERY_USER, FILES, PAPERS, RANDOM, divide, split_as_given
+from prep.splits import ASKED, EVERY_USER, FILES, PAPERS, RANDOM, TIMED, divide, split_as_given
 from prep.write import write_dataset
 
 MOST_BAD = 0.5  # the share of rows that cannot be used from which on the columns must be wrong
@@ -68,7 +69,7 @@ def prepare(name, options, unreachable=()):
             chosen = {key: getattr(options, key) for key in Filters._fields}
             filters = Filters(**{**chosen, **moments(options.since, options.until)})
             interactions, lost = filter_interactions(
-                reading.interactions, filters, only_likes=is_own, keep_times=options.split != RANDOM
+                reading.interactions, filters, only_likes=is_own, keep_times=options.split in TIMED
             )
             part, unknown, described = divide(interactions, options.split, options.seed, every_user=is_own)
             lost |= unknown
@@ -83,7 +84,7 @@ def prepare(name, options, unreachable=()):
         }
         with new_folder(folder) as partial:
             counts = write_dataset(partial, interactions, reading.titles, part, manifest)
-    for line in _summary(folder, reading, lost, counts, described.get("split_times")):
+    for line in _summary(folder, reading, lost, counts, described):
         _print(line)
     return folder.name
 
@@ -137,8 +138,8 @@ def check_bad_rows(reading, max_bad_share, is_own):
     _print(f"{summary}: left out")
 
 
-def _summary(folder, reading, lost, counts, points):
-    """Lines that say what was kept and what was left out; points are those of a split by time, or None."""
+def _summary(folder, reading, lost, counts, described):
+    """Lines that say what was kept and what was left out; `described` is what `divide` says of the split."""
     is_count, has_times = reading.interactions.is_count, reading.interactions.time is not None
     kept = (
         "are summed" if is_count else f"count by the {'latest by time' if has_times else 'last in the file'}"
@@ -149,6 +150,7 @@ def _summary(folder, reading, lost, counts, points):
         ("too_low", f"pairs with too low a {'count' if is_count else 'rating'}"),
         ("too_few", "pairs of users or items with too few"),
         ("in_two_files", "pairs of validation or test that an earlier file has"),
+        ("too_short", "interactions of new users who have but one with a known item"),
     ):
         if lost.get(key):
             yield f"left out: {lost[key]:,} {words}"
@@ -157,13 +159,20 @@ def _summary(folder, reading, lost, counts, points):
             f"left out: {lost['unknown']:,} interactions of validation or test, since train does not have "
             f"{lost['unknown_users']:,} of their users and {lost['unknown_items']:,} of their items"
         )
-    if points is not None:
-        first, second = (np.datetime64(math.floor(point), "s") for point in points)
+    if "new_users" in described:
+        asked, sizes = 100 // ASKED, described["new_users"]
+        yield (
+            f"of the users, {sizes['validation']:,} validate and {sizes['test']:,} are tested: no model is "
+            f"trained on them; {100 - asked} % of their interactions are fed, {asked} % are asked for"
+        )
+    if "split_times" in described:
+        first, second = (np.datetime64(math.floor(point), "s") for point in described["split_times"])
         yield f"train is before {first}, validation before {second}, test from then on (UTC)"
     yield (
         f"{folder}: {counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions: "
         f"{counts['train']:,} train, {counts['validation']:,} validation, {counts['test']:,} test"
+        + (f", {counts['context']:,} context of new users" if counts["context"] else "")
         + (f", {counts['dropped']:,} left out" if counts["dropped"] else "")
     )
 

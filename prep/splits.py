@@ -1,32 +1,37 @@
-"""Train, validation and test by time, by each user's last interactions, or by somebody's own three files.
+"""Train, validation and test by users, by time, by each user's last interactions, or by three files.
 
 The split at random is filters.split_sorted. Whatever the split, a model is asked twice (data.Dataset's
 validation_view and test_view): for the validation targets its context is the user's train rows, for the test
 targets their train and validation rows. So the context is
 
     random   a random part of the user's history
+    users    a random four fifths of the history of a user whom no model is trained on
     time     what the user did before the first point in time; for the test, before the second
     last     all of the user's interactions but the last two; for the test, all but the last
     files    the user's rows in the train file; for the test, in the train and the validation file
 
-By time and by files, a user may have no targets for validation, for the test, or for either: they are
-context and train rows only, and no mean has them. Interactions of validation and test whose user or item
-train does not have are left out (part -1), since no model can know them. At random and by the last ones such
-items stay, as misses: every user keeps what the split gave them.
+By users, those who validate and those who are tested are new users (data.Dataset.new_users), whom train does
+not have. By time and by files, a user may have no targets for validation, for the test, or for either: they
+are context and train rows only, and no mean has them. Interactions of validation and test whose user or item
+train does not have are left out (part -1), since no model can know them; by users, those with such items. At
+random and by the last ones such items stay, as misses: every user keeps what the split gave them.
 """
 
 import numpy as np
 import pandas as pd
 
-from data import DROPPED, TEST, TRAIN, VALIDATION
+from data import CONTEXT, DROPPED, TEST, TRAIN, VALIDATION
 from lib.errors import UserError
 from prep.filters import FEWEST_INTERACTIONS, Filters, blocks_of_users, filter_interactions, split_sorted
 from prep.tables import Interactions, Reading, encode
 
-RANDOM, TIME, LAST, FILES = "random", "time", "last", "files"
+RANDOM, USERS, TIME, LAST, FILES = "random", "users", "time", "last", "files"
+TIMED = (TIME, LAST)  # what needs times
 PAPERS, EVERY_USER = "the paper's", "every user validates"  # the two kinds of random, in a manifest
 PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}  # in the order of the files
 FEWEST_TIMES = 3  # one for each part
+TEST_USERS, VALIDATION_USERS, MOST_USERS = 6, 12, 10_000  # one of so many is new, and at most so many are
+ASKED = 5  # one of so many interactions of a new user; the others are fed
 
 
 def divide(interactions, split, seed, every_user):
@@ -34,7 +39,7 @@ def divide(interactions, split, seed, every_user):
 
     Args:
         interactions: as from `filter_interactions`; by time, and by the last ones, with times.
-        split: RANDOM, TIME or LAST.
+        split: RANDOM, USERS, TIME or LAST.
         every_user: of a split at random, as in filters.split_sorted.
 
     Returns:
@@ -47,6 +52,8 @@ def divide(interactions, split, seed, every_user):
     if split == RANDOM:
         kind = EVERY_USER if every_user else PAPERS
         return split_sorted(interactions.user, seed, every_user), {}, {"split": kind}
+    if split == USERS:
+        return split_users(interactions.user, interactions.item, seed)
     if interactions.time is None:
         raise UserError(
             f"--split={split} needs times, and there is no column of them. Name it with --time-col, or try "
@@ -57,6 +64,49 @@ def divide(interactions, split, seed, every_user):
     part, points = split_by_time(interactions.time)
     part, lost = leave_out_unknown(interactions.user, interactions.item, part)
     return part, lost, {"split_times": points}
+
+
+def split_users(user, item, seed):
+    """Random users are tested, others validate, and train is all interactions of the rest.
+
+    Of a new user's interactions a random fifth is asked for, at least one, and the others are CONTEXT.
+    Before, those with items that train does not have go, and new users who then have fewer than two.
+
+    Args:
+        user: (N,) whole numbers, sorted.
+        item: (N,) whole numbers from 0.
+
+    Returns:
+        As `divide`.
+
+    Raises:
+        UserError: there are fewer than twelve users.
+    """
+    ids, number = np.unique(user, return_inverse=True)
+    rng, part_of = np.random.default_rng(seed), np.full(len(ids), TRAIN, np.int8)
+    tested, validating = (min(len(ids) // share, MOST_USERS) for share in (TEST_USERS, VALIDATION_USERS))
+    if not validating:
+        raise UserError(
+            f"--split={USERS} needs at least {VALIDATION_USERS} users, and there are {len(ids)}. "
+            f"Try --split={RANDOM}"
+        )
+    new = rng.permutation(len(ids))[: tested + validating]
+    part_of[new[:tested]], part_of[new[tested:]] = TEST, VALIDATION
+    part = part_of[number]
+    known = np.zeros(item.max() + 1, bool)
+    known[item[part == TRAIN]] = True
+    unknown = ~known[item]
+    part[unknown] = DROPPED
+    of_new = np.flatnonzero((part == TEST) | (part == VALIDATION))
+    order = of_new[np.lexsort((rng.random(len(of_new)), user[of_new]))]
+    _, first, count = np.unique(user[order], return_index=True, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(first, count)
+    count = np.repeat(count, count)
+    is_context = place >= np.maximum(count // ASKED, 1)
+    part[order] = np.select([count < 2, is_context], [DROPPED, CONTEXT], part[order])
+    lost = {"unknown": int(unknown.sum()), "unknown_users": 0, "unknown_items": len(np.unique(item[unknown]))}
+    lost["too_short"] = int((count < 2).sum())
+    return part, lost, {"new_users": {"validation": validating, "test": tested}}
 
 
 def split_by_time(time):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pooch
 
-from data import DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION, names_digest
+from data import CONTEXT, DROPPED, INDEX, INTERACTIONS, MANIFEST, TEST, TRAIN, VALIDATION, names_digest
 from lib.files import atomic
 from prep.tables import titles_of
 
@@ -37,12 +37,12 @@ def write_dataset(folder, interactions, titles, part, manifest):
         folder: an empty folder.
         interactions: as from `filter_interactions`.
         titles: DataFrame with the columns item (ids as text) and title, or None.
-        part: (N,) int8 of TRAIN, VALIDATION, TEST, DROPPED, the part of each interaction.
+        part: (N,) int8 of TRAIN, VALIDATION, TEST, CONTEXT, DROPPED, the part of each interaction.
         manifest: dict, what the manifest says beside the checksums; counts are added to manifest["counts"].
 
     Returns:
         {"users", "items": those of the interactions that are not dropped; "interactions", and of these
-        "train", "validation", "test", "dropped"}.
+        "train", "validation", "test", "context", "dropped"}.
     """
     write_layout(folder, interactions.user, interactions.item, interactions.rating, part)
     tables = {
@@ -54,7 +54,7 @@ def write_dataset(folder, interactions, titles, part, manifest):
     for name, table in tables.items():
         with atomic(folder / name) as file:
             table.to_csv(file, index_label="index")
-    parts = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "dropped": DROPPED}
+    parts = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "context": CONTEXT, "dropped": DROPPED}
     counts = {
         "users": _in_use(interactions.user[part != DROPPED]),
         "items": _in_use(interactions.item[part != DROPPED]),

@@ -48,7 +48,8 @@ class Ids:
             dataset: data.Dataset.
             folder: of the data set. Its manifest, if there is one, tells which ids were left out.
         """
-        self.dataset = dataset
+        self.dataset, new = dataset, dataset.new_users
+        self._user_ids = np.concatenate([dataset.user_ids, new.user_ids]) if new else dataset.user_ids
         path = folder / MANIFEST
         manifest = json.loads(path.read_text()) if path.exists() else {}
         # A count of 1 filters nothing.
@@ -58,7 +59,7 @@ class Ids:
 
     def _places(self, kind, texts):
         """The place of each text among the ids of the kind, an array; -1 for an unknown one."""
-        ids = self.dataset.user_ids if kind == "user" else self.dataset.item_ids
+        ids = self._user_ids if kind == "user" else self.dataset.item_ids
         places = pd.Index(ids.astype(str)).get_indexer(pd.Index(texts, dtype=object))
         unknown = dict.fromkeys(text for text, place in zip(texts, places) if place < 0)
         warn(f"{self.dataset.name} has no {kind}", list(unknown), f"left out{self._note}")
@@ -73,10 +74,10 @@ class Ids:
 
     def users(self, texts):
         """Users of the data set with all of their interactions; texts is None for all users."""
-        dataset = self.dataset
-        rows = np.arange(dataset.users) if texts is None else self._known("user", texts)
-        interactions = sum(part[rows] for part in (dataset.train, dataset.validation, dataset.test))
-        return Users(dataset.user_ids[rows].tolist(), sp.csr_matrix(interactions))
+        rows = slice(None) if texts is None else self._known("user", texts)
+        groups = [self.dataset, self.dataset.new_users] if self.dataset.new_users else [self.dataset]
+        interactions = sp.vstack([group.train + group.validation + group.test for group in groups], "csr")
+        return Users(self._user_ids[rows].tolist(), interactions[rows])
 
     def items(self, texts):
         """Items of the data set, each with itself as its history."""

@@ -64,7 +64,7 @@ def begin(arguments, description, script, of_run=lambda settings: None, choose=N
     dataset = data.load(settings["dataset"], settings["data_dir"], settings["repeats"], *shard)
     statistics = recipes.statistics_of(dataset)
     for part, name in ((data.VALIDATION, "validation"), (data.TEST, "test")):
-        if not dataset.lengths[part].any():
+        if not dataset.asked.lengths[part].any():
             raise UserError(f"{dataset.name} has no {name} interactions: there is nothing to measure by")
     dataset = data.add_noise(dataset, settings["noise"], settings["seed"])
     choice = choose(settings, dataset, mesh) if choose else None
@@ -82,7 +82,7 @@ def begin(arguments, description, script, of_run=lambda settings: None, choose=N
 
 
 def _first_lines(settings, changed, reasons, dataset):
-    train, validation, test = dataset.lengths.sum(axis=1)
+    (train, _, _), (_, validation, test) = (of.lengths.sum(axis=1) for of in (dataset, dataset.asked))
     yield (
         f"{dataset.name}: {dataset.users:,} users, {dataset.items:,} items, {train:,} train / "
         f"{validation:,} validation / {test:,} test interactions"
@@ -92,7 +92,13 @@ def _first_lines(settings, changed, reasons, dataset):
     if reasons:
         yield recipes.say(settings, reasons)
     yield from without_effect(settings, changed)
-    sampled, able = settings["validation_users"], int((dataset.lengths[data.VALIDATION] > 0).sum())
+    able, tested = (int((dataset.asked.lengths[part] > 0).sum()) for part in (data.VALIDATION, data.TEST))
+    if dataset.new_users:
+        yield (
+            f"nothing is trained on {dataset.new_users.users:,} further users: {able:,} validate, "
+            f"{tested:,} are tested"
+        )
+    sampled = settings["validation_users"]
     if 0 < sampled < able:
         yield (
             f"validating on {sampled:,} of the {able:,} users with validation interactions, always the same; "

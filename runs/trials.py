@@ -52,9 +52,13 @@ class Choice(NamedTuple):
 
 
 def is_thin(dataset):
-    """Whether validation asks too few of the users, or too little, to choose by."""
-    targets = dataset.lengths[data.VALIDATION]
-    return bool((targets > 0).mean() < FULL_SHARE or targets.sum() < FULL_TARGETS)
+    """Whether validation asks too few of the users, or too little, to choose by.
+
+    Of new users a part validates, drawn at random: that it is a part says nothing.
+    """
+    targets = dataset.asked.lengths[data.VALIDATION]
+    asks_few = not dataset.new_users and (targets > 0).mean() < FULL_SHARE
+    return bool(asks_few or targets.sum() < FULL_TARGETS)
 
 
 def choose(settings, dataset, rehearse, popularity, check):

@@ -101,13 +101,15 @@ def shorten_rehearsals(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """A data_dir with the data set 'tiny': 150 users, 200 items."""
+    """A data_dir with the data set 'tiny': 150 users, 200 items; and 'tiny-users', which asks new users."""
     from prep.filters import split_interactions
+    from prep.splits import split_users
 
     rng = np.random.default_rng(0)
     user, item = clustered_interactions(150, 200, 4, rng)
     folder = tmp_path_factory.mktemp("data")
     write_layout(folder / "tiny", user, item, split_interactions(user, rng))
+    write_layout(folder / "tiny-users", user, item, split_users(user, item, seed=0)[0])
     return folder
 
 

@@ -137,7 +137,15 @@ def made_of(folder):
 # ---- The tables ----------------------------------------------------------------------------------------
 
 
-def test_the_markdown_tables_byte_for_byte(results):
+@pytest.fixture
+def two_data_sets(monkeypatch):
+    """The plan of the data sets that have everything, alone."""
+    two = {name: plan.DATASETS[name] for name in plan.WHOLE}
+    monkeypatch.setattr(plan, "DATASETS", two)
+    monkeypatch.setattr(compare, "DATASETS", two)
+
+
+def test_the_markdown_tables_byte_for_byte(two_data_sets, results):
     tables = compare.to_markdown(match(results))
     assert list(tables) == ["first", "ndcg", "magazine", "ml-1m", "learners"]
     assert (
@@ -160,7 +168,11 @@ def test_the_markdown_tables_byte_for_byte(results):
 | NeuMF | HR@100 | missing | 13.60 | missing | 24.44 |
 | MVAE | HR@100 | missing | 12.18 | missing | 22.14 |
 | LightGCN | HR@100 | missing | 22.57 | missing | 28.85 |
+| RP3beta | NDCG@10 | missing | | missing | |
+| iALS | NDCG@10 | missing | | missing | |
+| SVD-AE | NDCG@10 | missing | | missing | |
 | EASE | NDCG@10 | missing | 22.84 | **34.00** | 29.88 |
+| EDLAE | NDCG@10 | missing | | missing | |
 | ∞-AE, all users | NDCG@10 | missing | 23.06 | 33.50 | 32.82 |
 | ∞-AE, all users, items weighted | NDCG@10 | missing | | missing | |
 | ∞-AE on Distill-CF, S = 500 | NDCG@10 | missing | 23.81 | missing | 32.52 |"""
@@ -170,47 +182,63 @@ def test_the_markdown_tables_byte_for_byte(results):
     assert (
         tables["ml-1m"]
         == f"""\
-| | HR@10 | HR@100 | NDCG@10 | NDCG@100 | PSP@10 | PSP@100 | AUC | chosen by | paper, NDCG@10 \
-| p, over users |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| PopRec | {"14.00 | " * 6}0.1400 | NDCG@10 | 13.84 | < 0.001 |
-| MF (2 of 3 seeds) | {"26.00 ± 1.41 | " * 6}0.2600 ± 0.0141 | HR@100 | 25.65 | < 0.001 |
-| NeuMF | {missing}HR@100 | 24.44 | |
-| MVAE | {missing}HR@100 | 22.14 | |
-| LightGCN | {missing}HR@100 | 28.85 | |
-| EASE | {"**34.00** | " * 6}**0.3400** | NDCG@10 | 29.88 | best |
-| ∞-AE, all users | {"33.50 | " * 6}0.3350 | NDCG@10 | 32.82 | 0.265 |
-| ∞-AE, all users, items weighted | {missing}NDCG@10 | | |
-| ∞-AE on Distill-CF, S = 500 | {missing}NDCG@10 | 32.52 | |
+| | HR@10 | HR@100 | NDCG@10 | NDCG@100 | PSP@10 | PSP@100 | AUC | chosen by | settings | paper, NDCG@10 \
+| p, users and seeds |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| PopRec | {"14.00 | " * 6}0.1400 | NDCG@10 | 1 | 13.84 | < 0.001 |
+| MF (2 of 3 seeds) | {"26.00 ± 1.41 | " * 6}0.2600 ± 0.0141 | HR@100 | 4 | 25.65 | 0.158 |
+| NeuMF | {missing}HR@100 | | 24.44 | |
+| MVAE | {missing}HR@100 | | 22.14 | |
+| LightGCN | {missing}HR@100 | | 28.85 | |
+| RP3beta | {missing}NDCG@10 | | | |
+| iALS | {missing}NDCG@10 | | | |
+| SVD-AE | {missing}NDCG@10 | | | |
+| EASE | {"**34.00** | " * 6}**0.3400** | NDCG@10 | 6 | 29.88 | best |
+| EDLAE | {missing}NDCG@10 | | | |
+| ∞-AE, all users | {"33.50 | " * 6}0.3350 | NDCG@10 | 6 | 32.82 | 0.265 |
+| ∞-AE, all users, items weighted | {missing}NDCG@10 | | | |
+| ∞-AE on Distill-CF, S = 500 | {missing}NDCG@10 | | 32.52 | |
 
-p: a t-test paired over users, seeds averaged, of NDCG@10 against the best system's, Holm-corrected; it \
-knows nothing of the spread over seeds (±, a standard deviation)."""
+{summaries.CAPTION}"""
     )
 
 
-def test_the_latex_and_csv_tables(results):
+def test_the_latex_and_csv_tables(two_data_sets, results):
     matched = match(results)
     lines = compare.to_latex(matched).splitlines()
     assert lines[:5] == [
-        r"\begin{tabular}{lrrrrrrrrrr}",
+        r"\begin{tabular}{lrrrrrrrrrrr}",
         r"\toprule",
-        f" & {' & '.join(METRICS)} & chosen by & paper, NDCG@10 & $p$, over users " + r"\\",
+        f" & {' & '.join(METRICS)} & chosen by & settings & paper, NDCG@10 & $p$, users and seeds " + r"\\",
         r"\midrule",
-        r"\multicolumn{11}{l}{Amazon Magazine} \\",
+        r"\multicolumn{12}{l}{Amazon Magazine} \\",
     ]
-    full = r"$\infty$-AE, all users & " + "33.50 & " * 6 + r"0.3350 & NDCG@10 & 32.82 & 0.265 \\"
+    full = r"$\infty$-AE, all users & " + "33.50 & " * 6 + r"0.3350 & NDCG@10 & 6 & 32.82 & 0.265 \\"
     assert lines[-6] == full
-    assert lines[-7].startswith(r"EASE & \textbf{34.00} & \textbf{34.00}") and lines[-3] == r"\bottomrule"
-    assert lines[-11].startswith(r"MF (2 of 3 seeds) & 26.00 $\pm$ 1.41 & 26.00 $\pm$ 1.41")
+    assert lines[-8].startswith(r"EASE & \textbf{34.00} & \textbf{34.00}") and lines[-3] == r"\bottomrule"
+    assert lines[-15].startswith(r"MF (2 of 3 seeds) & 26.00 $\pm$ 1.41 & 26.00 $\pm$ 1.41")
     assert lines[-1] == r"\end{tabular}"
-    assert r"nothing of the spread over seeds ($\pm$, a" in lines[-2]
+    assert r"counts the spread over seeds, too ($\pm$, a" in lines[-2]
     compare.write(matched, record.DOCS)
     header, *_ = (record.DOCS / "results.csv").read_text(encoding="utf-8").splitlines()
-    assert "system,chosen by,runs,seeds,HR@10" in header
-    assert header.endswith('"p, paired over users, seeds averaged"')
+    assert "system,chosen by,settings,runs,seeds,HR@10" in header
+    assert header.endswith('"p, paired over users, with the spread over seeds"')
 
 
-def test_the_paired_test_and_its_correction(results):
+def test_the_test_knows_users_and_seeds():
+    """Two systems whose runs differ by their seeds alone are found different in 1 of 20 tries, not more."""
+    rng, naive, found = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        taste = rng.normal(30, 20, 500)
+        one, other = (taste + rng.normal(0, 2, (3, 1)) + rng.normal(0, 5, (3, 500)) for _ in range(2))
+        naive += stats.ttest_rel(one.mean(axis=0), other.mean(axis=0)).pvalue < 0.05
+        found += summaries.p_of_difference(one, other) < 0.05
+    assert naive > 200 and found < 30
+    better = summaries.p_of_difference(one + 30, other)
+    assert 0 < better < 0.001 and better == pytest.approx(summaries.p_of_difference(other, one + 30))
+
+
+def test_with_single_seeds_it_is_the_paired_test_and_its_correction(results):
     table = compare.summary(match(results)).set_index(["dataset", "system"]).loc["ml-1m"]
     ndcg_of = lambda name: np.load(results / name / "users.npz")["NDCG@10"].astype(np.float64)
     difference = ndcg_of("table-ml-1m-EASE-None-1") - ndcg_of("table-ml-1m-∞-AE,_all_users-None-1")
@@ -220,9 +248,9 @@ def test_the_paired_test_and_its_correction(results):
     assert summaries.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert summaries.holm([0.9, 0.8]) == pytest.approx([1, 1])
     one, other = np.array([1, 2, np.nan, 4.0]), np.array([1.5, 2, np.nan, 3])
-    assert summaries.paired_p(one, one) == 1
+    assert summaries.p_of_difference(one, one) == 1
     p = stats.ttest_rel([1, 2, 4], [1.5, 2, 3]).pvalue
-    assert summaries.paired_p(one, other) == pytest.approx(p)
+    assert summaries.p_of_difference(one, other) == pytest.approx(p)
 
 
 def test_tables_are_filled_between_their_markers(docs):
@@ -289,7 +317,8 @@ def test_no_recorded_run_is_missing_when_distill_validates_at_other_steps(monkey
     for key in ("log_freq", "patience"):
         monkeypatch.setitem(hyper_params.hyper_params, key, hyper_params.hyper_params[key] + 7)
     compare.main(["--plan", f"--results_dir={tmp_path}"])
-    assert capsys.readouterr().out.startswith("0 runs are missing, ")
+    missing = capsys.readouterr().out
+    assert not any(f"distill.py --dataset={name} " in missing for name in plan.WHOLE)
 
 
 # ---- The figures ---------------------------------------------------------------------------------------
@@ -723,11 +752,11 @@ def test_mine(own, capsys):
     assert "gumbel_tau=5.0" in warm and "gumbel_tau=10" in hundred
     assert ten.startswith("∞-AE on Distill-CF, S = 10,") and table.loc[ten, "NDCG@10 deviation"] == 1
     assert table.loc[hundred, "seconds"] == 30
-    assert f"| {ease} | 1 | NDCG@10 | **34.00** |" in said and "nothing of the spread over seeds" in said
+    assert f"| {ease} | 1 | NDCG@10 | **34.00** |" in said and "counts the spread over seeds" in said
     users = lambda name: np.load(own / name / "users.npz")["NDCG@10"].astype(float)
-    others = users("warm"), users("hundred"), sum(users(f"ten-{seed}") for seed in (1, 2, 3)) / 3
-    alone = [stats.ttest_rel(users("ease"), other).pvalue for other in others]
-    p = table["p, paired over users, seeds averaged"]
+    others = users("warm"), users("hundred"), np.array([users(f"ten-{seed}") for seed in (1, 2, 3)])
+    alone = [summaries.p_of_difference(users("ease"), other) for other in others]
+    p = table["p, paired over users, with the spread over seeds"]
     assert p.tolist()[1:] == pytest.approx(summaries.holm(alone).tolist(), rel=1e-4) and np.isnan(p[ease])
     for note in (
         "left out: elsewhere is on other data or another split of ml-1m than ease",

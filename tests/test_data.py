@@ -55,6 +55,34 @@ def test_load_against_a_loop(tmp_path_factory, entries):
         assert dataset.item_ids.tolist() == sorted({e[1] for e in kept})
 
 
+def test_new_users_are_asked_and_the_others_are_trained_on(tiny, tiny_data):
+    dataset = data.load("tiny-users", tiny_data)
+    new = dataset.new_users
+    assert dataset.users == 113 and new.users == 37 and dataset.asked is new
+    assert sorted([*dataset.user_ids, *new.user_ids]) == tiny.user_ids.tolist()
+    assert not dataset.validation.nnz and not dataset.test.nnz
+    assert (dataset.frequency == dataset.train.getnnz(axis=0)).all()
+    assert [(lengths > 0).sum() for lengths in new.lengths] == [37, 12, 25]
+    rng, number = np.random.default_rng(0), data.VALIDATION
+    for view, other in ((dataset.validation_view(rng), new.test), (dataset.test_view(rng), new.validation)):
+        asked = np.diff(view.targets.indptr) > 0
+        assert asked.sum() == (12 if number == data.VALIDATION else 25) and not other[asked].nnz
+        assert (view.context[asked] != new.train[asked]).nnz == 0
+        assert not (view.context.multiply(view.targets)).nnz
+        number = data.TEST
+    redrawn = data.redraw(dataset, 0)
+    assert redrawn.new_users is None and (redrawn.lengths[data.VALIDATION] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("part", "user"), [((0, 3, 1), (1, 1, 1)), ((0, 3, 1, 2), (0, 1, 1, 0)), ((0, 3, 2, 2), (0, 1, 1, 2))]
+)
+def test_where_there_are_new_users_they_alone_are_asked_and_never_trained_on(tmp_path, part, user):
+    write_layout(tmp_path / "set", user, range(len(user)), part)
+    with pytest.raises(UserError, match=f"they alone are asked; the user {max(0, user[-1])} has other"):
+        data.load("set", tmp_path)
+
+
 @hypothesis_settings(deadline=None, max_examples=60)
 @given(
     strategies.integers(1, 6),
@@ -92,8 +120,10 @@ def test_views_have_the_rows_of_their_parts_and_negatives_of_neither_train_nor_t
         assert not (tiny.train + targets)[np.arange(150)[:, None], view.negatives].nnz
 
 
-def test_shards_of_several_processes_make_the_whole(tiny, tiny_data, monkeypatch):
+@pytest.mark.parametrize("name", ["tiny", "tiny-users"])
+def test_shards_of_several_processes_make_the_whole(tiny_data, monkeypatch, name):
     """Four processes load a shard each, in small slices; joined, all is as with one process."""
+    tiny = data.load(name, tiny_data)
     monkeypatch.setattr(data, "INTERACTIONS_AT_ONCE", 70)
     monkeypatch.setattr(data, "USERS_AT_ONCE", 11)
     barrier, arrays = threading.Barrier(4, timeout=60), {}
@@ -106,26 +136,27 @@ def test_shards_of_several_processes_make_the_whole(tiny, tiny_data, monkeypatch
             barrier.wait()
             return joined
 
-        shard = data.load("tiny", tiny_data, process=process, processes=4, gather=gather)
-        return shard, shard.train_rows(np.array([149, 3, 80])), data.add_noise(shard, 0.2, seed=5)
+        shard = data.load(name, tiny_data, process=process, processes=4, gather=gather)
+        return shard, shard.train_rows(np.array([112, 3, 80])), data.add_noise(shard, 0.2, seed=5)
 
     with ThreadPoolExecutor(4) as threads:
         shards, rows_of_all, noisy_shards = zip(*threads.map(run, range(4)))
     noisy = data.add_noise(tiny, 0.2, seed=5)
     assert (sp.vstack([shard.train for shard in noisy_shards]) != noisy.train).nnz == 0
     assert all((shard.lengths == noisy.lengths).all() for shard in noisy_shards)
-    assert all((rows != tiny.train[[149, 3, 80]]).nnz == 0 for rows in rows_of_all)
+    assert all((rows != tiny.train[[112, 3, 80]]).nnz == 0 for rows in rows_of_all)
     for shard in shards:
-        assert shard.fingerprint == tiny.fingerprint and shard.users == 150
+        assert shard.fingerprint == tiny.fingerprint and shard.users == tiny.users
         assert (shard.lengths == tiny.lengths).all() and (shard.frequency == tiny.frequency).all()
-    assert [shard.train.shape[0] for shard in shards] == [37, 38, 37, 38]
+    sizes = [shard.train.shape[0] for shard in shards]
+    assert sum(sizes) == tiny.users and max(sizes) - min(sizes) == 1
     for view_of in (
-        lambda dataset: dataset.validation_view(np.random.default_rng(0), 40),
+        lambda dataset: dataset.validation_view(np.random.default_rng(0), 7),
         lambda dataset: dataset.validation_view(np.random.default_rng(1)),
         lambda dataset: dataset.test_view(np.random.default_rng(2)),
     ):
         whole, views = view_of(tiny), [view_of(shard) for shard in shards]
-        users = [view.users + shard.first_user for view, shard in zip(views, shards)]
+        users = [view.users + shard.asked.first_user for view, shard in zip(views, shards)]
         assert (np.concatenate(users) == whole.users).all()
         for name in ("context", "targets"):
             assert (sp.vstack([getattr(view, name) for view in views]) != getattr(whole, name)).nnz == 0
@@ -220,7 +251,7 @@ def test_no_flipped_bit_ends_in_anything_but_a_user_error(tmp_path, name):
         ([0, 1, 2], [0, 1, 2], [0, 1], "do not belong together"),
         ([0, -1, 2], [0, 1, 2], [0, 1, 2], "'user' has the id -1"),
         ([0, 1, 2], [0, -7, 2], [0, 1, 2], "'item' has the id -7"),
-        ([0, 1, 2], [0, 1, 2], [0, 1, 3], "'data' must be a list of"),
+        ([0, 1, 2], [0, 1, 2], [0, 1, 4], "'data' must be a list of"),
         ([0, 1, 2], [0, 1, 2], [0.5, 1, 2], "'data' must be a list of"),
         ([0, 1, 2], [0, 1, 2], [1, 1, 2], "no interaction is marked as train"),
     ],

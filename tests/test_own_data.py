@@ -229,7 +229,7 @@ def test_a_run_that_is_stopped_or_made_elsewhere_ends_the_call(tiny_data, tmp_pa
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--data=nothing"], "there is no data set .*nothing; .* has tiny. Run ./prep.sh nothing"),
+        (["--data=nothing"], "there is no data set .*nothing; .* has tiny, tiny-users. Run"),
         (["--data"], "--data needs a value"),
         (["--data=tiny", "--mine"], "--mine and --data do not go together"),
         (["--data=tiny", "--seed=x"], "seed must be a whole number"),

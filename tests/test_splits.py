@@ -5,22 +5,132 @@ import json
 
 import numpy as np
 import pytest
-from conftest import write
+from conftest import arc_cosine_ntk, write, write_layout
 from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 
 import data
+import distill
 import eval as evaluation
-from data import DROPPED, TEST, TRAIN, VALIDATION
+from data import CONTEXT, DROPPED, TEST, TRAIN, VALIDATION
 from lib import devices
 from lib.errors import UserError
 from prep import filters, preprocess, splits, tables
+from runs.synthetic_users import open_distilled
 
 moments = strategies.sampled_from([-np.inf, *range(12)])
 
 
 def counts_of(part):
     return [int((part == code).sum()) for code in (DROPPED, TRAIN, VALIDATION, TEST)]
+
+
+# ---- By users ------------------------------------------------------------------------------------------
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    strategies.sets(strategies.tuples(strategies.integers(0, 30), strategies.integers(0, 12)), min_size=1),
+    strategies.integers(0, 3),
+)
+def test_by_users_nobody_who_is_asked_is_in_train_and_nothing_is_lost(pairs, seed):
+    user, item = np.array(sorted(pairs)).T
+    users = len(set(user.tolist()))
+    if users < 12:
+        with pytest.raises(UserError, match=f"at least 12 users, and there are {users}"):
+            splits.split_users(user, item, seed)
+        return
+    part, lost, described = splits.split_users(user, item, seed)
+    assert (part == splits.split_users(user, item, seed)[0]).all()
+    assert described == {"new_users": {"validation": users // 12, "test": users // 6}}
+    parts = {one: part[user == one].tolist() for one in set(user.tolist())}
+    trained = [one for one, of_user in parts.items() if TRAIN in of_user]
+    assert len(trained) == users - users // 12 - users // 6
+    assert all(set(parts[one]) == {TRAIN} for one in trained)
+    items, short, unknown = set(item[part == TRAIN].tolist()), 0, 0
+    for one in parts.keys() - set(trained):
+        known = [code for code, of in zip(parts[one], item[user == one].tolist()) if of in items]
+        unknown += len(parts[one]) - len(known)
+        if len(known) < 2:
+            short += len(known)
+            assert set(parts[one]) == {DROPPED}
+            continue
+        assert known.count(CONTEXT) == len(known) - max(1, len(known) // 5)
+        assert len({*known} - {CONTEXT}) == 1 and not {*known} & {TRAIN, DROPPED}
+        assert parts[one].count(DROPPED) == len(parts[one]) - len(known)
+    assert (lost["unknown"], lost["too_short"]) == (unknown, short)
+    assert (part == DROPPED).sum() == unknown + short
+
+
+def test_no_training_sees_what_a_new_user_does(tmp_path):
+    """Other interactions of new users, and other targets: the same synthetic users."""
+    rng = np.random.default_rng(0)
+    user, item = np.nonzero(rng.random((60, 40)) < 0.3)
+    part, _, _ = splits.split_users(user, item, 1)
+    is_new, small = np.isin(user, user[part == CONTEXT]), {"user_support": 8, "train_steps": 3, "log_freq": 3}
+    poisoned = item.copy()
+    poisoned[is_new] = 39 - item[is_new]
+    rows = []
+    for name, items in (("whole", item), ("poisoned", poisoned)):
+        write_layout(tmp_path / name, user, items, part)
+        run = distill.main(
+            [f"--dataset={name}", f"--data_dir={tmp_path}", f"--results_dir={tmp_path}", "--keep_step=3"]
+            + [f"--{key}={value}" for key, value in small.items()]
+        )
+        rows.append(open_distilled(run).rows)
+    assert (rows[0] == rows[1]).all()
+
+
+def test_every_script_asks_the_new_users(tiny_data, tmp_path, run_script):
+    """infinite_ae.py against the kernel regression itself; MF, which knows no others, refuses."""
+    where = ["--dataset=tiny-users", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"]
+    small = ["--user_support=8", "--train_steps=2", "--num_per_user=20"]
+    said = run_script("distill.py", *where, *small)
+    assert said.returncode == 0, said.stderr
+    assert "nothing is trained on 37 further users: 12 validate, 25 are tested" in said.stdout
+    for script, *more in (("baselines.py", "--model=ease"), ("infinite_ae.py", "--lamda_grid=[1]")):
+        assert run_script(script, *where, *more).returncode == 0
+    dataset = data.load("tiny-users", tiny_data)
+    new = dataset.new_users
+    [run] = tmp_path.glob("infinite_ae-*")
+    rows, context = dataset.train.toarray() * 1.0, (new.train + new.validation).toarray() * 1.0
+    gram = arc_cosine_ntk(rows, rows, 1)
+    ridge = np.trace(gram) / len(gram) * np.eye(len(gram))
+    scores = arc_cosine_ntk(context, rows, 1) @ np.linalg.solve(gram + ridge, rows)
+    scores[context > 0] = -np.inf
+    place = np.argsort(np.argsort(-scores, axis=1), axis=1)
+    hits = [(place[user, new.test[user].indices] < 10).sum() for user in range(new.users)]
+    expected = [100 * hit / min(10, count) for hit, count in zip(hits, new.lengths[TEST]) if count]
+    result = json.loads((run / "result.json").read_text())
+    assert result["test"]["HR@10"] == pytest.approx(np.mean(expected), abs=0.5)
+    refused = run_script("baselines.py", *where, "--model=mf")
+    assert refused.returncode == 1 and "tiny-users asks about others" in refused.stderr
+    [run] = tmp_path.glob("distill-*")
+    asked = run_script("recommend.py", f"--run={run}", f"--user={new.user_ids[3]}", "--k=3", "--explain")
+    assert asked.returncode == 0 and "because of" in asked.stdout
+    shown = run_script("report.py", f"--run={run}")
+    assert shown.returncode == 0 and "held-out" not in shown.stdout
+    assert "The yardstick" not in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_prepared_data_set_is_split_anew(titled_data, tmp_path, capsys):
+    """Its interactions, ids and titles stay; a folder of new users can be split at random again."""
+    before = data.load("titled", titled_data)
+    pairs_of = lambda group: {
+        (group.user_ids[user], group.item_ids[item])
+        for user, item in zip(*(group.train + group.validation + group.test).nonzero())
+    }
+    for folder, split in ((titled_data / "titled", "users"), (tmp_path / "users", "random")):
+        preprocess.main([f"--file={folder}", f"--name={split}", f"--data_dir={tmp_path}", f"--split={split}"])
+    assert "of the users, 5 validate and 10 are tested" in capsys.readouterr().err
+    by_users, again = (data.load(name, tmp_path) for name in ("users", "random"))
+    assert pairs_of(by_users) | pairs_of(by_users.new_users) == pairs_of(again) == pairs_of(before)
+    titles = dict(zip(before.item_ids, before.titles))
+    assert all(titles[item] == title for item, title in zip(again.item_ids, again.titles))
+    with pytest.raises(UserError, match="is a prepared data set. Leave out --user-col"):
+        preprocess.main(
+            [f"--file={tmp_path / 'users'}", "--name=x", f"--data_dir={tmp_path}", "--user-col=1"]
+        )
 
 
 # ---- By time -------------------------------------------------------------------------------------------
@@ -228,9 +338,9 @@ def test_users_without_targets_are_in_no_mean(tmp_path):
 def test_splits_of_known_data_stand_side_by_side(tmp_path, capsys):
     rows = table()
     path = write(tmp_path / "u.data", "".join(f"{u}\t{i}\t3\t{time}\n" for u, i, time in rows))
-    for split in ("random", "time", "last"):
+    for split in ("random", "time", "last", "users"):
         preprocess.main(["ml-100k", f"--file={path}", f"--data_dir={tmp_path}", f"--split={split}"])
-    assert capsys.readouterr().out == "ml-100k\nml-100k-time\nml-100k-last\n"
+    assert capsys.readouterr().out == "ml-100k\nml-100k-time\nml-100k-last\nml-100k-users\n"
     _, pairs = loaded(tmp_path, "ml-100k-last")
     for user in {row[0] for row in rows}:
         of_user = sorted((time, item) for other, item, time in rows if other == user)
@@ -247,7 +357,7 @@ def test_splits_of_known_data_stand_side_by_side(tmp_path, capsys):
         preprocess.main(["ml-100k-last", f"--data_dir={tmp_path}"])
 
 
-@pytest.mark.parametrize("split", ["random", "time", "last"])
+@pytest.mark.parametrize("split", ["random", "users", "time", "last"])
 def test_the_same_command_gives_the_same_bits_and_no_folder_becomes_another_split(tmp_path, split):
     path = own(tmp_path / "a.csv", table())
     arguments = [f"--file={path}", "--name=mine", f"--split={split}"]
@@ -384,7 +494,7 @@ def test_a_file_of_which_nothing_is_left_is_named(tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--split=users"], "must be one of random, time, last, or three files .*, not 'users'"),
+        (["--split=people"], "must be one of random, users, time, last, or three files .*, not 'people'"),
         (["--split=a,b", "--name=x"], "three files are TRAIN,VALIDATION,TEST, not a,b"),
         (["--split=a,,b", "--name=x"], "three files are"),
         (["--split=a,b,c"], "Add --name=NAME"),
