@@ -467,14 +467,16 @@ def main(arguments, own_kernel=None, own_error=None, started=None):
     return execute(work, settings, reasons, dataset, mesh, kind, "distilled.npz", system, started)
 
 
-def distill(interactions, kernel=None, loss=None, **settings):
+def distill(interactions, kernel=None, loss=None, split="random", **settings):
     """Learns synthetic users from interactions of your own: this script for Python.
 
     Args:
-        interactions: a sparse matrix (U, I), or a DataFrame with the columns user and item.
+        interactions: a sparse matrix (U, I), or a DataFrame with the columns user and item, and time if split
+            is "time" or "last".
         kernel: kernel(rows (m, I), columns (k, I) or None for the rows again) -> (m, k), in the place of
             model.Kernel's.
         loss: the name of a loss, or a function as model.cross_entropy.
+        split: how prep.sh divides them: "random", "users", "time" or "last".
         settings: of hyper_params.py, such as user_support=50 and seed=1.
 
     Returns:
@@ -489,7 +491,7 @@ def distill(interactions, kernel=None, loss=None, **settings):
         settings["resume"] = False  # the folder's name has those of the functions, not what they do
         settings.setdefault("sampled_items", -1)
     data_dir = settings.setdefault("data_dir", defaults("distill")["data_dir"])
-    settings["dataset"] = save(interactions, data_dir)
+    settings["dataset"] = save(interactions, data_dir, split=split)
     return open_distilled(main(to_arguments(settings), kernel, error, began))
 
 

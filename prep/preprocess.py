@@ -155,9 +155,10 @@ def _summary(folder, reading, lost, counts, described):
         if lost.get(key):
             yield f"left out: {lost[key]:,} {words}"
     if lost.get("unknown"):
+        of_users = f"{lost['unknown_users']:,} of their users and " if lost["unknown_users"] else ""
         yield (
             f"left out: {lost['unknown']:,} interactions of validation or test, since train does not have "
-            f"{lost['unknown_users']:,} of their users and {lost['unknown_items']:,} of their items"
+            f"{of_users}{lost['unknown_items']:,} of their items"
         )
     if "new_users" in described:
         asked, sizes = 100 // ASKED, described["new_users"]

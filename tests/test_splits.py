@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import arc_cosine_ntk, write, write_layout
 from hypothesis import given, strategies
@@ -15,7 +16,7 @@ import eval as evaluation
 from data import CONTEXT, DROPPED, TEST, TRAIN, VALIDATION
 from lib import devices
 from lib.errors import UserError
-from prep import filters, preprocess, splits, tables
+from prep import filters, from_python, preprocess, splits, tables
 from runs.synthetic_users import open_distilled
 
 moments = strategies.sampled_from([-np.inf, *range(12)])
@@ -378,6 +379,26 @@ def test_the_split_at_random_stays_what_it_was():
         for every_user in (False, True)
     ]
     assert digests == ["6e29b7138176", "c0a4e1056d88"]
+
+
+@pytest.mark.parametrize("split", ["users", "time", "last"])
+def test_python_splits_as_the_command_line_does(tmp_path, split):
+    """The same parts of the same pairs, from dates as from seconds."""
+    rows = table()
+    path = own(tmp_path / "a.csv", rows)
+    preprocess.main([f"--file={path}", "--name=mine", f"--data_dir={tmp_path}", f"--split={split}"])
+    frame = pd.DataFrame(rows, columns=["user", "item", "time"]).assign(title="t")
+    frame["user"], frame["item"] = "u" + frame["user"].astype(str), "i" + frame["item"].astype(str)
+    dated = frame.assign(time=pd.to_datetime(frame["time"], unit="s").astype(str))
+    expected = loaded(tmp_path, "mine")[1]
+    for interactions in (frame, dated):
+        assert loaded(tmp_path, from_python.save(interactions, tmp_path, split=split))[1] == expected
+    assert from_python.save(frame, tmp_path) != from_python.save(frame, tmp_path, split=split)
+    with pytest.raises(UserError, match="split must be one of random, users, time, last, not 'week'"):
+        from_python.save(frame, tmp_path, split="week")
+    if split != "users":
+        with pytest.raises(UserError, match="needs times"):
+            from_python.save(frame.drop(columns="time"), tmp_path, split=split)
 
 
 # ---- Three files ---------------------------------------------------------------------------------------
