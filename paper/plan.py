@@ -73,6 +73,7 @@ def _baseline(name, model, *more, seeds=SEEDS, best_by=None):
     return System(name, "baselines", (f"--model={model}", *more), seeds, best_by, len(seeds) > 1, model)
 
 
+IALS = _baseline("iALS", "ials")
 EASE, MVAE = _baseline("EASE", "ease", seeds=SEEDS[:1]), _baseline("MVAE", "mvae", best_by=CHOSEN_BEFORE)
 FULL = System("∞-AE, all users", "infinite_ae", seeds=SEEDS[:1], in_paper="infinite_ae")
 # Item weights and normalised rows raise the validation NDCG@10 of ∞-AE itself, too, on ML-1M.
@@ -92,7 +93,7 @@ TABLE = (
     _baseline("PopRec", "pop", seeds=SEEDS[:1]),
     *BY_DESCENT,
     _baseline("RP3beta", "rp3beta", seeds=SEEDS[:1]),
-    _baseline("iALS", "ials"),
+    IALS,
     _baseline("SVD-AE", "svd_ae", seeds=SEEDS[:1]),
     EASE,
     _baseline("EDLAE", "edlae", seeds=SEEDS[:1]),
@@ -124,7 +125,7 @@ LEARNT_FROM = {  # a learner's train data: its sampler
 }
 EASE_BEFORE = EASE._replace(best_by=CHOSEN_BEFORE)
 _EASE = System("EASE", "baselines", ("--model=ease", f"--grid={json.dumps(_WIDE)}"), best_by=CHOSEN_BEFORE)
-LEARNERS = (_EASE, EASE_BEFORE), (MVAE, MVAE)  # each on SUMMARY users, and on all users
+LEARNERS = (_EASE, EASE_BEFORE), (IALS, IALS), (MVAE, MVAE)  # each on SUMMARY users, and on all users
 NOISE = (0, 0.02, 0.05, 0.1)
 # Nothing is random in the first two without noise: one seed.
 NOISY = EASE_BEFORE, FULL._replace(best_by=CHOSEN_BEFORE), DISTILLED
