@@ -36,6 +36,8 @@ from runs.synthetic_users import open_distilled, pack_ids
 
 LAMDA_FACTOR = 3  # between the lamdas that are tried at the end, from the step's own upwards
 OWN_SHARE = 0.2  # of a start by popularity
+GROWTH = 4  # sparse weights may grow to this many times their start
+EARLY_LENGTH, EARLY_SHARE = 4, 0.7  # sparse rows are so many times as long at first; and to the end, this far
 REHEARSAL_USERS = 2000  # validate a rehearsal, at most
 REHEARSAL_SCORES = 5 * 10**7  # fewer users, but a quarter of these at least, where the items are many
 PROGRAMS = 16  # of each kind that stay compiled, since rehearsals repeat a few recipes
@@ -176,7 +178,7 @@ def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
         if (is_validated(step, settings) or over()) and not loop.validated:
             loss = loop.loss()
             logits = devices.localise(evaluation.mesh, loop.state.params.logits)
-            rows = synthetic_users(settings, sample, validation_key, step, logits)
+            rows = synthetic_users(settings, dataset, sample, validation_key, step, logits)
             learned = [float(np.exp(loop.state.params.log_lamda))]
             lamdas = learned if settings["learn_lamda"] else settings["lamda_grid"]
             lamda, _, metrics = evaluation.best_lamda(kernel, rows, lamdas)
@@ -190,8 +192,13 @@ def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
         loop.watch(outcome)
 
 
-def synthetic_users(settings, sample, key, step, logits):
-    """X_syn (S, I) to validate a step by; real users before the first step, if they begin as such."""
+def synthetic_users(settings, dataset, sample, key, step, logits):
+    """X_syn (S, I) to validate a step by; real users before the first step, if they begin as such.
+
+    Sparse rows are as they would be at the end: few enough, and in bytes.
+    """
+    if settings["rows"] == "sparse":
+        return model.to_bytes(model.keep_largest(sample(key, logits), most_entries(settings, dataset)))
     real = step == 0 and settings["start"] == "users"
     return logits if real else sample(jax.random.fold_in(key, step), logits)
 
@@ -208,7 +215,7 @@ def rehearse(settings, dataset, lamdas, mesh):
     for step in range(steps + 1):
         if is_validated(step, settings) or step == steps:
             params = devices.localise(evaluation.mesh, state.params)
-            rows = synthetic_users(settings, sample, validation_key, step, params.logits)
+            rows = synthetic_users(settings, dataset, sample, validation_key, step, params.logits)
             own = float(np.exp(params.log_lamda))
             if not settings["learn_lamda"]:
                 own, _, _ = evaluation.best_lamda(kernel, rows, settings["lamda_grid"])
@@ -266,16 +273,18 @@ def test(settings, run, evaluation, dataset, kernel, loop):
     run.say(f"lamda {lamda:.3g}, of step {chosen['step']}  validation  {show(validation, evaluation.shown)}")
     metrics = evaluation.test(scores_of(kernel, rows, [alpha]))
     weights = data.item_weights(dataset, settings["item_discount"])
+    synthetic = {name: np.asarray(array, np.float32) for name, array in zip(("data", "logits"), best)}
+    if settings["rows"] == "sparse":
+        synthetic = {"data": np.asarray(255 * best.rows).round().astype(np.uint8)}
     arrays = {
+        **synthetic,
         "item_weights": np.ones(dataset.items, np.float32) if weights is None else weights,
-        "data": np.asarray(best.rows, np.float32),
-        "logits": np.asarray(best.logits, np.float32),
         "item_ids": pack_ids(dataset.item_ids),
         "lamda": np.float64(lamda),
         "real_length": dataset.lengths[data.TRAIN].mean(),
         "settings": np.array(json.dumps(settings)),
     }
-    run.save_arrays("distilled.npz", arrays)
+    run.save_arrays("distilled.npz", arrays, compressed=settings["rows"] == "sparse")
     title = f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users"
     run.save("curve.png", plots.curve(loop.history, chosen["step"], title))
     return {
@@ -293,9 +302,16 @@ def test(settings, run, evaluation, dataset, kernel, loop):
 
 
 def make_sampler(settings):
-    """sample(key, logits (S, I)) -> X_syn (S, I), jitted."""
+    """sample(key, logits (S, I)) -> X_syn (S, I), jitted. Sparse rows are weights themselves, at once."""
+    if settings["rows"] == "sparse":
+        return _sparse_rows
     groups = settings["noise_groups"] if settings["noise_groups"] > 0 else settings["user_support"]
     return _make_sampler(settings["gumbel_tau"], settings["num_per_user"], groups)
+
+
+@jax.jit
+def _sparse_rows(key, logits):
+    return logits / GROWTH
 
 
 @lru_cache(PROGRAMS)
@@ -329,17 +345,46 @@ def scale_by_adam_of_users(decay=0.9, square_decay=0.999, epsilon=1e-8):
     return optax.GradientTransformation(init, update)
 
 
-def make_optimizer(settings):
-    """Adam, whose learning rate may fall to 0 over train_steps."""
-    steps = settings["train_steps"] if settings["cosine_decay"] else None
-    return _make_optimizer(settings["learning_rate"], steps, settings["shared_moment"])
+def keep_few(most, steps):
+    """Brings all logits to 0 to GROWTH, and all but the largest to 0: iterative hard thresholding.
+
+    Args:
+        most: entries of all synthetic users together at the end; before, up to EARLY_LENGTH times as many.
+        steps: of the whole run.
+    """
+
+    def update(updates, step, params):
+        left = jnp.maximum(1 - (step + 1) / (EARLY_SHARE * steps), 0)
+        few = most * (1 + (EARLY_LENGTH - 1) * left)
+        kept = GROWTH * model.keep_largest((params.logits + updates.logits) / GROWTH, few)
+        return updates._replace(logits=kept - params.logits), step + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros([], jnp.int32), update)
+
+
+def most_entries(settings, dataset):
+    """How many entries all synthetic users together may have: all, or those of as many real users."""
+    if settings["rows"] == "soft":
+        return settings["user_support"] * dataset.items
+    return int(settings["user_support"] * settings["row_length"] * dataset.lengths[data.TRAIN].mean())
+
+
+def make_optimizer(settings, dataset):
+    """Adam, whose learning rate may fall to 0 over train_steps; then `keep_few`, for sparse rows."""
+    steps, most = settings["train_steps"], None
+    if settings["rows"] == "sparse":
+        most = most_entries(settings, dataset)
+    return _make_optimizer(
+        settings["learning_rate"], steps, settings["cosine_decay"], settings["shared_moment"], most
+    )
 
 
 @lru_cache(PROGRAMS)
-def _make_optimizer(rate, steps, shared_moment):
-    rate = rate if steps is None else optax.cosine_decay_schedule(rate, steps)
+def _make_optimizer(rate, steps, cosine_decay, shared_moment, most):
+    rate = optax.cosine_decay_schedule(rate, steps) if cosine_decay else rate
     scale = scale_by_adam_of_users() if shared_moment else optax.scale_by_adam()
-    return optax.chain(scale, optax.scale_by_learning_rate(rate))
+    few = [] if most is None else [keep_few(most, steps)]
+    return optax.chain(scale, optax.scale_by_learning_rate(rate), *few)
 
 
 def initial_logits(settings, dataset):
@@ -358,10 +403,14 @@ def initial_logits(settings, dataset):
     return settings["gumbel_tau"] * np.log(share * dataset.items)
 
 
+def initial_params(settings, logits):
+    """The Params before the first step."""
+    return Params(jnp.asarray(logits), jnp.log(jnp.asarray(settings["lamda"], logits.dtype)))
+
+
 def initial_state(settings, logits, optimizer):
     """The State before the first step."""
-    log_lamda = jnp.log(jnp.asarray(settings["lamda"], logits.dtype))
-    params = Params(jnp.asarray(logits), log_lamda)
+    params = initial_params(settings, logits)
     return State(params, optimizer.init(params))
 
 
@@ -382,7 +431,7 @@ def make_objective(settings, dataset, kernel, error):
 
 def build(settings, dataset, kernel, error, mesh):
     """(sample, optimizer, step, batches) for the settings; see make_sampler, make_step and make_batches."""
-    optimizer = make_optimizer(settings)
+    optimizer = make_optimizer(settings, dataset)
     step = make_step(make_objective(settings, dataset, kernel, error), optimizer, mesh)
     dense = "all"
     entries, shape = dataset.frequency.sum(), (dataset.users, dataset.items)

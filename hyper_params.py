@@ -49,6 +49,9 @@ hyper_params = {
     "user_support": "auto",    # S, how many synthetic users to learn (the paper: 500)
     "start": "auto",           # "users": each starts as a random real user (the paper); "popularity": mostly
                                # as the popularity among all users, of which short histories say little
+    "rows": "soft",            # "soft": a synthetic user has a weight at every item, the sum of Gumbel draws
+                               # (the paper); "sparse": at few items, in steps of 1/255, as histories have
+    "row_length": 1.0,         # of sparse rows: their mean number of items, over that of real users
     "num_per_user": "auto",    # n, Gumbel draws that are summed into one synthetic user (the paper: 200). Too
                                # many for the number of items make all synthetic users alike
     "gumbel_tau": 10.0,        # temperature of a draw
@@ -69,7 +72,7 @@ hyper_params = {
     "cardinality_reg": 1e-3,   # weight, in the loss, of the synthetic users' mean length
     "learn_lamda": True,       # True: learn the ridge strength lamda with the logits.
                                # False: at every validation, take the best of lamda_grid (the paper)
-    "lamda": 0.01,             # where a learned lamda starts
+    "lamda": "auto",           # where a learned lamda starts
     "lamda_grid": [1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0],  # the lamdas to try where none is learned
 
     # ---- Optimisation ----------------------------------------------------------------------------------
@@ -244,6 +247,8 @@ no_effect = [
     ("lamda_grid", "learn_lamda", True),
     ("lamda", "learn_lamda", False),
     ("keep_prob", "objective", "reconstruct"),
+    ("row_length", "rows", "soft"),
+    *((key, "rows", "sparse") for key in ("num_per_user", "gumbel_tau", "noise_groups")),
     *((key, "distributed", False) for key in ("coordinator", "num_processes", "process_id")),
     *((key, "model", model) for key in ("epochs", "log_freq", "patience") for model in _closed_forms),
     ("grid", "model", "pop"),
@@ -270,7 +275,9 @@ kinds = {
     **dict.fromkeys(("resume", "paper", "distributed"), bool),
     **dict.fromkeys(("accumulate_steps", "eval_batch_size", "parts"), count),
     **dict.fromkeys(("patience", "log_freq", "epochs"), count),
-    **dict.fromkeys(("gumbel_tau", "lamda"), positive),
+    **dict.fromkeys(("gumbel_tau", "row_length"), positive),
+    "lamda": positive | auto,
+    "rows": Literal["soft", "sparse"],
     **dict.fromkeys(("data_dir", "results_dir"), text),
     **dict.fromkeys(("batch_size", "sampled_items"), count | everything | auto),
     "validation_users": count | everything | auto,
@@ -286,7 +293,8 @@ kinds = {
     "num_per_user": count | auto,
     "start": Literal["users", "popularity"] | auto,
     "recipe": Literal[
-        "plain", "sparse", "gentle", "popular", "squared", "squared-few", "generalized-few", "auto"
+        "plain", "sparse", "gentle", "popular", "squared", "squared-few", "generalized-few", "interactions",
+        "auto"
     ],
     "keep_step": Annotated[int, Field(ge=0, le=INT_MAX)] | Literal["best", "auto"],
     "keep_lamda": positive | Literal["best", "step", "auto"],

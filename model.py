@@ -210,6 +210,29 @@ def fit(kernel, rows, lamdas):
 # ---- Extensions: what the paper does not have, or does otherwise ---------------------------------------
 
 
+BISECTIONS = 24  # a weight of 2^-24 more or less is none in a byte
+
+
+def keep_largest(weights, count):
+    """The weights (S, I), not negative, at most 1, and 0 but for the `count` largest; all ties at 1 stay."""
+    weights = jnp.clip(weights, 0, 1)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        few = (weights > middle).sum() <= count
+        return jnp.where(few, low, middle), jnp.where(few, middle, high)
+
+    zero = jnp.zeros((), weights.dtype)
+    _, threshold = jax.lax.fori_loop(0, BISECTIONS, halve, (zero, zero + 1))
+    return jnp.where(weights > jnp.minimum(threshold, 1 - 2.0**-20), weights, 0)
+
+
+def to_bytes(weights):
+    """Weights from 0 to 1, rounded to multiples of 1 / 255."""
+    return jnp.round(255 * weights) / 255
+
+
 def _factors(square, items):
     """What scales rows with these squared norms, (m,), to the norm sqrt(I); of an empty row, any number."""
     return jnp.sqrt(items / jnp.where(square > 0, square, 1))

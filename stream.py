@@ -81,10 +81,6 @@ def improve(settings, params, part_data, part, key, kernel, mesh):
     return state.params
 
 
-def initial_params(settings, logits):
-    return distill.initial_state(settings, logits, distill.make_optimizer(settings)).params
-
-
 def train_and_test(settings, run, evaluation, dataset, mesh):
     """All parts of a run; its result. "parts" has a dict for every part."""
     kernel = model.Kernel(settings["depth"], settings["normalize"])
@@ -94,7 +90,7 @@ def train_and_test(settings, run, evaluation, dataset, mesh):
     if distilled:
         sample = distill.make_sampler(settings)  # here, so that all parts share one compiled program
         start = dataset.train_rows(arrivals[0][:size]).toarray().astype(dtype)
-        loop.state = loop.restored("state", initial_params(settings, start))
+        loop.state = loop.restored("state", distill.initial_params(settings, start))
     for part in loop.steps(settings["parts"], "part"):
         arrived = np.concatenate(arrivals[: part + 1])
         if distilled:
@@ -145,7 +141,7 @@ def check(settings, dataset):
 def main(arguments):
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "stream")
     check(settings, dataset)
-    complete = {**settings, "learn_lamda": True, "cosine_decay": True, "accumulate_steps": 1}
+    complete = {**settings, "rows": "soft", "learn_lamda": True, "cosine_decay": True, "accumulate_steps": 1}
     work = partial(train_and_test, complete, dataset=dataset, mesh=mesh)
     threads = 1 if settings["memory"] == "distilled" else None  # as in distill.py
     with threadpool_limits(limits=threads, user_api="blas"):

@@ -169,10 +169,10 @@ class Run:
         if changed:
             say(f"note: the run began under other conditions: {'; '.join(changed)}")
 
-    def save_arrays(self, name, arrays):
+    def save_arrays(self, name, arrays, compressed=False):
         if not self._silent:
             with atomic(self.folder / name) as file:
-                np.savez(file, **arrays)
+                (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
     def save_metrics(self, history):
         """Writes metrics.jsonl anew: a dict a validation."""

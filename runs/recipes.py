@@ -35,6 +35,7 @@ PLAIN = {
     "learning_rate": 0.08,
     "shared_moment": False,
     "start": "users",
+    "lamda": 0.01,
 }
 RECIPES = {
     "plain": {},
@@ -56,6 +57,14 @@ RECIPES = {
         "depth": 0,
         "keep_prob": 0.6,
         "learning_rate": 0.5,
+    },
+    # For rows="sparse". Each score is the sum of few large weights, and needs no scale.
+    "interactions": {
+        "loss": "squared",
+        "item_discount": 0.25,
+        "score_scale": 1.5,
+        "shared_moment": True,
+        "lamda": 1.0,
     },
 }
 KEPT = ("keep_step", "keep_lamda")  # rehearsals may choose these, beside the recipe
@@ -96,6 +105,8 @@ def candidates(settings, data):
     """
     if settings.get("recipe", "auto") != "auto":
         return [settings["recipe"]]
+    if settings.get("rows") == "sparse":
+        return ["interactions"]
     users = _user_support(settings, data)
     known = data.per_item / WELL_KNOWN
     if known >= 1:
@@ -163,7 +174,9 @@ def _for_synthetic_users(settings, data, choice):
         reasons["score_scale"] = f"{loss} loss, {users} synthetic users"
     draws = values["num_per_user"] if settings["num_per_user"] == "auto" else settings["num_per_user"]
     share = data.items / draws / TUNED_ITEMS_PER_DRAW
-    if loss != "softmax" and share < 1:  # X_syn and so the scores grow with n / I
+    if (
+        loss != "softmax" and share < 1 and settings.get("rows") != "sparse"
+    ):  # X_syn and so the scores grow with n / I
         values["score_scale"] *= share
         reasons["score_scale"] += f", {draws} draws of {data.items} items"
     if "train_steps" not in values:

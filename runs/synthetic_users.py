@@ -27,7 +27,7 @@ class SyntheticUsers(NamedTuple):
     settings: dict  # of the run
     result: dict  # result.json: metrics, ...
     rows: np.ndarray  # (S, I) float32 in [0, 1]: the synthetic users
-    logits: np.ndarray  # (S, I) float32: what the rows are drawn from
+    logits: np.ndarray  # (S, I) float32: what the rows are drawn from; of sparse rows, the rows
     item_ids: np.ndarray  # (I,) the source's own ids, numbers or text
     item_weights: np.ndarray  # (I,) float32: what the kernel multiplies every row by
     lamda: float
@@ -102,12 +102,15 @@ def open_distilled(folder):
     arrays = read_npz(path, START_AGAIN)
     damaged = f"{path} does not hold what distill.py writes"
     try:
+        rows = arrays["data"]
+        if rows.dtype == np.uint8:  # sparse rows, which have no logits beside them
+            arrays["logits"] = rows = rows.astype(np.float32) / 255
         run = SyntheticUsers(
             folder,
             config,
             json.loads(str(arrays["settings"])),
             result,
-            arrays["data"],
+            rows,
             arrays["logits"],
             unpack_ids(arrays["item_ids"]),
             arrays["item_weights"],
@@ -238,11 +241,13 @@ def to_matrix(run, values, seed):
     Args:
         run: SyntheticUsers.
         values: "soft", the weights in [0, 1]; or "hard", 1 for every item that comes up in the run's
-            `num_per_user` draws at `draw_temperature`.
+            `num_per_user` draws at `draw_temperature` or, of sparse rows, that has a weight.
         seed: of the draws.
     """
     if values == "soft":
         return sp.csr_matrix(run.rows)
+    if run.settings.get("rows") == "sparse":
+        return sp.csr_matrix((run.rows > 0).astype(np.float32))
     draws = run.settings["num_per_user"]
     counts = draw(run.logits, draws, draw_temperature(run.logits, draws, run.real_length), seed)
     return sp.csr_matrix((counts > 0).astype(np.float32))

@@ -66,7 +66,7 @@ def test_the_plain_loss_is_that_of_distill(tiny, monkeypatch):
     settings, _ = recipes.resolve_auto(settings, recipes.statistics_of(tiny))
     kernel = model.Kernel(settings["depth"], settings["normalize"])
     logits = jnp.asarray(3 * np.random.default_rng(4).random((12, tiny.items)), jnp.float32)
-    params = distill.initial_state(settings, logits, distill.make_optimizer(settings)).params
+    params = distill.initial_params(settings, logits)
     *_, batches = distill.build(settings, tiny, kernel, model.cross_entropy, devices.start(False))
     [batch], key = batches(0), jax.random.key(0)
 

@@ -10,19 +10,22 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import ROOT, environment_of, environment_without_cache, write_layout
 
 import data
 import distill
 import model
-from eval import METRICS, tie_order
+from eval import METRICS, scores_of, summarise, tie_order
 from hyper_params import hyper_params
 from lib import devices
 from lib.errors import UserError
 from lib.files import read_npz
 from lib.settings import resolve
 from runs import batches, lifecycle, published, recipes
+from runs.evaluation import Evaluation
+from runs.synthetic_users import open_distilled, to_matrix
 
 STEPS = 200
 TINY = [
@@ -454,9 +457,7 @@ def test_a_step_on_all_items_of_a_part_is_the_step_on_all_items(tiny, name):
     settings, _ = resolve(["--user_support=8", "--num_per_user=30", "--batch_size=12", "--score_scale=50"])
     settings, _ = recipes.resolve_auto({**settings, "loss": name}, recipes.statistics_of(tiny))
     kernel, mesh = model.Kernel(1, True, data.item_weights(tiny, 0.25)), devices.start(False)
-    state = distill.initial_state(
-        settings, distill.initial_logits(settings, tiny), distill.make_optimizer(settings)
-    )
+    params = distill.initial_params(settings, distill.initial_logits(settings, tiny))
     objective = distill.make_objective(settings, tiny, kernel, model.LOSSES[name])
     slope = jax.jit(jax.value_and_grad(objective, has_aux=True))
 
@@ -470,7 +471,7 @@ def test_a_step_on_all_items_of_a_part_is_the_step_on_all_items(tiny, name):
             whole = batches.make_batches(tiny, mesh, 0, 12, 0.5, -1, 1)(0)[0].entries
             items, counts = batches.choose_items(rng, of_users, sampled)
             batch = batches.Batch(whole[:, items], jnp.asarray(items), jnp.asarray(counts))
-        (loss, _), gradient = slope(state.params, None, jax.random.key(0), batch)
+        (loss, _), gradient = slope(params, None, jax.random.key(0), batch)
         return float(loss), np.asarray(gradient.logits)
 
     loss, gradient = of(-1)
@@ -495,15 +496,13 @@ def test_a_step_by_places_is_the_dense_step(tiny, name, dense, objective, sample
     settings, _ = resolve([f"--objective={objective}", "--user_support=8", "--num_per_user=30"])
     settings, _ = recipes.resolve_auto({**settings, "loss": name}, recipes.statistics_of(tiny))
     kernel, mesh = model.Kernel(1, True, data.item_weights(tiny, 0.25)), devices.start(False)
-    state = distill.initial_state(
-        settings, distill.initial_logits(settings, tiny), distill.make_optimizer(settings)
-    )
+    params = distill.initial_params(settings, distill.initial_logits(settings, tiny))
     objective = distill.make_objective(settings, tiny, kernel, model.LOSSES[name])
     slope, found = jax.jit(jax.value_and_grad(objective, has_aux=True)), []
     keep_prob = 0.5 if settings["objective"] == "held_out" else 1
     for form in ("all", dense):
         [batch] = batches.make_batches(tiny, mesh, 0, 12, keep_prob, sampled, 1, form)(0)
-        (loss, _), gradient = slope(state.params, None, jax.random.key(0), batch)
+        (loss, _), gradient = slope(params, None, jax.random.key(0), batch)
         found.append((float(loss), np.asarray(gradient.logits)))
     (loss, gradient), (same_loss, same_gradient) = found
     assert same_loss == pytest.approx(loss, rel=1e-5)
@@ -748,3 +747,43 @@ def test_config_keeps_what_auto_became_and_why(tiny_data, tmp_path):
         "items": config["data"]["items"],
         "interactions": config["data"]["interactions"],
     }
+
+
+# ---- Sparse rows ---------------------------------------------------------------------------------------
+
+
+def test_sparse_rows_are_few_bytes_that_every_script_reads(tiny, tiny_data, tmp_path):
+    """No more of them than as many real users have; what is tested is what is kept."""
+    run = small(tiny_data, tmp_path, "--rows=sparse", "--recipe=interactions", "--keep_lamda=step")
+    users = open_distilled(run)
+    assert users.result["learnt"] and users.result["best_step"] > 0
+    most = int(len(users.rows) * tiny.lengths[data.TRAIN].mean())
+    assert most / 2 < (users.rows > 0).sum() <= most
+    np.testing.assert_allclose(users.rows * 255, (users.rows * 255).round(), atol=1e-4)
+    size = (run / "distilled.npz").stat().st_size
+    assert size < 10 * most + 8000 and (users.logits == users.rows).all()
+    hard = to_matrix(users, "hard", 0)
+    assert set(hard.data) == {1} and (hard.toarray() == (users.rows > 0)).all()
+    kernel = model.Kernel(users.settings["depth"], users.settings["normalize"], users.item_weights)
+    [alpha] = model.fit(kernel, users.rows, [users.lamda])
+    test = Evaluation(tiny, users.settings, devices.start(False)).test(scores_of(kernel, users.rows, [alpha]))
+    assert summarise(test)["NDCG@10"] == pytest.approx(users.result["test"]["NDCG@10"], rel=1e-4)
+
+
+def test_sparse_rows_shrink_to_their_length(tiny):
+    """Each update leaves logits from 0 to GROWTH, so few of which are above 0 as the schedule allows."""
+    settings = {"user_support": 10, "row_length": 0.5, "rows": "sparse", "train_steps": 10}
+    most = distill.most_entries(settings, tiny)
+    assert most == int(5 * tiny.lengths[data.TRAIN].mean())
+    optimizer = distill.keep_few(most, 10)
+    params = distill.Params(jnp.asarray(tiny.train[:10].toarray(), jnp.float32), jnp.zeros(()))
+    state, rng, counts = optimizer.init(params), np.random.default_rng(0), []
+    for _ in range(10):
+        updates = distill.Params(jnp.asarray(rng.normal(size=params.logits.shape), jnp.float32), jnp.ones(()))
+        updates, state = optimizer.update(updates, state, params)
+        params = optax.apply_updates(params, updates)
+        counts.append(int((params.logits > 0).sum()))
+        assert 0 <= params.logits.min() and params.logits.max() <= distill.GROWTH * 1.0001
+    assert float(params.log_lamda) == 10, "lamda is left alone"
+    assert counts[0] > 2 * most and counts == sorted(counts, reverse=True) and counts[6:] == [counts[-1]] * 4
+    assert 0.95 * most <= counts[-1] <= most

@@ -340,3 +340,25 @@ def test_a_hidden_item_changes_no_softmax_however_high_its_score(loss):
     (value, slope), (expected, expected_slope) = (of(scores.at[:, 5].set(high)) for high in (1e4, 0.0))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 30, 60, 100])
+def test_the_largest_weights_are_kept(count):
+    """As a sort finds them; of equal ones all or none, but at 1 all."""
+    rng = np.random.default_rng(count)
+    weights = rng.permuted(np.append(rng.uniform(-0.5, 1.5, 50), np.repeat(0.25, 10))).reshape(6, 10)
+    weights = weights.astype(np.float32)
+    clipped = np.clip(weights, 0, 1)
+    kept = np.asarray(model.keep_largest(jnp.asarray(weights), count))
+    threshold = np.append(-np.sort(-clipped, axis=None), 0)[count] if count < 60 else 0
+    expected = np.where((clipped > threshold) | (clipped == 1), clipped, 0)
+    assert (kept == expected).all() and 5 < (clipped == 1).sum() < 30 and 5 < (clipped == 0).sum() < 30
+
+
+def test_bytes_hold_256_weights():
+    weights = jnp.asarray(np.random.default_rng(0).random((40, 50)), jnp.float32)
+    rounded = np.asarray(model.to_bytes(weights)) * 255
+    np.testing.assert_allclose(rounded, rounded.round(), atol=1e-4)
+    assert (
+        np.abs(rounded / 255 - weights).max() <= 0.5 / 255 + 1e-6 and len(np.unique(rounded.round())) == 256
+    )

@@ -40,6 +40,7 @@ def other_value(key):
         "all",
         "mf",
         "users",
+        "sparse",
     )
     candidates = 7, 0.123, True, False, *texts, [0.5], [{}], ["AUC"], 0
     for value in candidates:
@@ -111,7 +112,7 @@ def test_stronger_sources_win(tmp_path):
 
 def test_paper_leaves_nothing_to_the_rules():
     auto = [key for key, value in values("--paper=true").items() if value == "auto"]
-    assert auto == ["keep_prob"], "which has no effect there"
+    assert auto == ["keep_prob", "lamda"], "which have no effect there"
 
 
 def test_chosenare_read_by_their_kind():
