@@ -210,22 +210,25 @@ def fit(kernel, rows, lamdas):
 # ---- Extensions: what the paper does not have, or does otherwise ---------------------------------------
 
 
-BISECTIONS = 24  # a weight of 2^-24 more or less is none in a byte
+BISECTIONS = 24  # until 2^-24, the precision of a number near 1
+TIE = 2.0**-12  # among weights that differ by less, the first go first; a byte does not tell them apart
 
 
 def keep_largest(weights, count):
-    """The weights (S, I), not negative, at most 1, and 0 but for the `count` largest; all ties at 1 stay."""
+    """The weights (S, I), not negative, at most 1, and 0 but for the `count` largest, or slightly fewer."""
     weights = jnp.clip(weights, 0, 1)
+    place = jnp.arange(weights.size, dtype=weights.dtype).reshape(weights.shape)
+    ranked = jnp.where(weights > 0, weights + TIE * (1 - place / weights.size), 0)
 
     def halve(_, bounds):
         low, high = bounds
         middle = (low + high) / 2
-        few = (weights > middle).sum() <= count
+        few = (ranked > middle).sum() <= count
         return jnp.where(few, low, middle), jnp.where(few, middle, high)
 
-    zero = jnp.zeros((), weights.dtype)
-    _, threshold = jax.lax.fori_loop(0, BISECTIONS, halve, (zero, zero + 1))
-    return jnp.where(weights > jnp.minimum(threshold, 1 - 2.0**-20), weights, 0)
+    bounds = jnp.array([0, 1 + TIE], weights.dtype)
+    _, threshold = jax.lax.fori_loop(0, BISECTIONS, halve, (bounds[0], bounds[1]))
+    return jnp.where(ranked > threshold, weights, 0)
 
 
 def to_bytes(weights):
