@@ -1,13 +1,21 @@
 """Errors that the user can repair: one line on stderr, beginning with the script's name, and an exit code."""
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
 
+# Exit codes by which another program tells these errors from all others, which are 1; of sysexits.h.
+FULL_DISK, IN_USE = 74, 75
+
 
 class UserError(Exception):
     """An error that the user can repair; its text is the one line that they see."""
+
+
+class InUse(UserError):
+    """Another process is doing the same, and will end."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,10 +43,16 @@ def run_script(main, script=None):
     except BrokenPipeError:  # the program that read the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (UserError, OSError) as error:  # OSError: a full disk, a folder without write permission
-        sys.exit(f"{script}: {' '.join(str(error).split())}")
-    except MemoryError as error:
-        sys.exit(f"{script}: out of memory ({error}). Try a smaller batch_size or eval_batch_size.")
+    except (UserError, OSError, MemoryError) as error:  # OSError: a full disk, no permission to write
+        memory = f"out of memory ({error}). Try a smaller batch_size or eval_batch_size."
+        text = memory if isinstance(error, MemoryError) else " ".join(str(error).split())
+        print(f"{script}: {text}", file=sys.stderr, flush=True)
+        sys.exit(_exit_code(error))
     except KeyboardInterrupt:
         sys.stderr.write(f"{script}: interrupted\n")
         sys.exit(130)
+
+
+def _exit_code(error):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return FULL_DISK if full else IN_USE if isinstance(error, InUse) else 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.errors import UserError
+from lib.errors import InUse, UserError
 
 ROOT = Path(__file__).parent.parent  # the project's folder
 
@@ -93,13 +93,13 @@ def lock(path, message=None):
     """Holds a lock on the file path; the system releases it when the process ends, however it ends.
 
     Args:
-        message: the text of the UserError if another process holds the lock; None waits for that process.
+        message: the text of the InUse if another process holds the lock; None waits for that process.
     """
     with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))
         except BlockingIOError as error:
-            raise UserError(message) from error
+            raise InUse(message) from error
         yield
 
 

@@ -10,10 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from hyper_params import hyper_params
-from lib.errors import UserError
+from lib.errors import IN_USE, InUse, UserError
 from lib.files import ROOT
 from paper import plan
-from runs.folder import IN_USE
 
 
 def command(planned, options):
@@ -68,7 +67,7 @@ def make_run(planned, options):
     """Makes a planned run, or goes on with it; the reason why it failed, or "".
 
     Raises:
-        UserError: the run was interrupted, or another process is making it.
+        UserError: the run was interrupted, or (InUse) another process is making it.
     """
     script, *arguments = command(planned, options)
     code, last_error = run_to_the_end([sys.executable, ROOT / script, *arguments])
@@ -77,8 +76,8 @@ def make_run(planned, options):
     if code < 0 or code > 128:
         line = command_line(planned, options)
         raise UserError(f"{line} was interrupted; the same command goes on from its checkpoint")
-    if IN_USE in last_error:
-        raise UserError(last_error)
+    if code == IN_USE:
+        raise InUse(last_error)
     return last_error if code else ""
 
 

@@ -42,7 +42,6 @@ from lib.files import ROOT, atomic, lock, read_npz
 FILES = ("data_dir", "results_dir", "resume", "paper", "eval_batch_size", "metrics")
 NOT_SHAPING = {*FILES, "distributed", "coordinator", "num_processes", "process_id"}
 START_AGAIN = "--resume=false starts again and keeps the folder under another name"
-IN_USE = "another process is running these settings"
 METRICS = ("HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC")  # eval.METRICS, without JAX
 PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
 
@@ -254,7 +253,7 @@ def open_run(settings, fingerprint, kind, silent=False, started=None):
         started: time.time() at which the work began; None for the start of the process, imports included.
 
     Raises:
-        UserError: another process runs the same settings.
+        InUse: another process runs the same settings.
     """
     results = Path(settings["results_dir"])
     folder = results / run_name(settings, fingerprint, kind)
@@ -263,7 +262,7 @@ def open_run(settings, fingerprint, kind, silent=False, started=None):
         return
     results.mkdir(parents=True, exist_ok=True)
     # The lock lies beside the folder, which may be renamed while it is held.
-    with lock(results / f".{folder.name}.lock", f"{IN_USE} in {folder}"):
+    with lock(results / f".{folder.name}.lock", f"another process is running these settings in {folder}"):
         if not settings["resume"] and folder.exists():
             old_names = (folder.with_name(f"{folder.name}.old{count}") for count in itertools.count(1))
             folder.rename(next(name for name in old_names if not name.exists()))

@@ -27,17 +27,20 @@ def run_job(main):
     try:
         run_script(main)
     except (SystemExit, jax.errors.JaxRuntimeError) as error:
-        ended = isinstance(error, SystemExit) and isinstance(error.code, (int, type(None)))
+        # Above 128: a signal has stopped all processes, or the reader of the output has ended.
+        ended = isinstance(error, SystemExit) and (not error.code or error.code in range(129, 256))
         if not jax.distributed.is_initialized() or ended:
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
             reason = str(error).splitlines()[0][:200]
-            error = (
+            print(
                 f"{Path(sys.argv[0]).stem}: another process has failed, or cannot be reached ({reason}). "
-                "The same command goes on from the last checkpoint, on any number of processes."
+                "The same command goes on from the last checkpoint, on any number of processes.",
+                file=sys.stderr,
+                flush=True,
             )
-        print(error, file=sys.stderr, flush=True)
-        os._exit(1)  # a common end, which is JAX's way, would wait for the other processes in vain
+        # A common end, which is JAX's way, would wait for the other processes in vain.
+        os._exit(getattr(error, "code", 1))
 
 
 def begin(arguments, description, script, of_run=lambda settings: None, choose=None):

@@ -6,16 +6,15 @@ has died. A trial's user attributes: run, its run's name; error, where the run h
 another trial has the run; folder and result, where it has finished.
 """
 
-import errno
 import json
-import os
 import signal
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, suppress
-from functools import cache
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import optuna
 import sqlalchemy
@@ -23,14 +22,15 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 import data
-from lib.errors import UserError
+from lib.errors import FULL_DISK, IN_USE, UserError
 from lib.settings import resolve, to_arguments
 from runs import recipes
-from runs.folder import IN_USE, read_result, run_name
+from runs.folder import check_result, read_result, run_name
 from sweep.worker import POLL_SECONDS, run_distill
 
 RETRIES = 2  # of a run whose process was killed
 MISSING_HEARTBEATS = 4  # after which a search counts as dead
+IF_DAMAGED = "; where it is damaged, move it away: the same search repeats no run that results_dir has"
 UNREACHABLE_SECONDS = 300  # for which a search waits for its database
 STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 OVER = ("failed", "pruned", "complete")  # see `status`
@@ -54,21 +54,47 @@ class Storage(optuna.storages.RDBStorage):
         return super().set_trial_state_values(trial_id, state, values)
 
 
-def open_storage(url, path, heartbeat=10):
-    """The database of all studies: at a SQLAlchemy URL or, where that is None, in the file path."""
-    name, password, options = str(path), None, {"poolclass": sqlalchemy.pool.NullPool}
+@contextmanager
+def reading(name, secrets=(), hint=""):
+    """Within the block, a database that cannot be read becomes a UserError that names it."""
     try:
-        if url is None:  # in a URL, some characters of the path would mean something
-            options["creator"] = lambda: sqlite3.connect(path, timeout=60, check_same_thread=False)
-        else:
-            name, password = "--storage", sqlalchemy.make_url(url).password
-            name = f"--storage={sqlalchemy.make_url(url)!r}"  # with *** for the password
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # sqlite3, SQLAlchemy, Alembic, Optuna and json raise different classes
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        hint = ". Try pip install 'psycopg[binary]'" if isinstance(error, ImportError) else hint
+        raise UserError(mask(f"{name} cannot be opened: {reason}{hint}", secrets)) from None
+
+
+def mask(text, secrets):
+    """The text with *** for every secret that is not None or empty, as it is or quoted for a URL."""
+    for secret in filter(None, secrets):
+        for form in (secret, quote(secret), quote_plus(secret)):
+            text = text.replace(form, "***")
+    return text
+
+
+def open_storage(url, path, heartbeat=10):
+    """The database of all studies: at a SQLAlchemy URL or, where that is None, in the file path.
+
+    Raises:
+        UserError: it cannot be opened, or is a SQLite file that is damaged.
+    """
+    name, secrets, hint, options = str(path), [], IF_DAMAGED, {"poolclass": sqlalchemy.pool.NullPool}
+    if url is None:  # in a URL, some characters of the path would mean something
+        options["creator"] = lambda: sqlite3.connect(path, timeout=60, check_same_thread=False)
+    else:
+        with reading("--storage"):
+            parsed = sqlalchemy.make_url(url)
+        secrets = [parsed.password, *parsed.normalized_query.get("password", ())]
+        name = f"--storage={parsed!r}"  # with *** for the password, but for one behind a question mark
+        hint = IF_DAMAGED if parsed.get_backend_name() == "sqlite" else ""
+    with reading(name, secrets, hint):
+        check_file(sqlalchemy.create_engine(url or "sqlite://", **options))
         beats = {"heartbeat_interval": heartbeat, "grace_period": MISSING_HEARTBEATS * heartbeat}
         storage = Storage(url or "sqlite://", options, **beats)
-    except (*STORAGE_ERRORS, ValueError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0][:200].replace(password or "\n", "***")
-        hint = ". Try pip install 'psycopg[binary]'" if isinstance(error, ImportError) else ""
-        raise UserError(f"{name} cannot be opened: {reason}{hint}") from None
+    storage.reading = partial(reading, name, secrets, hint)
     if storage.engine.name == "sqlite":
         # A trial is read, then claimed. As SQLite knows no FOR UPDATE, two searches may read at once, and
         # both claim it, unless the transaction has its lock from the start.
@@ -77,21 +103,36 @@ def open_storage(url, path, heartbeat=10):
     return storage
 
 
+def check_file(engine):
+    """Raises an error of some class where the file of a SQLite database is damaged."""
+    if engine.name == "sqlite":
+        with engine.connect() as link:
+            faults = link.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all()
+        if faults != ["ok"]:
+            raise ValueError(" ".join(faults[0].split()))
+
+
 def set_no_begin(connection, _):
     """Python's sqlite3 begins no transaction of its own."""
     connection.isolation_level = None
 
 
 def open_study(storage, name, about):
-    """The study of that name, made if need be; UserError if it was made with another Plan.about."""
+    """The study of that name, made if need be.
+
+    Raises:
+        UserError: it was made with another Plan.about, or is damaged.
+    """
     way = {"pruner": optuna.pruners.NopPruner(), "direction": "maximize", "load_if_exists": True}
     if about["sampler"] == "tpe":
         way["sampler"] = optuna.samplers.TPESampler(constant_liar=True, n_startup_trials=5)
         way["pruner"] = optuna.pruners.MedianPruner(n_warmup_steps=25)
-    study = optuna.create_study(storage=storage, study_name=name, **way)
-    if "about" not in study.user_attrs:
-        study.set_user_attr("about", about)
-    then = study.user_attrs["about"]
+    with storage.reading():
+        study = optuna.create_study(storage=storage, study_name=name, **way)
+        if "about" not in study.user_attrs:
+            study.set_user_attr("about", about)
+        then = study.user_attrs["about"]
+        check_study(study)
     if keys := [key for key in sorted({*then, *about}) if then.get(key) != about.get(key)]:
         differ = "; ".join(f"{key} {then.get(key)} then, {about.get(key)} now" for key in keys)
         raise UserError(f"the study {name} was made with other settings: {differ}. Try another --study=NAME")
@@ -100,9 +141,25 @@ def open_study(storage, name, about):
 
 def load_studies(storage):
     """{name: study} of the searches in the database, where there may be other studies, too."""
-    names = optuna.get_all_study_names(storage)
-    studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
-    return {study.study_name: study for study in studies if "about" in study.user_attrs}
+    with storage.reading():
+        names = optuna.get_all_study_names(storage)
+        studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+        studies = [study for study in studies if "about" in study.user_attrs]
+        for study in studies:
+            check_study(study)
+    return {study.study_name: study for study in studies}
+
+
+def check_study(study):
+    """Raises an error of some class unless the study has all that a search and its report read of it."""
+    about = study.user_attrs["about"]
+    _ = about["dataset"], about["sampler"]
+    for trial in latest(study).values():
+        if status(trial) == "complete":
+            result, _ = trial.user_attrs["result"], Path(trial.user_attrs["folder"])
+            check_result(result)
+            if result["val"][about["best_by"]] != trial.value:
+                raise ValueError(f"trial {trial.number} of {study.study_name} has another value than its run")
 
 
 def status(trial):
@@ -168,7 +225,10 @@ def carry_out(trial, plan, device, heartbeat, stop):
 
 
 def run_to_end(trial, settings, folder, device, heartbeat, stop):
-    """Runs distill.py until it has finished; UserError if it fails, OSError if a disk is full."""
+    """Runs distill.py until it has finished; UserError if it fails, OSError if a disk is full.
+
+    What has ended a run is told by its exit code: the message may hold any name.
+    """
     # All settings are given, so that an edit of hyper_params.py during the search changes nothing.
     arguments = to_arguments({**settings, "resume": True})
     reported, killed, pruned = set(), 0, False
@@ -190,9 +250,9 @@ def run_to_end(trial, settings, folder, device, heartbeat, stop):
             return
         if is_unwanted():
             raise optuna.TrialPruned if pruned else GivenUp
-        if os.strerror(errno.ENOSPC) in message:
+        if code == FULL_DISK:
             raise OSError(f"{message}; the same command goes on when it has space")
-        if IN_USE in message:  # by somebody else, or by a search that was taken for dead: it will end
+        if code == IN_USE:  # by somebody else, or by a search that was taken for dead: it will end
             stop.wait(heartbeat)
         elif code > 0 and number not in (signal.SIGINT, signal.SIGTERM):
             raise UserError(message)

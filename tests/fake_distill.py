@@ -2,7 +2,7 @@
 signals, no work.
 
 Like distill.py on the tests' data set, it fails for more than 150 synthetic users. FAKE_SAYS is an error that
-it ends with, and FAKE_SECONDS how long a step takes.
+it ends with, FAKE_ERRNO one of the system's, and FAKE_SECONDS how long a step takes.
 """
 
 import os
@@ -19,6 +19,8 @@ from runs.folder import METRICS, Stop, open_run
 
 def main(arguments):
     settings, _ = resolve(arguments, "")
+    if "FAKE_ERRNO" in os.environ:
+        raise OSError(int(os.environ["FAKE_ERRNO"]), os.strerror(int(os.environ["FAKE_ERRNO"])))
     if settings["user_support"] > 150 or "FAKE_SAYS" in os.environ:
         usual = f"user_support is {settings['user_support']:,}, but tiny has 150 users"
         raise UserError(os.environ.get("FAKE_SAYS", usual))

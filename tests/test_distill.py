@@ -20,7 +20,7 @@ import model
 from eval import METRICS, scores_of, summarise, tie_order
 from hyper_params import hyper_params
 from lib import devices
-from lib.errors import UserError
+from lib.errors import IN_USE, UserError
 from lib.files import read_npz
 from lib.settings import resolve
 from runs import batches, lifecycle, published, recipes
@@ -235,7 +235,7 @@ def test_two_at_once(tiny_data, tmp_path, run_script):
         next(line for line in first.stdout if line.startswith("step    0"))
         second = run_script("distill.py", *arguments)
         first.kill()
-    assert second.returncode == 1 and re.fullmatch(
+    assert second.returncode == IN_USE and re.fullmatch(
         r"distill: another process is running these settings in .*\n", second.stderr
     )
 

@@ -1,7 +1,9 @@
 """grid_search_distill.py: what it plans and refuses; that every run is done once, whoever is killed."""
 
+import errno
 import json
 import os
+import random
 import re
 import shlex
 import signal
@@ -22,7 +24,7 @@ from optuna.trial import TrialState
 import grid_search_distill as grid
 from lib.errors import UserError
 from runs import recipes
-from runs.folder import shaping
+from runs.folder import METRICS, shaping
 from sweep import study as queue
 from sweep import worker
 from sweep.worker import choose_devices, run_environment
@@ -96,9 +98,9 @@ def states(study):
     return [trial.state.name for trial in study.get_trials()]
 
 
-def new_study(tmp_path, heartbeat=10):
-    storage = queue.open_storage(None, tmp_path / "a.db", heartbeat)
-    return queue.open_study(storage, "a", {"sampler": "grid", "best_by": "NDCG@10"})
+def new_study(path, heartbeat=10):
+    storage = queue.open_storage(None, path, heartbeat)
+    return queue.open_study(storage, "a", {"sampler": "grid", "best_by": "NDCG@10", "dataset": "tiny"})
 
 
 # ---- The plan ----------------------------------------------------------------------------------------------
@@ -398,8 +400,14 @@ def test_a_password_is_not_printed(monkeypatch):
     for url in ("postgresql://me:se%20cret@127.0.0.1:1/x", "nothing://me:secret@host/x"):
         with pytest.raises(UserError, match="^--storage=[a-z]*://me:.*/x cannot be opened") as error:
             queue.open_storage(url, None)
+        assert "damaged" not in str(error.value)
         assert "se%20cret" not in str(error.value) and "secret" not in str(error.value)
         assert error.value.__cause__ is None
+
+    for url in ("postgresql://127.0.0.1:1/x?user=me&password=se%20cret", "postgresql//me:secret@host/x"):
+        with pytest.raises(UserError, match="^--storage.* cannot be opened") as error:
+            queue.open_storage(url, None)
+        assert not re.search("se.{0,3}cret", str(error.value))
 
     def fail(storage, url, *_, **options):
         raise ValueError(f"cannot connect with {url}")
@@ -407,6 +415,47 @@ def test_a_password_is_not_printed(monkeypatch):
     monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", fail)
     with pytest.raises(UserError, match=r"cannot connect with postgresql://me:\*\*\*@host/x"):
         queue.open_storage("postgresql://me:secret@host/x", None)
+
+
+@pytest.mark.parametrize("part", ["file", "text"])
+def test_a_damaged_database_is_named_in_one_line(tmp_path, capsys, part):
+    """Bytes are lost, or altered within the texts, which SQLite does not notice."""
+    path = tmp_path / "search" / "studies.db"
+    path.parent.mkdir()
+    study = new_study(path)
+    metrics = dict.fromkeys(METRICS, 3.0)
+    result = {"val": metrics, "test": metrics, "lamda": 1.0, "best_step": 1, "steps": 1, "wall_seconds": 1.0}
+    for run in ("one", "two"):
+        distributions = {"seed": optuna.distributions.CategoricalDistribution([1, 2])}
+        about = {"run": run, "result": result, "folder": run}
+        study.add_trial(
+            optuna.create_trial(value=3.0, params={"seed": 1}, distributions=distributions, user_attrs=about)
+        )
+    whole, rng, errors = path.read_bytes(), random.Random(0), []
+    texts = [match.span() for match in re.finditer(rb"[ -~]{6,}", whole)]
+    for _ in range(20):
+        content = bytearray(whole)
+        start, end = rng.choice(texts) if part == "text" else (rng.randrange(len(whole)), len(whole))
+        if part == "text":
+            content[rng.randrange(start, end)] = rng.choice(b'a0 "{}[],')
+        else:
+            content[start:end] = rng.choice([b"", bytes(end - start), rng.randbytes(end - start)])
+        path.write_bytes(content)
+        try:
+            grid.main(["--report", "--study=a", f"--results_dir={tmp_path}"])
+        except UserError as error:
+            errors.append(str(error))
+    assert len(errors) > 10
+    for error in errors:
+        assert len(error.splitlines()) == 1
+        assert (
+            f"{path} cannot be opened: " in error
+            and "move it away" in error
+            or "there is no study a" in error
+        )
+    path.write_bytes(whole)
+    grid.main(["--report", "--study=a", f"--results_dir={tmp_path}"])
+    assert "2 finished runs" in capsys.readouterr().out
 
 
 # ---- Whoever is killed -------------------------------------------------------------------------------------
@@ -485,12 +534,22 @@ def test_a_run_that_is_killed_again_and_again_has_failed(arguments, tmp_path, mo
 
 
 def test_a_full_disk_stops_the_search_and_fails_no_run(arguments, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAKE_SAYS", "[Errno 28] No space left on device")
+    monkeypatch.setenv("FAKE_ERRNO", str(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left on device; the same command"):
         grid.main(arguments("--seed=[1,2]"))
     study = study_in(tmp_path)
     assert sorted(states(study)) == ["FAIL", "WAITING", "WAITING"]
     assert {queue.status(trial) for trial in queue.latest(study).values()} == {"waiting"}
+
+
+def test_a_name_is_taken_for_no_reason(arguments, tmp_path, monkeypatch):
+    """The message of a run that fails names folders, and a folder may have any name."""
+    folder = "another process is running these settings in No space left on device"
+    monkeypatch.setenv("FAKE_SAYS", f"{folder}/checkpoint.npz cannot be read")
+    with pytest.raises(UserError, match="1 of 1 runs failed"):
+        grid.main(arguments("--seed=[1]"))
+    [trial] = study_in(tmp_path).get_trials()
+    assert trial.user_attrs["error"] == f"distill: {folder}/checkpoint.npz cannot be read"
 
 
 def test_a_search_that_was_taken_for_dead_gives_its_run_away(launch, tmp_path, monkeypatch):
@@ -556,7 +615,7 @@ def runs_waiting(study):
 
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETE", "PRUNED", "FAIL"])
 def test_of_two_trials_of_one_run_the_older_is_carried_out(tmp_path, state):
-    study = new_study(tmp_path)
+    study = new_study(tmp_path / "a.db")
     for _ in range(2):
         study.enqueue_trial({"seed": 1}, user_attrs={"run": "same"})
     first = study.ask()
@@ -568,7 +627,7 @@ def test_of_two_trials_of_one_run_the_older_is_carried_out(tmp_path, state):
 
 
 def test_what_has_failed_is_queued_by_the_next_call_only(tmp_path):
-    study = new_study(tmp_path)
+    study = new_study(tmp_path / "a.db")
     queue.enqueue(study, {"same": {"seed": 1}})
     trial = study.ask()
     trial.set_user_attr("error", "no memory")
@@ -581,7 +640,7 @@ def test_what_has_failed_is_queued_by_the_next_call_only(tmp_path):
 
 def test_a_trial_that_nobody_queued_is_surplus(tmp_path):
     """Another search takes the last waiting trial between this one's look and its claim."""
-    study = new_study(tmp_path)
+    study = new_study(tmp_path / "a.db")
     queue.enqueue(study, {"one": {"seed": 1}})
     study.ask()
     assert claim(study) == "surplus" and states(study) == ["RUNNING", "FAIL"]
@@ -590,7 +649,7 @@ def test_a_trial_that_nobody_queued_is_surplus(tmp_path):
 
 def test_a_trial_whose_search_is_silent_is_queued_again(tmp_path):
     """Also one whose search died before its first beat; not one that beats."""
-    study = new_study(tmp_path, heartbeat=1)
+    study = new_study(tmp_path / "a.db", heartbeat=1)
     for run in ("silent", "beating"):
         study.enqueue_trial({"seed": 1}, user_attrs={"run": run})
     study.ask()
@@ -609,7 +668,7 @@ def test_a_trial_whose_search_is_silent_is_queued_again(tmp_path):
 
 
 def test_a_heart_beats_on_after_an_outage(tmp_path, monkeypatch):
-    study = new_study(tmp_path, heartbeat=1)
+    study = new_study(tmp_path / "a.db", heartbeat=1)
     record, beats = optuna.storages.RDBStorage.record_heartbeat, []
 
     def fail_once(storage, trial):
@@ -625,7 +684,7 @@ def test_a_heart_beats_on_after_an_outage(tmp_path, monkeypatch):
 
 def test_what_a_dying_search_gave_up_is_queued_again(tmp_path):
     """It died before it queued it. Not what has an error, or is done or waits otherwise."""
-    study = new_study(tmp_path)
+    study = new_study(tmp_path / "a.db")
     for run, attributes, value in (
         ("lost", {}, None),
         ("failed", {"error": "no memory"}, None),
@@ -644,7 +703,7 @@ def test_what_a_dying_search_gave_up_is_queued_again(tmp_path):
 def test_a_run_is_stopped_by_what_its_validations_gave(arguments, tmp_path, monkeypatch):
     """The pruner sees every line of metrics.jsonl once, by best_by."""
     monkeypatch.setenv("FAKE_SECONDS", "0.4")
-    study = new_study(tmp_path)
+    study = new_study(tmp_path / "a.db")
     study.pruner = optuna.pruners.ThresholdPruner(lower=12, n_warmup_steps=25)
     block = dict(grid.split(no_options(arguments("--train_steps=40"))))
     plan = grid.make_plan({key: grid.parse(key, text) for key, text in block.items()} | {"seed": [1, 5]})

@@ -12,10 +12,9 @@ from conftest import shorten_rehearsals
 
 import baselines
 import compare
-from lib.errors import UserError
+from lib.errors import IN_USE, UserError
 from paper import make_runs, own_data, summaries
 from paper.own_data import DISTILLED, EASE, EVERYONE
-from runs.folder import IN_USE
 
 USERS = 500
 
@@ -217,7 +216,10 @@ def test_a_model_that_is_refused_does_not_stop_the_others(tiny_data, tmp_path, s
 
 @pytest.mark.parametrize(
     "outcome, words",
-    [((143, ""), "--model=pop .* was interrupted; the same command goes on"), ((1, IN_USE), IN_USE)],
+    [
+        ((143, ""), "--model=pop .* was interrupted; the same command goes on"),
+        ((IN_USE, "made by another"), "made by another"),
+    ],
 )
 def test_a_run_that_is_stopped_or_made_elsewhere_ends_the_call(tiny_data, tmp_path, scripts, outcome, words):
     scripts.outcomes[1] = outcome
