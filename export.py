@@ -22,7 +22,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from lib.errors import Parser, UserError, run_script
-from lib.files import atomic, write_parquet
+from lib.files import atomic, atomic_files, write_parquet
 from runs.synthetic_users import folder_of, open_distilled, to_matrix, warn_if_not_learnt
 
 FORMATS = ("recbole", "lenskit", "implicit", "csv")
@@ -72,19 +72,19 @@ def write(matrix, item_ids, kind, out, name):
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         frame.columns = ["user_id:token", "item_id:token", "rating:float"]
-        with atomic(folder / f"{name}.inter") as file:
-            frame.to_csv(file, sep="\t", index=False)
         config = RECBOLE_CONFIG.format(name=json.dumps(name), folder=json.dumps(str(out.resolve())))
-        with atomic(out / f"{name}.yaml") as file:
-            file.write(config.encode())
-        return [folder / f"{name}.inter", out / f"{name}.yaml"]
+        paths = [folder / f"{name}.inter", out / f"{name}.yaml"]
+        with atomic_files(*paths) as (interactions, settings):
+            frame.to_csv(interactions, sep="\t", index=False)
+            settings.write(config.encode())
+        return paths
     out.mkdir(parents=True, exist_ok=True)
     if kind == "implicit":
-        with atomic(out / "user_items.npz") as file:
-            sp.save_npz(file, matrix)
-        with atomic(out / "items.csv") as file:
-            pd.DataFrame({"column": np.arange(len(item_ids)), "item": item_ids}).to_csv(file, index=False)
-        return [out / "user_items.npz", out / "items.csv"]
+        paths = [out / "user_items.npz", out / "items.csv"]
+        with atomic_files(*paths) as (users, items):
+            sp.save_npz(users, matrix)
+            pd.DataFrame({"column": np.arange(len(item_ids)), "item": item_ids}).to_csv(items, index=False)
+        return paths
     path = out / ("interactions.parquet" if kind == "lenskit" else "interactions.csv")
     with atomic(path) as file:
         write_parquet(file, frame) if kind == "lenskit" else frame.to_csv(file, index=False)

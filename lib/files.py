@@ -4,11 +4,13 @@ Beside them, locks between processes, and .npz files read with a clear error whe
 """
 
 import fcntl
+import glob
 import os
+import secrets
 import shlex
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ ROOT = Path(__file__).parent.parent  # the project's folder
 def atomic(path):
     """Opens path for writing in binary; the whole file appears when the block ends, or none if it fails.
 
+    Several may write one path at once: the last to end wins, and nothing of the others is left.
+
     Raises:
         UserError: the folder of path does not exist.
     """
@@ -29,28 +33,73 @@ def atomic(path):
     if not path.parent.is_dir():
         command = f"mkdir -p {shlex.quote(str(path.parent))}"
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}; `{command}` makes it")
-    temporary = path.with_name(f".{path.name}.tmp")
+    file = _open_temporary(path)
     try:
-        with open(temporary, "wb") as file:
+        with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
+            _flush(file)
+            os.replace(file.name, path)
+        with _opened(path.parent) as folder:
             os.fsync(folder)  # so that the new name survives a loss of power, too
-        finally:
-            os.close(folder)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        Path(file.name).unlink(missing_ok=True)
         raise
 
 
+def _open_temporary(path):
+    """A new file beside path, open for writing, and locked: what is not locked, a killed writer has left.
+
+    Such files of the same path are deleted.
+    """
+    stem = f".{path.name[:50]}."  # the system limits the length of a name
+    for left in path.parent.glob(f"{glob.escape(stem)}{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError), open(left, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+    while True:
+        file = open(path.with_name(f"{stem}{secrets.token_hex(4)}.tmp"), "xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(file.name):  # else, another writer has deleted it before it was locked
+            return file
+        file.close()
+
+
+def _flush(file):
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _opened(folder):
+    """The descriptor of a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_files(*paths):
+    """Opens files that belong together, as `atomic`: all appear when the block ends, in this order, or none.
+
+    Where several write them at once, all files of one appear before those of the next.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(atomic(path)) for path in reversed(paths)][::-1]
+        yield files
+        for file in files:
+            _flush(file)
+        with _opened(Path(paths[0]).parent) as folder:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            stack.close()
+
+
 def write_files(folder, contents):
-    """Writes {name: bytes} into the folder, which is made if needed."""
+    """Writes {name: bytes} into the folder, which is made if needed, as `atomic_files`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        with atomic(folder / name) as file:
+    with atomic_files(*(folder / name for name in contents)) as files:
+        for file, content in zip(files, contents.values()):
             file.write(content)
 
 
