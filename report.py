@@ -26,7 +26,7 @@ from lib.errors import Parser, UserError, run_script
 from lib.files import ROOT, write_files
 from page import figures, leak
 from runs import recipes
-from runs.folder import NOT_SHAPING, read_finished
+from runs.folder import NOT_SHAPING, Altered, check_sum, read_finished
 from runs.synthetic_users import folder_of, load_dataset, open_distilled
 
 MAX_RUNS = 20  # in the table of metrics
@@ -58,6 +58,9 @@ def runs_on_same_data(distilled, statistics):
     for path in sorted(this_folder.parent.glob("*/result.json")):
         try:
             config, result = read_finished(path.parent)
+        except Altered as error:
+            print(f"report: left out: {error}", file=sys.stderr)
+            continue
         except UserError:
             continue  # another program's folder, or a damaged one
         if config["data_fingerprint"] != distilled.config["data_fingerprint"]:
@@ -95,7 +98,8 @@ def curve(folder, result):
             values += [] if line["loss"] is None else [line["loss"]]
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"not all numbers of step {line['step']} are finite")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        check_sum(folder, path.name)
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         print(f"report: the page has no learning curve: {path} cannot be read ({error})", file=sys.stderr)
         return None
     draw = lambda kind: plots.curve(history, result["best_step"], "", kind)

@@ -17,7 +17,7 @@ import numpy as np
 
 from lib.errors import UserError
 from lib.files import ROOT, read_npz, write_files
-from runs.folder import check_result, read_finished, shaping
+from runs.folder import check_result, check_sum, read_finished, shaping
 from runs.recipes import Statistics
 
 DOCS = ROOT / "docs"
@@ -57,7 +57,7 @@ class FinishedRun(NamedTuple):
         """NDCG@10 of every user on the test set, (U,); NaN for a user without targets.
 
         Raises:
-            UserError: the file is missing or damaged, or its mean is not the result's.
+            UserError: the file is missing, damaged or altered, or its mean is not the result's.
         """
         if self.folder:
             source, remedy = f"{self.folder}/users.npz", f"delete {self.folder} and make the run again"
@@ -74,6 +74,8 @@ class FinishedRun(NamedTuple):
         )
         if not sound or abs(np.nanmean(values, dtype=np.float64) - mean) > 0.01:
             raise UserError(f"{source} does not have the users' NDCG@10 whose mean the result has; {remedy}")
+        if self.folder:
+            check_sum(self.folder, "users.npz")
         return values
 
 

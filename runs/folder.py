@@ -7,6 +7,7 @@
     distilled.npz    the synthetic users, with the items' original ids
     users.npz        HR@10 and NDCG@10 of every user on the test set; there before result.json
     result.json      the final metrics: exists only when the run has finished
+    sums.json        SHA-256 sums of config.json, metrics.jsonl, distilled.npz, users.npz and result.json
     curve.png        validation over steps, or over lamda
     inverse.npz      recommend.py's solution, kept so that it is calculated once
     report.html      report.py's page, and in leak.json what it says about real users' histories
@@ -41,16 +42,48 @@ from lib.files import ROOT, atomic, lock, read_npz
 # Where files lie, whether to go on and what is printed do not shape the result; every other setting does.
 FILES = ("data_dir", "results_dir", "resume", "paper", "eval_batch_size", "metrics")
 NOT_SHAPING = {*FILES, "distributed", "coordinator", "num_processes", "process_id"}
+SUMS, SUMMED = "sums.json", ("config.json", "metrics.jsonl", "distilled.npz", "users.npz")  # and result.json
 START_AGAIN = "--resume=false starts again and keeps the folder under another name"
 METRICS = ("HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC")  # eval.METRICS, without JAX
 PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
+
+
+class Altered(UserError):
+    """A file of a finished run is not the one that the run has left."""
+
+
+def check_sum(folder, name):
+    """The SHA-256 of a file of a finished run, in hexadecimal.
+
+    Raises:
+        Altered: the file is missing, or sums.json has another sum. A run that was made before there were sums
+            has no sums.json: its files are taken as they are.
+    """
+    path, sums = Path(folder) / name, Path(folder) / SUMS
+    try:
+        digest = _digest(path)
+        known = json.loads(sums.read_text())[name] if sums.exists() else digest
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Altered(f"{path} cannot be compared with {SUMS} ({error}); {START_AGAIN}") from error
+    if digest != known:
+        raise Altered(
+            f"{path} has been altered since the run ended: {SUMS} has another SHA-256. Put the run's own "
+            f"file back, or {START_AGAIN}"
+        )
+    return digest
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_finished(folder):
     """(config, result) of a finished run: config.json as `describe` made it, and result.json.
 
     Raises:
-        UserError: the folder is no run, has not finished, or its files are not as a run leaves them.
+        UserError: the folder is no run, has not finished, or its files are not as a run leaves them, or
+            (Altered) not as this run has left them.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -74,17 +107,19 @@ def read_finished(folder):
         raise UserError(f"{path} cannot be read, or is not a run's ({error}); {START_AGAIN}") from error
     if not (folder / "result.json").exists():
         raise UserError(f"{folder} has not finished; the command that began it goes on: {config['command']}")
+    check_sum(folder, "config.json")
     return config, read_result(folder)
 
 
 def read_result(folder):
-    """The result.json of a run's folder, checked; UserError if it is damaged."""
+    """The result.json of a run's folder, checked; UserError if it is damaged or altered."""
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text())
         check_result(result)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); {START_AGAIN}") from error
+    check_sum(folder, path.name)
     return result
 
 
@@ -145,7 +180,7 @@ class Run:
                 file.write(content)
 
     def save_json(self, name, value):
-        self.save(name, json.dumps(_finite(value), indent=2).encode() + b"\n")
+        self.save(name, _to_json(value))
 
     def keep_config(self, about):
         """Writes config.json. A run that goes on keeps its first one, and says what has changed since."""
@@ -176,6 +211,15 @@ class Run:
     def save_metrics(self, history):
         """Writes metrics.jsonl anew: a dict a validation."""
         self.save("metrics.jsonl", b"".join(json.dumps(_finite(line)).encode() + b"\n" for line in history))
+
+    def finish(self, result):
+        """Writes result.json, with which the run has finished, and before it the sums of its files."""
+        if self._silent:
+            return
+        content = _to_json(result)
+        sums = {path.name: _digest(path) for path in map(self.folder.joinpath, SUMMED) if path.exists()}
+        self.save_json(SUMS, {**sums, "result.json": hashlib.sha256(content).hexdigest()})
+        self.save("result.json", content)
 
     def save_checkpoint(self, arrays, state):
         """Keeps arrays (a dict) and state (anything JSON can hold) for `load_checkpoint`."""
@@ -311,6 +355,11 @@ def peak_rss_mb(process="self"):
         return psutil.Process(process).memory_info().rss / 2**20 or None
     except psutil.Error:
         return None
+
+
+def _to_json(value):
+    """The bytes of a JSON file."""
+    return json.dumps(_finite(value), indent=2).encode() + b"\n"
 
 
 def _finite(value):

@@ -175,7 +175,7 @@ def _work_and_save(work, run, settings, dataset, evaluation):
     result["test"] = summarise(result["test"])
     result = {"dataset": dataset.name, **result}
     result |= {"wall_seconds": run.wall_seconds(), "peak_rss_mb": peak_rss_mb()}
-    run.save_json("result.json", result)
+    run.finish(result)
     return result
 
 

@@ -43,8 +43,7 @@ def main(arguments):
             if stop.signal:
                 run.say("SIGTERM: stopped")
                 sys.exit(128 + stop.signal)
-        run.save_json(
-            "result.json",
+        run.finish(
             {
                 "val": validation,
                 "test": {**dict.fromkeys(METRICS, 0.0), "HR@10": 1.0, "HR@100": 2.0, "NDCG@10": 3.0},
@@ -53,7 +52,7 @@ def main(arguments):
                 "steps": settings["train_steps"],
                 "step_seconds": 0.5,
                 "wall_seconds": 5.0 + 0.5 * settings["train_steps"],
-            },
+            }
         )
         with open(run.folder.parent / "finished", "a") as file:
             file.write(f"{run.folder.name}\n")

@@ -544,6 +544,33 @@ def test_users_of_another_run_are_refused(results, users):
         compare.summary(match(results))
 
 
+def test_a_run_that_was_altered_is_named_and_left_out(results, capsys):
+    """Also where its figures remain possible; a run without sums, which is older, is taken as it is."""
+    path = next(results.glob("table-ml-1m-EASE*"))
+    run_folder.Run(path, True, silent=False).finish(json.loads((path / "result.json").read_text()))
+    assert path.name in [run.name for run in record.read_folder(results)[0]]
+    metrics = json.loads((path / "result.json").read_text())["test"]
+    users = dict(np.load(path / "users.npz"))
+    for name, alter in (
+        ("result.json", lambda file: edit(file, test={**metrics, "HR@10": 35.0})),
+        ("config.json", lambda file: edit(file, git_revision="abd")),
+        ("sums.json", lambda file: file.write_text("{")),
+    ):
+        whole = (path / name).read_bytes()
+        alter(path / name)
+        runs, [note] = record.read_folder(results)
+        assert path.name not in [run.name for run in runs] and note.startswith(f"left out: {path}/")
+        assert "has been altered since the run ended" in note or "cannot be compared with sums.json" in note
+        (path / name).write_bytes(whole)
+    np.savez(path / "users.npz", **{key: values[::-1] for key, values in users.items()})  # of the same mean
+    with pytest.raises(UserError, match="users.npz has been altered since the run ended"):
+        compare.summary(match(results))
+    compare.main(["--mine", f"--results_dir={results}", "--dataset=ml-1m"])
+    assert f"left out: {path}/users.npz has been altered" in capsys.readouterr().out
+    (path / "sums.json").unlink()
+    compare.summary(match(results))
+
+
 # ---- The record ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from conftest import write_layout
+from conftest import without_sums, write_layout
 
 import data
 import eval as evaluation
@@ -217,7 +217,7 @@ def test_contributions_against_a_loop(opened, monkeypatch):
 
 def test_the_solution_is_kept_and_made_again(distilled_run, tmp_path, opened, monkeypatch, capsys):
     """Read back while distilled.npz is the same; not once it is another, nor when the file is damaged."""
-    run = shutil.copytree(distilled_run, tmp_path / "run")
+    run = without_sums(shutil.copytree(distilled_run, tmp_path / "run"))
     Recommender.load(run)
     history = opened[1].train[:4]
     expected, scores = opened[2].rank(history, 5)
@@ -558,7 +558,7 @@ def test_who_has_seen_everything(run_script, distilled_run, tmp_path, opened):
 
 def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     """No run, one that has not finished, one of another script, one that is damaged, other data than then."""
-    copy = lambda name: shutil.copytree(distilled_run, tmp_path / name)
+    copy = lambda name: without_sums(shutil.copytree(distilled_run, tmp_path / name))
     (copy("unfinished") / "result.json").unlink()
     (copy("baseline") / "distilled.npz").unlink()
     (copy("cut") / "distilled.npz").write_bytes(b"PK")
@@ -589,6 +589,8 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
     ):
         np.savez(copy(name) / "distilled.npz", **{**arrays, **new})
     assert open_distilled(tmp_path / "moved").settings["data_dir"] == "/elsewhere"
+    altered = shutil.copytree(distilled_run, tmp_path / "altered")
+    np.savez(altered / "distilled.npz", **{**arrays, "data": arrays["data"] / 2})
     for name, says in (
         ("nothing", "is no run"),
         ("unfinished", "has not finished"),
@@ -604,6 +606,7 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
         ("listed", "its settings are \\[\\]"),
         ("foreign", 'not of this run: its dataset is "ml-1m"'),
         ("text", "shapes do not fit, or numbers are not finite"),
+        ("altered", "distilled.npz has been altered since the run ended"),
     ):
         with pytest.raises(UserError, match=says):
             open_distilled(tmp_path / name)

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import NASTY
+from conftest import NASTY, without_sums
 
 import report
 from lib import plots
@@ -31,7 +31,7 @@ def page(distilled_run, tmp_path_factory):
     )
     config = json.loads((run / "config.json").read_text())
     config["command"] += " </script><script>window.hacked=1</script>"
-    (run / "config.json").write_text(json.dumps(config))
+    (without_sums(run) / "config.json").write_text(json.dumps(config))
     distilled = open_distilled(run)
     dataset = load_dataset(distilled)
     rows = distilled.rows / 2
@@ -192,7 +192,7 @@ def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
     ):
         other = shutil.copytree(distilled_run, tmp_path / name)
         (other / "distilled.npz").unlink()
-        (other / "config.json").write_text(
+        (without_sums(other) / "config.json").write_text(
             json.dumps(change(json.loads((other / "config.json").read_text())))
         )
     (tmp_path / "unfinished" / "result.json").unlink()
@@ -218,6 +218,11 @@ def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
     leaks = json.loads((run / "leak.json").read_text(encoding="utf-8"))
     assert len(leaks["synthetic_users"]) == 6 and leaks["references"].keys() == {"train", "seen", "held_out"}
     assert f"{leaks['references']['train']['jaccard']['start']} of 6 synthetic users" in done.stdout
+    altered = shutil.copytree(distilled_run, tmp_path / "altered") / "result.json"
+    altered.write_text(json.dumps({**result, "wall_seconds": 1}))
+    done = run_script("report.py", f"--run={run}")
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"report: left out: {altered} has been altered since the run ended")
     done = run_script("report.py", f"--run={tmp_path / 'baseline'}")
     assert done.returncode == 1 and "Give a run of distill.py" in done.stderr and done.stdout == ""
 
