@@ -200,6 +200,7 @@ def uncommitted(matched):
 # ---- The figures ---------------------------------------------------------------------------------------
 
 KINDS = ("pdf", "png", "svg")
+HOLLOW = "; hollow points lack seeds"
 NOISE_AXIS, STREAM_AXIS = "random interactions, % of train", "parts of the users that have arrived"
 
 
@@ -207,23 +208,32 @@ def labels(matched, part, systems):
     """{system's name: its label in a figure, which tells how many of its planned runs are missing}."""
     by_name = {}
     for system in systems:
-        runs = [run for planned, run in matched.items() if planned[:2] == (part, system.name)]
-        made = sum(run is not None for run in runs)
-        unit = "seeds" if len(runs) == len(system.seeds) else "runs"
-        missing = f" ({made} of {len(runs)} {unit})" if made < len(runs) else ""
+        points = {}  # whether each planned run is made, by the point of the figure
+        for planned, run in matched.items():
+            if planned[:2] == (part, system.name):
+                points.setdefault(planned[2:4], []).append(run is not None)
+        made, count = (sum(map(total, points.values())) for total in (sum, len))
+        partly = any(0 < sum(seeds) < len(seeds) for seeds in points.values())
+        unit = "seeds" if len(points) == 1 else f"runs{HOLLOW * partly}"
+        missing = f" ({made} of {count} {unit})" if made < count else ""
         by_name[system.name] = system.name + missing
     return by_name
 
 
 def line(matched, part, system, dataset, places, metrics):
-    """A system's line as a DataFrame: x, and each metric's mean and deviation over the runs there.
+    """A system's line as a DataFrame: x, each metric's mean and deviation over the runs there, and "missing",
+    how many of the point's seeds have no run.
 
     Args:
         system: its name.
         places: {`point` of the planned runs: x in the figure}.
     """
     runs_at = {x: select(matched, part, system, dataset, at) for at, x in places.items()}
-    return with_deviations({x: runs for x, runs in runs_at.items() if runs}, metrics)
+    seeds_at = {
+        x: sum(planned[:4] == (part, system, dataset, at) for planned in matched) for at, x in places.items()
+    }
+    drawn = with_deviations({x: runs for x, runs in runs_at.items() if runs}, metrics)
+    return drawn.assign(missing=[seeds_at[x] - len(runs_at[x]) for x in drawn["x"]])
 
 
 def strategies(matched):
@@ -260,7 +270,11 @@ def stream(matched):
         values = [[part["test"]["NDCG@10"] for part in run.result["parts"]] for run in runs]
         parts = pd.DataFrame(values, dtype=float)
         lines[names[system.name]] = pd.DataFrame(
-            {"x": parts.columns + 1, "NDCG@10": parts.mean(), "NDCG@10 deviation": parts.std().fillna(0)},
+            {
+                "x": parts.columns + 1,
+                "NDCG@10": parts.mean(skipna=False),  # no point where a run lacks the part
+                "NDCG@10 deviation": parts.std().fillna(0),
+            },
             dtype=float,
         )
     return lines
@@ -286,7 +300,7 @@ def figures(matched):
             notes.append(f"{', '.join(names)}: not drawn, since none of its runs is finished")
             continue
         files |= {f"{name}.{kind}": draw(kind=kind) for kind in KINDS}
-        if short := [label for label in lines if label.endswith((" runs)", " seeds)"))]:
+        if short := [label for label in lines if label.endswith((" runs)", " seeds)", f"{HOLLOW})"))]:
             notes.append(f"{', '.join(names)}: drawn, but runs are missing: {', '.join(short)}")
     return files, notes
 

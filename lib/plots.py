@@ -217,13 +217,18 @@ def _add_axis_of_s(axes, shares, users):
 
 
 def _plot_lines(axes, lines_of, metric):
-    """A system has one colour; several lines of one system differ in their strokes."""
+    """A system has one colour; several lines of one system differ in their strokes.
+
+    Points are hollow where the column "missing", if there is one, says that they lack seeds.
+    """
     strokes, drawn = ("-", "--", ":", "-."), Counter()
     for label, line in lines_of.items():
         colour, marker = system_style(label)
         stroke = strokes[drawn[colour] % len(strokes)]
         drawn[colour] += 1
         axes.plot(line["x"], line[metric], stroke, marker=marker, label=label, color=colour)
+        if "missing" in line and len(short := line[line["missing"] > 0]):
+            axes.plot(short["x"], short[metric], marker, color=colour, markerfacecolor="white")
         deviation = line[f"{metric} deviation"]
         low, high = line[metric] - deviation, line[metric] + deviation
         axes.fill_between(line["x"], low, high, color=colour, alpha=0.2, linewidth=0)

@@ -17,10 +17,10 @@ CAPTION = (
 def moments(runs):
     """Each metric's mean and standard deviation over runs, as two Series.
 
-    A deviation is NaN for a single run, both are NaN where no run has the metric.
+    A deviation is NaN for a single run, both are NaN where a run lacks the metric.
     """
     tests = pd.DataFrame([run.result["test"] for run in runs], columns=METRICS, dtype=float)
-    return tests.mean(), tests.std()
+    return tests.mean(skipna=False), tests.std(skipna=False)
 
 
 def with_deviations(runs_at, metrics):

@@ -367,6 +367,35 @@ def test_a_figure_says_which_runs_it_lacks(results):
     assert b"<!-- random users (0 of 3 seeds) -->" in files["stream.svg"]
 
 
+def test_a_point_of_fewer_seeds_is_hollow_and_said(results):
+    delete(next(results.glob("strategies-ml-1m-random_users-10-2")))
+    for planned in planned_of("∞-AE on Distill-CF, S = 500", results, at=0.1, part="noise")[:2]:
+        finished_run(results, planned, 30.0)
+    matched = match(results)
+    [panel] = compare.strategies(matched)
+    says = "random users (5 of 42 runs; hollow points lack seeds)"
+    assert panel.lines[says]["missing"].tolist() == [1, 0]
+    assert panel.lines["head users (2 of 14 runs)"]["missing"].tolist() == [0, 0]
+    noisy = next(label for label in compare.noise(matched) if label.endswith("lack seeds)"))
+    assert compare.noise(matched)[noisy]["missing"].tolist() == [1]
+    files, notes = compare.figures(matched)
+    assert says in notes[0] and noisy in notes[1]
+    assert f"<!-- {says} -->".encode() in files["results.svg"]
+    whole = {label: line.assign(missing=0) for label, line in panel.lines.items()}
+    filled = plots.strategies([panel._replace(lines=whole)], "svg")
+    assert files["results.svg"].count(b"fill: #ffffff; stroke:") > filled.count(b"fill: #ffffff; stroke:")
+
+
+def test_no_mean_over_the_runs_that_have_a_metric(results):
+    """Where one run lacks it, the others' mean would pass for that of all."""
+    path = next(results.glob("strategies-ml-1m-Distill-CF-10-1"))
+    test = json.loads((path / "result.json").read_text())["test"]
+    edit(path / "result.json", test={**test, "PSP@10": None})
+    [panel] = compare.strategies(match(results))
+    line = panel.lines["Distill-CF (6 of 42 runs)"]
+    assert line["HR@10"].notna().all() and line["PSP@10"].isna().tolist() == [True, False]
+
+
 def test_a_legend_lies_within_its_figure():
     """Whatever its labels need: three columns, two, one, or lines that are broken."""
     for length in (5, 30, 60, 200):
