@@ -142,8 +142,9 @@ def read_record():
     if not (DOCS / LINES).exists():
         return []
     users = read_npz(DOCS / USERS, restore(USERS)) if (DOCS / USERS).exists() else {}
-    lines = (DOCS / LINES).read_text(encoding="utf-8").split("\n")[:-1]
-    return [_read_line(text, users, line_number) for line_number, text in enumerate(lines, 1)]
+    # A byte that is no UTF-8, and a last line without its end, are altered lines, too.
+    text = (DOCS / LINES).read_text(encoding="utf-8", errors="backslashreplace").removesuffix("\n")
+    return [_read_line(line, users, line_number) for line_number, line in enumerate(text.split("\n"), 1)]
 
 
 def _read_line(text, users, line_number):

@@ -635,6 +635,11 @@ def test_a_record_that_has_been_altered_is_refused(results, docs):
         says = "the record of table-ml-1m-EASE-None-1 has been altered.*git checkout docs/results.jsonl"
         with pytest.raises(UserError, match=says):
             record.read_record()
+    whole = "\n".join(lines).encode() + b"\n"
+    for altered in (whole[:-100], whole.replace(b"34.0", b"34.\xff", 1)):
+        (docs / "results.jsonl").write_bytes(altered)
+        with pytest.raises(UserError, match="the record of .* has been altered"):
+            record.read_record()
     for junk in ("{", "", "{}"):
         (docs / "results.jsonl").write_text(junk + "\n")
         with pytest.raises(UserError, match="the record of line 1 has been altered"):
