@@ -75,7 +75,8 @@ def parse_options(arguments):
     option("--report", **yes, help="only show what has been found")
     option("--yes", **yes, help=f"yes, more than {MOST_RUNS:,} runs")
     options, words = parser.parse_known_args(arguments)
-    if options.storage == "" or options.study == "" or "/" in (options.study or ""):
+    study = "x" if options.study is None else options.study  # it names files, too
+    if options.storage == "" or not study.isprintable() or not 0 < len(study.encode()) < 150 or "/" in study:
         raise UserError("--storage must be the URL of a database, and --study a plain name")
     if (options.trials is None) == (options.sampler == "tpe"):
         raise UserError("--sampler=tpe needs --trials=N, and --trials=N needs --sampler=tpe")

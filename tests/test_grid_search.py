@@ -144,6 +144,8 @@ def test_a_plan_is_the_product_and_the_same_settings_once(monkeypatch):
         ("--storage=sqlite:////nowhere/x.db", "cannot be opened"),
         ("--storage=", "--storage must be the URL"),
         ("--study=a/b", "--study a plain name"),
+        ("--study=a\nb", "--study a plain name"),
+        (f"--study={'x' * 300}", "--study a plain name"),
         ("--dataset=[]", "dataset has an empty list"),
         ("--dataset=[nothing]", "there is no data set"),
         ("--config=a.json", "there is no setting 'config'"),
