@@ -82,6 +82,7 @@ WEIGHTED = System("∞-AE, all users, items weighted", "infinite_ae", _WEIGHTS, 
 _SIZE = (f"--user_support={SUMMARY}",)
 DISTILLED_FEW = System("∞-AE on Distill-CF, S = 167", "distill")  # a quarter of the users, as by default
 DISTILLED = System(f"∞-AE on Distill-CF, S = {SUMMARY}", "distill", _SIZE, in_paper="distill")
+SPARSE = System(f"∞-AE on Distill-CF, S = {SUMMARY}, sparse", "distill", (*_SIZE, "--rows=sparse"))
 BY_DESCENT = (
     _baseline("MF", "mf", best_by=CHOSEN_BEFORE),
     _baseline("NeuMF", "neumf", best_by=CHOSEN_BEFORE),
@@ -101,6 +102,7 @@ TABLE = (
     WEIGHTED,
     DISTILLED,
     DISTILLED_FEW,
+    SPARSE,
 )
 
 # Few users need a weaker ridge than all users do, many users with few interactions a stronger one: each has a
@@ -118,10 +120,12 @@ EVERYONE = FULL._replace(name=ALL, best_by=CHOSEN_BEFORE)
 # Fewer users have a smaller X'X, and soft weights a smaller one still; interactions drawn from the logits are
 # mostly chance and need a large l2.
 _WIDE = [{"l2": l2} for l2 in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)]
-LEARNT_FROM = {  # a learner's train data: its sampler
-    f"{SUMMARY} synthetic users": "distilled",
-    f"{SUMMARY} synthetic users, interactions drawn": "distilled_hard",
-    f"{SUMMARY} random users": "random",
+LEARNT_FROM = {  # a learner's train data: its sampler, and whose synthetic users it takes
+    f"{SUMMARY} synthetic users": ("distilled", DISTILLED),
+    f"{SUMMARY} synthetic users, interactions drawn": ("distilled_hard", DISTILLED),
+    f"{SUMMARY} sparse synthetic users": ("distilled", SPARSE),
+    f"{SUMMARY} sparse synthetic users, all weights 1": ("distilled_hard", SPARSE),
+    f"{SUMMARY} random users": ("random", None),
 }
 EASE_BEFORE = EASE._replace(best_by=CHOSEN_BEFORE)
 _EASE = System("EASE", "baselines", ("--model=ease", f"--grid={json.dumps(_WIDE)}"), best_by=CHOSEN_BEFORE)
@@ -140,7 +144,7 @@ NOISE_DATASET = STREAM_DATASET = "ml-1m"
 def systems_of(dataset):
     """The Systems of a data set's table."""
     without = [DISTILLED if dataset == FEW_USERS else DISTILLED_FEW]
-    without += [] if dataset in WHOLE else BY_DESCENT
+    without += [] if dataset in WHOLE else [*BY_DESCENT, SPARSE]
     return tuple(system for system in TABLE if system not in without)
 
 
@@ -254,17 +258,19 @@ def _plan_run(runs, part, system, dataset, point, arguments, seed):
 
 def _learner_arguments(runs, dataset, sample, seed):
     """(arguments, None if they are not known yet; names of the runs whose synthetic users will do)."""
-    arguments = f"--sampler={LEARNT_FROM[sample]}", f"--user_support={SUMMARY}"
-    if LEARNT_FROM[sample] == "random":
+    sampler, system = LEARNT_FROM[sample]
+    arguments = f"--sampler={sampler}", f"--user_support={SUMMARY}"
+    if system is None:
         return arguments, ()
-    teachers = sorted(runs.find_all(teacher(runs, dataset, seed)), key=lambda run: not has_users(run))
+    taught = runs.find_all(teacher(runs, system, dataset, seed))
+    teachers = sorted(taught, key=lambda run: not has_users(run))
     names = tuple(run.name for run in teachers)
     return (*arguments, f"--distilled={names[0]}") if names else None, names
 
 
-def teacher(runs, dataset, seed):
+def teacher(runs, system, dataset, seed):
     """The PlannedRun of the table whose synthetic users other models learn from."""
-    return _plan_run(runs, "table", DISTILLED, dataset, None, (), seed)
+    return _plan_run(runs, "table", system, dataset, None, (), seed)
 
 
 def has_users(run):
@@ -322,9 +328,9 @@ def missing_runs(runs):
     """
     missing = [planned for planned in plan(runs) if runs.find(planned) is None]
     teachers = [
-        teacher(runs, planned.dataset, planned.seed)
+        teacher(runs, system, planned.dataset, planned.seed)
         for planned in missing
-        if LEARNT_FROM.get(planned.point, "random") != "random"
+        if (system := LEARNT_FROM.get(planned.point, (None, None))[1])
     ]
     without_users = [
         planned

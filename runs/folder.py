@@ -384,7 +384,7 @@ def _process_start():
 def _git_revision():
     try:
         return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
             cwd=ROOT,
