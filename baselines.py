@@ -13,6 +13,9 @@ setting begins. The same command goes on after the last checkpoint. What a run l
 runs/folder.py.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import inspect
 import math
 import time

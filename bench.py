@@ -15,6 +15,9 @@ one after the other, so trust ratios more than seconds. The figures are also in 
 `gpu` in results/bench-gpu.json and .md. docs/speed.md explains them.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import itertools
 import json
 from pathlib import Path

@@ -15,6 +15,9 @@ with uncommitted changes. README.md and docs/ show the record alone; what is mis
 runs of a data set must be on the same interactions and the same split.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import re
 from functools import partial
 from pathlib import Path

@@ -9,6 +9,9 @@ It can be killed at any moment. The same command goes on from the last checkpoin
 bits as an uninterrupted run. What a run leaves is described in runs/folder.py.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import json
 import time
 from functools import lru_cache, partial

@@ -13,6 +13,9 @@ user gets as many items as a real user has train interactions, a mean (synthetic
 Synthetic users are numbered from 0, as the rows of distilled.npz.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import io
 import json
 from pathlib import Path

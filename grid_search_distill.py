@@ -13,6 +13,9 @@ and started again, at any moment. What is finished stays finished, what was unde
 checkpoint, and what had failed is tried again.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import hashlib
 import itertools
 import json

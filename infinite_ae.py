@@ -14,6 +14,9 @@ therefore left out: the scores are X, which ranks nothing. The same command goes
 lamda. What a run leaves is described in runs/folder.py.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import math
 from functools import partial
 

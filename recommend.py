@@ -16,6 +16,9 @@ correlation. Files of similar items have the column, or key, similar_to in the p
 Python see Recommender in runs/recommender.py.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import json
 import os
 import sys

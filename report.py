@@ -8,6 +8,9 @@ in the same results folder, how synthetic users differ from real ones, whether a
 (page/leak.py, whose figures are in leak.json beside the page), and the top titles of every synthetic user.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import json
 import math
 import shlex

@@ -14,6 +14,9 @@ same. lamda is learned with the memory; for real users, validation chooses it fr
 The same command goes on after the last finished part. What a run leaves is described in runs/folder.py.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import dataclasses
 from functools import partial
 

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -38,8 +39,12 @@ def run_script(main, script=None):
         script: the name that the line begins with; by default the name of the running script.
     """
     script = script or Path(sys.argv[0]).stem
+    before = signal.getsignal(signal.SIGINT)
+    if callable(before):  # else it is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
     except BrokenPipeError:  # the program that read the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -51,6 +56,8 @@ def run_script(main, script=None):
     except KeyboardInterrupt:
         sys.stderr.write(f"{script}: interrupted\n")
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _exit_code(error):

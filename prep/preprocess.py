@@ -14,6 +14,9 @@ What was chosen is said in lines, with the option that decides otherwise. A data
 left as it is. A folder appears when all of its files are written, or not at all. docs/data.md has more.
 """
 
+if __name__ == "__main__":
+    import lib.start  # noqa: F401
+
 import json
 import math
 import sys

@@ -50,3 +50,16 @@ def test_the_top_shows_what_is_run_and_what_the_paper_names():
     for folder in LEVEL_OF.keys() - scripts:
         [sentence] = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())).splitlines()
         assert sentence.endswith("."), folder
+
+
+def test_scripts_import_lib_start_before_anything_else():
+    begin = 'if __name__ == "__main__":\n    import lib.start  # noqa: F401\n'
+    scripts = [*ROOT.glob("*.py"), ROOT / "prep" / "preprocess.py"]
+    scripts = [
+        path for path in scripts if "run_script(" in path.read_text() or "run_job(" in path.read_text()
+    ]
+    assert len(scripts) == 11
+    for path in scripts:
+        text = path.read_text()
+        first = ast.parse(text).body[1]
+        assert ast.get_source_segment(text, first) in begin and begin in text, path

@@ -1,0 +1,66 @@
+"""How a script begins and ends: output that cannot be written, and Ctrl-C at any moment."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+HERE = "import lib.start, os, signal; from lib.errors import run_script; "
+CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
+
+
+def run(code, redirections="", **environment):
+    command = ["sh", "-c", f'exec "$0" -c "$1" {redirections}', sys.executable, HERE + code]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_what_the_output_cannot_show_is_replaced():
+    done = run("run_script(lambda words: print('∞-AE'))", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "?-AE\n", "")
+
+
+@pytest.mark.parametrize(
+    "redirections, code, words",
+    [
+        ("<&- >&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        pytest.param(
+            ">/dev/full",
+            1,
+            "-c: [Errno 28] No space left on device",
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only"),
+        ),
+    ],
+)
+def test_a_closed_or_full_output(tmp_path, redirections, code, words):
+    """What is printed is lost, and goes into no file that the script opens."""
+    work = f"file = open({str(tmp_path / 'file')!r}, 'w'); run_script(lambda words: print('lost'))"
+    done = run(work, redirections)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (code, "", words)
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        (CTRL_C, "interrupted"),  # while it imports
+        (f"run_script(lambda words: {CTRL_C})", "-c: interrupted"),
+        (f"run_script(lambda words: None); {CTRL_C}", "interrupted"),
+    ],
+)
+def test_an_interruption_is_one_line(code, words):
+    done = run(code)
+    assert (done.returncode, done.stderr) == (130, f"{words}\n")
+
+
+def test_an_interruption_that_was_to_be_ignored_is():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the shell does for what runs in the background
+    try:
+        done = run(f"{CTRL_C}; run_script(lambda words: {CTRL_C})")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.returncode, done.stderr) == (0, "")
