@@ -24,6 +24,7 @@ from lib.threefry import one_pass
 # A GPU's default (TF32) rounds products to 10 bits, after which a kernel is no longer positive definite.
 PRECISION = "highest"
 BIAS = 0.1  # b_std
+BLOCK = 8192  # LAPACK numbers entries in 32 bits: in float64, Cholesky crashes from about 15,500 rows on
 
 
 class Kernel:
@@ -118,9 +119,22 @@ def ridge(gram, labels, lamda):
     """
     m = gram.shape[0]
     with jax.default_matmul_precision(PRECISION):
-        # Not cho_factor and cho_solve: the derivative of `solve` is one more solve.
         regularised = gram + lamda * jnp.trace(gram) / m * jnp.eye(m, dtype=gram.dtype)
-        return solve(regularised, labels, assume_a="pos")
+        return _solve(regularised, labels)
+
+
+def _solve(matrix, right):
+    """matrix^-1 right, (m, k), of a positive definite matrix (m, m); NaN everywhere if it is not."""
+    half = len(matrix) // 2
+    if len(matrix) <= BLOCK or matrix.dtype != jnp.float64:
+        # Not cho_factor and cho_solve: the derivative of `solve` is one more solve.
+        return solve(matrix, right, assume_a="pos")
+    # [[A, B], [B', C]] by the Schur complement S = C - B'A^-1 B, which is positive definite, too.
+    mixed = matrix[:half, half:]
+    both = _solve(matrix[:half, :half], jnp.concatenate([mixed, right[:half]], axis=1))
+    solved, first = jnp.split(both, [mixed.shape[1]], axis=1)
+    last = _solve(matrix[half:, half:] - mixed.T @ solved, right[half:] - mixed.T @ first)
+    return jnp.concatenate([first - solved @ last, last])
 
 
 def ridge_factors(gram, cross, labels, lamda):

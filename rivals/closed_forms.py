@@ -22,11 +22,10 @@ from scipy.sparse.linalg import svds
 from threadpoolctl import threadpool_limits
 
 from lib.random_streams import Stream, generator
-from model import predict
+from model import BLOCK, predict
 from runs.reference_models import rank_by_popularity
 
 DENSE = 0.05  # share of entries from which a product of dense matrices is faster; synthetic users are dense
-BLOCK = 8192  # LAPACK numbers entries in 32 bits, which fails from about 15,500 rows on
 ITEMS_AT_ONCE, ROWS_AT_ONCE = 2048, 64  # bound the memory of one product
 THREADS = 4  # each has a product of its own
 SMALLEST = 1e-6  # singular value; the largest of a normalised matrix is 1, and a smaller one is rounding

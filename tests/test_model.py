@@ -68,13 +68,18 @@ def test_normalized_kernel_sees_only_directions():
     assert np.isfinite(jax.grad(lambda rows: kernel(rows).sum())(jnp.zeros((2, 9)))).all()
 
 
-def test_ridge_solves_its_equation():
+@pytest.mark.parametrize("block", [model.BLOCK, 2])
+def test_ridge_solves_its_equation(monkeypatch, block):
+    monkeypatch.setattr(model, "BLOCK", block)
     rng = np.random.default_rng(2)
     root = rng.standard_normal((6, 6))
     gram, labels = root @ root.T, rng.standard_normal((6, 4))
     expected = np.linalg.inv(gram + 0.3 * np.trace(gram) / 6 * np.eye(6)) @ labels
     np.testing.assert_allclose(model.ridge(gram, labels, 0.3), expected, rtol=1e-8)
-    assert np.isnan(model.ridge(-np.eye(3), np.eye(3), 0.0)).all(), "not positive definite"
+    check_grads(lambda gram: model.ridge(gram + gram.T, labels, 0.3), (gram,), order=1)
+    for place in (0, 5):
+        gram[place, place] = -9
+        assert np.isnan(model.ridge(gram, labels, 0.0)).all(), "not positive definite"
 
 
 def plain_sample(key, logits, tau, draws, noise_groups):
