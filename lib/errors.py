@@ -31,12 +31,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help lists the options")
 
 
-def run_script(main, script=None):
+def run_script(main, script=None, save_memory=""):
     """Calls main(arguments) for the command line; errors of the user's become one line and an exit code.
 
     Args:
         main: takes the list of words after the script's name.
         script: the name that the line begins with; by default the name of the running script.
+        save_memory: what to try where memory ends, a sentence.
     """
     script = script or Path(sys.argv[0]).stem
     before = signal.getsignal(signal.SIGINT)
@@ -49,7 +50,7 @@ def run_script(main, script=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UserError, OSError, MemoryError) as error:  # OSError: a full disk, no permission to write
-        memory = f"out of memory ({error}). Try a smaller batch_size or eval_batch_size."
+        memory = f"out of memory ({error}). {save_memory}".rstrip()
         text = memory if isinstance(error, MemoryError) else " ".join(str(error).split())
         print(f"{script}: {text}", file=sys.stderr, flush=True)
         sys.exit(_exit_code(error))

@@ -19,6 +19,7 @@ SHAPES = ("table", "lists", "counted-lists", "matrix", "netflix")
 MARK = r"\d+:"  # the line before the rows of a film, in the Netflix Prize's files
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|true|false", re.IGNORECASE)
 DATE = re.compile(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?!\d)|[A-Za-z]{3,9}.*\b(19|20)\d\d$")
+LONGEST_DATE = 100  # characters; the search takes the square of them
 SECONDS = 8e8, 2.3e9  # since 1970, from 1995 to 2042: other numbers without a name are not taken for times
 
 
@@ -60,7 +61,8 @@ class Layout(NamedTuple):
             return all(
                 re.fullmatch(r"\d+(\.\d*)?", value) and float(value) >= SECONDS[0] * unit for value in values
             )
-        return bool(values) and sum(bool(DATE.search(value)) for value in values) > 0.9 * len(values)
+        is_date = lambda value: len(value) < LONGEST_DATE and bool(DATE.search(value))
+        return bool(values) and sum(map(is_date, values)) > 0.9 * len(values)
 
     def is_filled(self, place):
         return 2 * len(self.column(place)) > len(self.rows)
@@ -112,6 +114,9 @@ def sniff(plain, delimiter=None, header=None, shape=None, fewest=2):
     delimiter = delimiter or _delimiter(filled)
     quote = _quote(filled, delimiter)
     rows = [(number, row) for number, row in _rows(lines, delimiter, quote) if any(map(str.strip, row))]
+    if not rows:
+        why = "a quote opens in its first lines, and does not close" if '"' in text else "its rows are empty"
+        raise UserError(f"{plain.name} cannot be read: {why}")
     return _with_header(plain.name, rows, Layout(delimiter, quote, _escape(text, quote)), header, shape)
 
 
@@ -212,8 +217,6 @@ def _lists(lines, delimiter):
 
 def _with_header(name, rows, layout, header, shape):
     """The Layout with the header, the lines before it, and the first rows."""
-    if not rows:
-        raise UserError(f"{name} cannot be read: a quote opens in its first lines, and does not close")
     usual = _usual([len(row) for _, row in rows])
     share = sum(len(row) == usual for _, row in rows) / len(rows)
     if share < FEWEST_ALIKE and not is_header(rows[0][1]):

@@ -27,7 +27,11 @@ else:
     from backports import zstd
 
 BLOCK = 2**22  # bytes looked at, or copied, at once
-LARGEST_MEMBER = 64 * 2**30  # bytes of a zip member: more is an attack, or a mistake
+GIB = 2**30
+LONGEST_ROW = 2**24  # bytes; DuckDB reads twice as many at once, a thread
+# What is more than a GiB, and so many times as large as what it is packed in, is an attack, or a mistake:
+# tables shrink to a tenth or so.
+SUSPICIOUS, TIMES_AS_LARGE = GIB, 200
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\x28\xb5\x2f\xfd": zstd.open}
 DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, zstd.ZstdError, NotImplementedError)
 PYTHON_DICTIONARIES = (
@@ -148,13 +152,35 @@ def _members(path, name, scratch):
 
 def extract(archive, info, target):
     """Copies a member of a zip to the path target, which is returned: no archive chooses where it goes."""
-    if info.file_size > LARGEST_MEMBER:
-        raise UserError(f"{archive.filename}: {info.filename} claims {info.file_size:,} bytes")
     if info.flag_bits & 1:
         raise UserError(f"{archive.filename}: {info.filename} is encrypted. Make a zip without a password")
-    with archive.open(info) as source, open(target, "wb") as copy:
-        shutil.copyfileobj(source, copy, BLOCK)
+    _check_ratio(info.filename, info.compress_size, info.file_size)
+    if info.file_size > (free := shutil.disk_usage(target.parent).free):
+        raise UserError(
+            f"{archive.filename}: {info.filename} has {info.file_size / GIB:,.1f} GiB unpacked, and the disk "
+            f"of --data_dir has {free / GIB:,.1f} GiB free"
+        )
+    with archive.open(info) as source:
+        return _copy(source, target, info.filename, info.compress_size)
+
+
+def _copy(source, target, name, packed):
+    """Copies what is unpacked from so many bytes to the path target, which is returned."""
+    size = 0
+    with open(target, "wb") as copy:
+        while block := source.read(BLOCK):
+            size += copy.write(block)
+            _check_ratio(name, packed, size)
     return target
+
+
+def _check_ratio(name, packed, size):
+    """UserError if no table would have so many bytes unpacked."""
+    if size > max(SUSPICIOUS, TIMES_AS_LARGE * packed):
+        raise UserError(
+            f"{name} is more than {TIMES_AS_LARGE} times as large as the {packed / 2**20:,.1f} MiB that it "
+            "is packed in: that is no table. If it is one, unpack it first"
+        )
 
 
 def _new(scratch):
@@ -167,10 +193,9 @@ def look(path, name, scratch, encoding=None):
     start = _start(path)
     for magic, open_packed in PACKED.items():
         if start.startswith(magic):
-            target = _new(scratch)
-            with damage_of(name), open_packed(path) as source, open(target, "wb") as copy:
-                shutil.copyfileobj(source, copy, BLOCK)
-            path, start = target, _start(target)
+            with damage_of(name), open_packed(path) as source:
+                path = _copy(source, _new(scratch), name, path.stat().st_size)
+            start = _start(path)
     if start[257:262] == b"ustar":
         raise UserError(f"{name} is a tar archive. Unpack it first")
     if start.startswith(b"PAR1"):
@@ -207,15 +232,20 @@ def with_tabs(file, quote, scratch):
     """A text whose fields are separated by any number of spaces, again with a tab between them."""
     target = _new(scratch)
     quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    csv.field_size_limit(LONGEST_ROW)
     with (
         open(file.path, encoding="utf-8-sig") as lines,
         open(target, "w", encoding="utf-8", newline="") as copy,
     ):
         stripped = (line.strip(" ") for line in lines)
         rows = csv.reader(stripped, delimiter=" ", quoting=quoting, skipinitialspace=True)
-        csv.writer(
+        writer = csv.writer(
             copy, delimiter="\t", quoting=quoting, lineterminator="\n", quotechar=quote or None
-        ).writerows(rows)
+        )
+        try:
+            writer.writerows(rows)
+        except csv.Error as error:  # a field longer than LONGEST_ROW; a tab, without quotes
+            raise UserError(f"{file.name} cannot be read: {error}. Remove that row") from error
     return file._replace(path=target)
 
 

@@ -258,4 +258,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    run_script(main, "prep.sh")
+    run_script(main, "prep.sh", "Leave columns or rows out of the file.")

@@ -21,8 +21,8 @@ from lib.errors import UserError
 from prep import plain
 from prep.columns import Columns
 from prep.layouts import MARK, Layout, shown, units_a_second
+from prep.plain import LONGEST_ROW
 
-LONGEST_ROW = 2**24  # bytes; DuckDB reads twice as many at once, a thread
 LARGEST_SECONDS = 1e11  # since 1970: larger numbers are milliseconds, or less
 MOST_ODD_TIMES = 0.2  # the share of times that may be unreadable
 MOST_COLUMNS_READ = 200

@@ -25,7 +25,7 @@ PER_USER = ("HR@10", "NDCG@10")  # kept of every user, to compare models by
 def run_job(main):
     """lib.errors.run_script(main); of several processes, one that fails does not wait for the others."""
     try:
-        run_script(main)
+        run_script(main, save_memory="Try a smaller batch_size or eval_batch_size.")
     except (SystemExit, jax.errors.JaxRuntimeError) as error:
         # Above 128: a signal has stopped all processes, or the reader of the output has ended.
         ended = isinstance(error, SystemExit) and (not error.code or error.code in range(129, 256))

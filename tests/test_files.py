@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -19,8 +20,8 @@ from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 
 from lib.errors import UserError
-from prep import preprocess, tables
-from prep.plain import zstd
+from prep import plain, preprocess, tables
+from prep.plain import LONGEST_ROW, zstd
 
 ROWS = [("ann", "tea", 4), ("bob", "tea", 1), ("bob", "jam", 2.5), ("cem", "jam", 5)]
 NUMBERS = [(1, 10, 4), (2, 10, 1), (2, 11, 2.5), (3, 11, 5)]
@@ -194,6 +195,8 @@ REFUSED = {
     "more fields than names": ("a.csv", b"user,item\n1,2,3\n4,5,6\n", "the rows have 3 fields, the header has 2: user, item"),
     "an unknown encoding": ("a.csv", "user,item\nа,б\nв,Џ\n".encode("koi8_u", "replace") + b"\x81,\x8d\n", "neither UTF-8 nor Windows-1252. Say what it is, such as --encoding=cp1251"),
     "a password": ("a.zip", packed({"a.csv": text()}).replace(b"PK\x03\x04\x14\0\0", b"PK\x03\x04\x14\0\x01").replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\x01"), "is encrypted"),
+    "a field that is too long": ("a.txt", b"user item rating\n1 2 3\n1 " + b"2" * (LONGEST_ROW + 1) + b" 3\n", "a.txt cannot be read: field larger than field limit"),
+    "rows without values": ("a.csv", b"," * 70_000 + b"\n1,2,3\n", "a.csv cannot be read: its rows are empty"),
     "two tables in a zip": (
         "a.zip", packed({"a.csv": text(), "b.csv": text(header="user,item,stars")}),
         r"tables with different columns: a.csv \(user, item, rating\) and b.csv \(user, item, stars\)",
@@ -212,6 +215,34 @@ def test_a_file_that_cannot_be_read_ends_in_one_line(tmp_path, kind):
         preprocess.main([f"--file={tmp_path / name}", "--name=mine", f"--data_dir={tmp_path / 'data'}"])
     assert "\n" not in str(caught.value)
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".mine.lock"]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.csv.gz", "a.csv.bz2", "a.csv.zst"])
+def test_what_is_packed_suspiciously_well_is_refused_before_the_disk_is_full(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(plain, "SUSPICIOUS", 2**17)
+    content = b"1,2,3\n" * 2**16
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstd.compress, "zip": lambda x: packed({"a": x})}
+    path = write(tmp_path / name, pack[name.rpartition(".")[2]](content))
+    with pytest.raises(
+        UserError, match="is more than 200 times as large as the 0.0 MiB that it is packed in"
+    ):
+        reading_of(path)
+    monkeypatch.setattr(plain, "SUSPICIOUS", 2**20)
+    assert len(reading_of(path).interactions.user) == 2**16
+
+
+def test_a_zip_that_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1))
+    path = write(tmp_path / "a.zip", packed({"a.csv": text()}))
+    with pytest.raises(
+        UserError, match="a.zip: a.csv has 0.0 GiB unpacked, and the disk .* has 0.0 GiB free"
+    ):
+        reading_of(path)
+
+
+def test_a_long_text_without_a_header_is_no_date_and_takes_no_minutes(tmp_path):
+    path = write(tmp_path / "a.csv", "1,2," + "x" * 100_000 + "\n" + "1,2,3\n" * 9)
+    assert len(reading_of(path).interactions.user) >= 9
 
 
 def test_dates_in_two_formats_are_left_out_and_said(tmp_path):
