@@ -26,6 +26,7 @@ import numpy as np
 import optax
 import psutil
 
+from data import TRAIN
 from hyper_params import grid_kinds
 from hyper_params import grids as default_grids
 from lib import devices
@@ -102,11 +103,11 @@ def fit_closed_form(settings, evaluation, loop, rows):
 # ---- Gradient descent ----------------------------------------------------------------------------------
 
 
-def make_learner(name, rows, setting):
-    """The rivals.learners.Learner of this name for a matrix (m, I), with its own part of the setting."""
+def make_learner(name, shape, setting):
+    """The rivals.learners.Learner of this name for a matrix of a shape, with its own part of the setting."""
     shared = ("learning_rate", "batch_size")
     own = {key: value for key, value in setting.items() if key not in shared}
-    return learners.LEARNERS[name](*rows.shape, **own)
+    return learners.LEARNERS[name](*shape, **own)
 
 
 def make_scores(learner, params, histories, mesh):
@@ -123,7 +124,7 @@ def fit_by_descent(settings, evaluation, loop, rows):
     def grid(tried):
         return grow(settings, qualities_of(evaluation, loop, tried), FURTHER_TRAININGS)
 
-    learner_of = lambda stage: make_learner(settings["model"], rows, grid(stage)[stage])
+    learner_of = lambda stage: make_learner(settings["model"], rows.shape, grid(stage)[stage])
     if line := loop.best_line():
         loop.best = loop.restored("best", learner_of(line["setting"]).initialise(jax.random.key(0)))
     train(settings, evaluation, loop, learner_of(loop.stage), histories, grid(loop.stage))
@@ -207,17 +208,35 @@ def check(settings, dataset):
     rows = users if settings["user_support"] == -1 else settings["user_support"]
     if settings["sampler"] == "interactions":  # they spread over more users
         rows = users
-    # EASE, EDLAE: a matrix in double precision, its inverse or a product on the way, and the result.
-    # LightGCN: the graph and a copy.
-    side = rows if has_few_users(rows, items) else items
-    inverse = 3 * 8 * side**2
-    needed = {"ease": inverse, "edlae": inverse, "lightgcn": 2 * 4 * users * items}.get(name, 0)
-    if needed > (free := psutil.virtual_memory().available):
+    free = psutil.virtual_memory().available
+    shape = rows, items, int(dataset.lengths[TRAIN].sum()) if name in learners.LEARNERS else 0
+    shapes = {
+        tuple(value for value in one.values() if isinstance(value, int)): one for one in settings["grid"]
+    }
+    for setting in shapes.values():  # real numbers decide no array's shape
+        if (needed := least_bytes(name, *shape, setting)) <= free:
+            continue
+        smaller = (setting.get("batch_size", 0) >> halvings for halvings in range(1, 20))
+        smaller = ({**setting, "batch_size": size} for size in smaller if size)
+        fits = next((one for one in smaller if least_bytes(name, *shape, one) <= free), None)
+        advice = "prep.sh leaves rare users and items out with --min-user-count and --min-item-count."
+        if fits:
+            advice = f"A batch_size of {fits['batch_size']:,} would fit."
         raise UserError(
-            f"{name} needs {needed / GIB:,.1f} GiB for {rows:,} users and {items:,} items, and "
-            f"{free / GIB:,.1f} GiB are free. prep.sh leaves rare users and items out with --min-user-count "
-            "and --min-item-count."
+            f"{name} needs {needed / GIB:,.1f} GiB for {rows:,} users and {items:,} items with "
+            f"{describe(setting)}, and {free / GIB:,.1f} GiB are free. {advice}"
         )
+
+
+def least_bytes(name, users, items, interactions, setting):
+    """Bytes of memory that training on users x items needs at least; 0 where it does not matter."""
+    if name in ("ease", "edlae"):
+        # A matrix in double precision, its inverse or a product on the way, and the result.
+        return 3 * 8 * (users if has_few_users(users, items) else items) ** 2
+    if name in CLOSED_FORMS:
+        return 0
+    learner = make_learner(name, (users, items), setting)
+    return learners.step_bytes(learner, users, interactions, setting["batch_size"])
 
 
 def train_and_test(settings, run, evaluation, dataset, mesh):

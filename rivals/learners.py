@@ -10,6 +10,7 @@ of this file, lists them and says how to add one. An epoch is one compiled scan 
 the device. U users, I items, N interactions, B examples in a batch, d dimensions, n negatives.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -366,6 +367,37 @@ def gaussian_kl(mean, log_variance):
     return ((mean**2 + jnp.exp(log_variance) - 1 - log_variance) / 2).sum(1)
 
 
+def step_bytes(learner, users, interactions, batch_size):
+    """Bytes that a step of training needs at least; nothing is allocated.
+
+    Args:
+        learner: Learner.
+        users, interactions: U, N.
+        batch_size: as for `make_epoch`.
+    """
+    abstract = lambda size, dtype=jnp.int32: jax.ShapeDtypeStruct((size,), dtype)
+    entries = abstract(interactions)
+    histories = Histories(abstract(users + 1), entries, entries, abstract(interactions, jnp.float32), entries)
+
+    def step(key, histories, examples):
+        params = learner.initialise(key)
+        batch = learner.draw(histories, examples, key)
+        return params, jax.value_and_grad(learner.loss)(params, batch, histories, key, 0)
+
+    examples = abstract(_batch_size(learner, users, interactions, batch_size))
+    key = jax.eval_shape(jax.random.key, 0)
+    bytes_of = lambda array: math.prod(array.shape) * array.dtype.itemsize
+    traced, (params, _) = jax.make_jaxpr(step, return_shape=True)(key, histories, examples)
+    largest = max(bytes_of(value.aval) for equation in traced.eqns for value in equation.outvars)
+    # Parameters, their gradient, Adam's moments and the best ones; the largest array and its derivative.
+    return 5 * sum(map(bytes_of, jax.tree.leaves(params))) + 2 * largest
+
+
+def _batch_size(learner, users, interactions, most):
+    """B: `most`, or a tenth of the examples, if that is fewer."""
+    return min(most, -(-(users if learner.by_user else interactions) // FEWEST_STEPS))
+
+
 def make_epoch(learner, histories, optimizer, batch_size):
     """The compiled training of one epoch: every example once, in random batches.
 
@@ -380,8 +412,9 @@ def make_epoch(learner, histories, optimizer, batch_size):
     Returns:
         (epoch(params, optimizer's state, key, steps done) -> (params, state, mean loss); steps in an epoch).
     """
-    examples = len(histories.starts) - 1 if learner.by_user else len(histories.user)
-    batch_size = min(batch_size, -(-examples // FEWEST_STEPS))
+    users, interactions = len(histories.starts) - 1, len(histories.user)
+    examples = users if learner.by_user else interactions
+    batch_size = _batch_size(learner, users, interactions, batch_size)
     count = examples // batch_size
 
     @jax.jit

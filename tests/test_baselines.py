@@ -425,6 +425,30 @@ def test_a_learners_grid_grows_and_one_by_hand_does_not(planted, tmp_path, monke
 
 
 @pytest.mark.parametrize(
+    "model, setting",
+    [
+        ("mf", {"dimensions": 8, "negatives": 10_000}),
+        ("neumf", {"dimensions": 8, "negatives": 10_000}),
+        ("mvae", {"hidden": 4, "dimensions": 2}),
+        ("lightgcn", {"dimensions": 8, "negatives": 10_000}),
+    ],
+)
+def test_a_learner_that_does_not_fit_is_refused_with_the_batch_that_would(monkeypatch, model, setting):
+    setting = {**setting, "learning_rate": 0.1, "batch_size": 4096}
+    least = lambda size: baselines.least_bytes(model, 30_000, 2_000, 400_000, {**setting, "batch_size": size})
+    dataset = SimpleNamespace(users=30_000, items=2_000, new_users=None, lengths=np.full((3, 1), 400_000))
+    asked = {"model": model, "grid": [setting], "user_support": -1, "sampler": "random"}
+    free = SimpleNamespace(available=least(4096))
+    monkeypatch.setattr(baselines.psutil, "virtual_memory", lambda: free)
+    baselines.check(asked, dataset)
+    free.available = least(1024)
+    with pytest.raises(
+        UserError, match=f"{model} needs .* batch_size 4096, .* A batch_size of 1,024 would fit"
+    ):
+        baselines.check(asked, dataset)
+
+
+@pytest.mark.parametrize(
     "model, users, items, support, sampler, needed",
     [
         ("ease", 2_000, 35_000, -1, "random", 24 * 2_000**2),
@@ -489,6 +513,11 @@ def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
         ("ease", ["--user_support=301"], "301, but planted has 300 users"),
         ("ease", ['--grid=[{"l2": 0}]'], "needs a positive l2"),
         ("edlae", ['--grid=[{"l2": 1, "dropout": 1}]'], "dropout must be a number from 0 below 1"),
+        (
+            "mf",
+            ['--grid=[{"negatives": 1000000, "dimensions": 1000000, "learning_rate": 1, "batch_size": 9}]'],
+            "GiB for 300 users and 120 items with negatives 1000000, dimensions 1000000, ",
+        ),
         ("mf", ['--grid=[{"l3": 0}]'], "mf has no 'l3'; it has"),
         ("mf", ['--grid=[{"dimensions": 8}]'], "needs a positive learning_rate"),
         ("ease", ['--grid=[{"l2": "many"}]'], "l2 must be a number"),
