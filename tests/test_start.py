@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from lib.errors import FULL_DISK
+
 HERE = "import lib.start, os, signal; from lib.errors import run_script; "
 CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
 
@@ -30,7 +32,7 @@ def test_what_the_output_cannot_show_is_replaced():
         ("<&- >&- 2>&-", 0, ""),
         pytest.param(
             ">/dev/full",
-            1,
+            FULL_DISK,
             "-c: [Errno 28] No space left on device",
             marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only"),
         ),
