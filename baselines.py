@@ -30,9 +30,9 @@ from data import TRAIN
 from hyper_params import grid_kinds
 from hyper_params import grids as default_grids
 from lib import devices
+from lib.checks import checked
 from lib.devices import GIB
 from lib.errors import UserError
-from lib.settings import checked
 from rivals import learners, samplers
 from rivals.closed_forms import CLOSED_FORMS, has_few_users
 from runs import grids

@@ -18,7 +18,6 @@ U_local, which is U if there is one process.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +28,12 @@ import numpy as np
 import pandas as pd
 import pooch
 import scipy.sparse as sp
+from typing_extensions import TypedDict
 
+from hyper_params import name as file_name
+from lib.checks import read_json
 from lib.errors import UserError
-from lib.files import read_npz
+from lib.files import read_npz, refusal
 from lib.random_streams import Stream, generator
 
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"
@@ -39,6 +41,12 @@ DROPPED, TRAIN, VALIDATION, TEST, CONTEXT = -1, 0, 1, 2, 3
 WHOLE_NUMBER = r"0|-?[1-9]\d{0,17}"  # an id that survives being read as int64 and written again
 NEGATIVES_PER_USER = 50  # for the AUC
 INTERACTIONS_AT_ONCE, USERS_AT_ONCE = 8_000_000, 20_000  # bound the memory of one pass
+
+
+class Manifest(TypedDict):
+    """What data.load reads of a manifest."""
+
+    sha256: dict[file_name, str]
 
 
 class View(NamedTuple):
@@ -356,18 +364,14 @@ def _without(matrix, other):
 
 
 def _verify_checksums(folder):
-    manifest, repair = folder / MANIFEST, f"Delete {folder} and run ./prep.sh again."
+    manifest, repair = folder / MANIFEST, f"delete {folder} and run ./prep.sh again"
     if not manifest.exists():
         return
-    try:
-        expected = dict(json.loads(manifest.read_text())["sha256"].items())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{manifest} cannot be read ({error}). {repair}") from error
-    for name, sha256 in expected.items():
+    for name, sha256 in read_json(manifest, Manifest, repair)["sha256"].items():
         if not (folder / name).exists():
-            raise UserError(f"{folder / name} is missing. {repair}")
+            raise UserError(f"{folder / name} is missing; {repair}")
         if pooch.file_hash(folder / name) != sha256 and _digest_of(folder / name) != sha256:
-            raise UserError(f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}. {repair}")
+            raise UserError(f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}; {repair}")
 
 
 def names_digest(numbers, ids):
@@ -460,12 +464,12 @@ def _read_slices(folder, index):
     try:
         with h5py.File(path, "r") as file:
             columns = {key: file[key] for key in ("user", "item")}
-            lengths = {key: len(file[key]) for key in file}
             for key, column in columns.items():
                 if column.ndim != 1 or column.dtype.kind not in "iu":
                     raise UserError(
                         f"{path}: '{key}' must be a list of whole numbers, not {column.ndim}-d {column.dtype}"
                     )
+            lengths = {key: len(column) for key, column in columns.items()}
             if len(set(lengths.values())) > 1:
                 raise UserError(f"{path}: the datasets differ in length: {lengths}")
             if len(index) != lengths["user"]:
@@ -481,6 +485,8 @@ def _read_slices(folder, index):
     except (UserError, MemoryError):
         raise
     except Exception as error:  # h5py raises many kinds of exceptions for a damaged file
+        if reason := refusal(error):
+            raise UserError(f"{path} cannot be read: {reason}") from error
         raise UserError(f"{path} cannot be read, it is truncated or damaged: {_first_line(error)}") from error
 
 

@@ -264,12 +264,14 @@ count = Annotated[int, Field(ge=1, le=INT_MAX)]
 # Single precision cannot calculate with numbers beyond these.
 positive = Annotated[float, Field(ge=1e-30, le=1e30)]
 from_zero = Annotated[float, Field(ge=0, le=1e30)]
-text = Annotated[str, Field(min_length=1)]
+line = Annotated[str, Field(pattern=r"^[^\p{Cc}]*$", description="one line of text")]  # \p{Cc}: controls
+text = Annotated[str, Field(pattern=r"^[^\p{Cc}]+$", description="one line of text")]
 everything, auto = Literal[-1], Literal["auto"]
 _of_users = "HR|NDCG|PSP|PSP_textbook|Recall|Precision|HitRate|MRR|MAP"
 _metric = rf"^(({_of_users}|Coverage|Gini|Popularity|Novelty)@(10|20|50|100)|AUC)$"
 metric = Annotated[str, Field(pattern=_metric, description="metrics of eval.py, such as Recall@20")]
-_name = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
+_name = r"^[^./\\\p{Cc}][^/\\\p{Cc}]*$"
+name = Annotated[str, Field(pattern=_name, description="a plain name, without slashes and controls")]
 kinds = {
     **dict.fromkeys(("float64", "learn_lamda", "cosine_decay", "validate_early"), bool),
     **dict.fromkeys(("resume", "paper", "distributed"), bool),
@@ -282,7 +284,7 @@ kinds = {
     **dict.fromkeys(("batch_size", "sampled_items"), count | everything | auto),
     "validation_users": count | everything | auto,
     "num_processes": count | everything,
-    "distilled": str,
+    "distilled": line,
     "dataset": Annotated[str, Field(pattern=_name, description="the name of a folder under data_dir")],
     "repeats": Literal["keep", "drop"],
     "noise": Annotated[float, Field(ge=0, lt=1)],
@@ -312,7 +314,7 @@ kinds = {
     "best_by": Literal["HR@10", "HR@100", "NDCG@10", "NDCG@100"],
     "metrics": Annotated[list[metric], Field(min_length=1)],
     "seed": Annotated[int, Field(ge=0, le=INT_MAX)],
-    "coordinator": Annotated[str, Field(pattern=r"^(.*:\d+)?$", description="host:port, or empty")],
+    "coordinator": Annotated[str, Field(pattern=r"^([^\p{Cc}]*:\d+)?$", description="host:port, or empty")],
     "process_id": Annotated[int, Field(ge=-1, le=INT_MAX)],
     "sampler": Literal["random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"],
     "memory": Literal["distilled", "random", "all"],

@@ -28,10 +28,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.errors import Parser, UserError, run_script
+from lib.errors import Parser, UserError, printable, run_script
 from lib.files import atomic, write_parquet
 from prep.own_file import read
-from runs.histories import Ids, printable, split_ids, warn
+from runs.histories import Ids, split_ids, warn
 from runs.recommender import Recommender
 from runs.synthetic_users import folder_of, load_dataset, open_distilled, warn_if_not_learnt
 

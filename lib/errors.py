@@ -9,10 +9,26 @@ from pathlib import Path
 
 # Exit codes by which another program tells these errors from all others, which are 1; of sysexits.h.
 FULL_DISK, IN_USE = 74, 75
+LONGEST_WORD, LONGEST_LINE = 300, 900  # characters
+
+
+def printable(text):
+    """The text with a visible mark for every character that would steer a terminal, such as an escape."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
+
+
+def one_line(text):
+    """The text as a printable line; a very long word, such as a value that was given, loses its middle."""
+    shorten = lambda text, most: text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 3 :]}"
+    words = " ".join(shorten(word, LONGEST_WORD) for word in str(text).split())
+    return printable(shorten(words, LONGEST_LINE))
 
 
 class UserError(Exception):
     """An error that the user can repair; its text is the one line that they see."""
+
+    def __init__(self, text):
+        super().__init__(one_line(text))
 
 
 class InUse(UserError):
@@ -26,6 +42,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options
         )
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):  # argparse would take away the value
+                self.error(f"argument {word[:-3]}: it cannot be --")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         raise UserError(f"{message}; --help lists the options")
@@ -50,8 +72,10 @@ def run_script(main, script=None, save_memory=""):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UserError, OSError, MemoryError) as error:  # OSError: a full disk, no permission to write
+        if _disk_is_full(error) and error.filename is None:  # files are named
+            error.filename = "standard output"
         memory = f"out of memory ({error}). {save_memory}".rstrip()
-        text = memory if isinstance(error, MemoryError) else " ".join(str(error).split())
+        text = memory if isinstance(error, MemoryError) else one_line(error)
         print(f"{script}: {text}", file=sys.stderr, flush=True)
         sys.exit(_exit_code(error))
     except KeyboardInterrupt:
@@ -61,6 +85,9 @@ def run_script(main, script=None, save_memory=""):
         signal.signal(signal.SIGINT, before)
 
 
+def _disk_is_full(error):
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _exit_code(error):
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return FULL_DISK if full else IN_USE if isinstance(error, InUse) else 1
+    return FULL_DISK if _disk_is_full(error) else IN_USE if isinstance(error, InUse) else 1

@@ -3,6 +3,7 @@
 Beside them, locks between processes, and .npz files read with a clear error where they are damaged.
 """
 
+import errno
 import fcntl
 import glob
 import os
@@ -20,6 +21,23 @@ from lib.errors import InUse, UserError
 ROOT = Path(__file__).parent.parent  # the project's folder
 
 
+def refusal(error):
+    """What the system says in an error; "" where it is the content of a file that is wrong."""
+    is_of_system = isinstance(error, OSError) and error.errno not in (None, 0, errno.EINVAL)
+    return os.strerror(error.errno) if is_of_system else ""  # EINVAL: content that leads a seek astray
+
+
+@contextmanager
+def naming(path):
+    """Gives the path to an error of the system that names none in the block, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 @contextmanager
 def atomic(path):
     """Opens path for writing in binary; the whole file appears when the block ends, or none if it fails.
@@ -28,6 +46,7 @@ def atomic(path):
 
     Raises:
         UserError: the folder of path does not exist.
+        OSError: the system refuses, as on a full disk; it names the path.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -35,7 +54,7 @@ def atomic(path):
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}; `{command}` makes it")
     file = _open_temporary(path)
     try:
-        with file:
+        with naming(path), file:
             yield file
             _flush(file)
             os.replace(file.name, path)
@@ -121,7 +140,8 @@ def empty_folder(path):
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     try:
-        yield path
+        with naming(path):
+            yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -159,12 +179,14 @@ def read_npz(path, remedy):
         remedy: what the user can do about a damaged file, the end of the message.
 
     Raises:
-        UserError: the file is truncated or damaged.
+        UserError: the system cannot read the file, or it is truncated or damaged.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}  # reading compares the zip's checksums
     except Exception as error:  # zipfile, zlib and numpy's header parser raise different classes
+        if reason := refusal(error):
+            raise UserError(f"{path} cannot be read: {reason}") from error
         reason = str(error)[:120]
         raise UserError(f"{path} cannot be read: truncated or damaged ({reason}); {remedy}") from error
 

@@ -10,12 +10,18 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 import hyper_params
+from lib.checks import checked, make_adapter, read_json
 from lib.errors import UserError
 
+OF_ANOTHER_VERSION = Annotated[
+    hyper_params.line | bool | int | float | list | dict | None,
+    Field(description="one line of text, or another value of JSON"),
+]
 KIND_OF_TYPE = {bool: bool, int: hyper_params.count, float: hyper_params.positive, str: hyper_params.text}
 
 
@@ -101,15 +107,16 @@ def without_effect(settings, changed):
     return list(notes.values())
 
 
+def _known():
+    """{key: its value in hyper_params.py} of all settings of all scripts."""
+    blocks = hyper_params.baselines, hyper_params.stream, hyper_params.infinite_ae, hyper_params.hyper_params
+    return {key: value for block in blocks for key, value in block.items()}
+
+
 @cache
 def adapter(key):
     """The pydantic TypeAdapter that checks a key's value."""
-    known = {
-        **hyper_params.baselines,
-        **hyper_params.stream,
-        **hyper_params.infinite_ae,
-        **hyper_params.hyper_params,
-    }
+    known = _known()
     if key not in known:
         close = difflib.get_close_matches(key, known, 1)
         hint = f"is it {close[0]}?" if close else "--help lists them"
@@ -122,55 +129,24 @@ def holds_list(key):
     return '"array"' in json.dumps(adapter(key).json_schema())
 
 
-def make_adapter(kind):
-    """A TypeAdapter for a type that refuses NaN, infinity, and text in the place of a number."""
-    return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
-
-
-def checked(name, value, kind):
-    """The value; as a float if the kind is float and the value a whole number.
-
-    Args:
-        name: what the message calls it.
-        kind: a type for pydantic, or its TypeAdapter.
-
-    Raises:
-        UserError: the kind does not allow the value.
-    """
-    kind = kind if isinstance(kind, TypeAdapter) else make_adapter(kind)
-    try:
-        return kind.validate_python(value)
-    except ValidationError as error:
-        allowed, shown = describe(kind.json_schema()), json.dumps(value, default=repr)[:80]
-        raise UserError(f"{name} must be {allowed}, not {shown}") from error
-
-
 def check(block):
     """A dict of settings with every value `checked`."""
     return {key: checked(key, value, adapter(key)) for key, value in block.items()}
 
 
-def describe(schema):
-    """The values that a JSON schema allows, in words."""
-    if "description" in schema:
-        return schema["description"]
-    if "anyOf" in schema:
-        return " or ".join(map(describe, schema["anyOf"]))
-    if "enum" in schema or "const" in schema:
-        values = schema.get("enum", [schema.get("const")])
-        return ("one of " if len(values) > 1 else "") + ", ".join(map(str, values))
-    if schema["type"] == "array":
-        count = "one or more " if schema.get("minItems") else ""
-        return f"a list of {count}{describe(schema['items']).replace('a number', 'numbers')}"
-    name = {
-        "boolean": "true or false",
-        "integer": "a whole number",
-        "number": "a number",
-        "string": "text",
-        "object": "objects",
-    }[schema["type"]]
-    bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
-    return " ".join([name, *(f"{word} {schema[key]:.10g}" for key, word in bounds.items() if key in schema)])
+def check_kept(block):
+    """The settings of a run, as its files keep them; those that only another version has may be anything.
+
+    Raises:
+        UserError: a value that the command line refuses; or "auto", in whose place a run keeps a value.
+    """
+    known = _known()
+    for key, value in block.items():
+        checked("the name of a setting", key, hyper_params.text)
+        checked(key, value, adapter(key) if key in known else OF_ANOTHER_VERSION)
+        if value == "auto":
+            raise UserError(f"{key} is auto, and no value")
+    return block
 
 
 def to_argument(key, value):
@@ -221,12 +197,7 @@ def parse(key, text):
 def _read_config(path):
     """The checked settings in a JSON file, or in the config.json of a run's folder."""
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--config={path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"--config={path} must hold a JSON object of settings")
+    config = read_json(file, dict, f"--config={path} must be a JSON object of settings")
     if isinstance(config.get("settings"), dict):  # a run's own config.json
         config = config["settings"]
     try:

@@ -3,8 +3,9 @@
 import math
 from pathlib import Path
 
+from lib.checks import checked
 from lib.errors import Parser, UserError
-from lib.settings import adapter, checked
+from lib.settings import adapter
 from prep import plain
 from prep.columns import ROLES
 from prep.filters import FEWEST_INTERACTIONS, Filters, moments

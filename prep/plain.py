@@ -20,6 +20,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from lib.errors import UserError
+from lib.files import refusal
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -115,6 +116,8 @@ def damage_of(name):
     try:
         yield
     except DAMAGED as error:
+        if reason := refusal(error):
+            raise UserError(f"{name} cannot be read, or a copy not be written: {reason}") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} is damaged or truncated: {reason}. Download or copy it again") from error
 

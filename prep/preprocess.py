@@ -17,15 +17,16 @@ left as it is. A folder appears when all of its files are written, or not at all
 if __name__ == "__main__":
     import lib.start  # noqa: F401
 
-import json
 import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import pooch
+from typing_extensions import TypedDict
 
 from data import INDEX, INTERACTIONS, MANIFEST
+from lib.checks import read_json
 from lib.errors import UserError, run_script
 from lib.files import empty_folder, lock, new_folder
 from prep import plain
@@ -36,6 +37,15 @@ from prep.own_file import OPTIONS, read_own
 from prep.sources import MOVIELENS
 from prep.splits import ASKED, EVERY_USER, FILES, PAPERS, RANDOM, TIMED, divide, split_as_given
 from prep.write import write_dataset
+
+
+class Made(TypedDict):
+    """What a manifest says of how a data set was made, beside the options."""
+
+    split_seed: int
+    source: str
+    source_sha256: str | dict[str, str] | None
+
 
 MOST_BAD = 0.5  # the share of rows that cannot be used from which on the columns must be wrong
 
@@ -211,15 +221,10 @@ def _exists(folder, options):
             )
         _print(f"{folder} exists already, not made by prep.sh")
         return True
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        before = {**DEFAULTS, **manifest, "split_seed": manifest["split_seed"]}
-        before["split"] = RANDOM if before["split"] in (PAPERS, EVERY_USER) else before["split"]
-        source, source_sha256 = manifest["source"], manifest["source_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder / MANIFEST} is damaged. Delete {folder} and run ./prep.sh again."
-        ) from error
+    manifest = read_json(folder / MANIFEST, Made, f"delete {folder} and run ./prep.sh again")
+    before = {**DEFAULTS, **manifest}
+    before["split"] = RANDOM if before["split"] in (PAPERS, EVERY_USER) else before["split"]
+    source, source_sha256 = manifest["source"], manifest["source_sha256"]
     differences = [
         f"{option_of(key)} was {_or_none(before[key])}, is {_or_none(value)}"
         for key, value in _shaping_options(options).items()

@@ -2,17 +2,19 @@
 
 import csv
 import io
-import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from typing_extensions import TypedDict
 
 from data import MANIFEST
-from lib.errors import UserError
+from hyper_params import line
+from lib.checks import read_json
+from lib.errors import UserError, printable
 
 MOST_NAMED = 20  # ids, in a warning
 # What prep.sh keeps, by the keys of a data set's manifest.
@@ -24,6 +26,8 @@ FILTERS = {
     "min_user_count": "users with at least {} interactions",
     "min_item_count": "items with at least {} interactions",
 }
+
+Filters = TypedDict("Filters", dict.fromkeys(FILTERS, NotRequired[line | float | None]))
 
 
 class Users(NamedTuple):
@@ -50,8 +54,8 @@ class Ids:
         """
         self.dataset, new = dataset, dataset.new_users
         self._user_ids = np.concatenate([dataset.user_ids, new.user_ids]) if new else dataset.user_ids
-        path = folder / MANIFEST
-        manifest = json.loads(path.read_text()) if path.exists() else {}
+        path, repair = folder / MANIFEST, f"delete {folder} and run ./prep.sh again"
+        manifest = read_json(path, Filters, repair) if path.exists() else {}
         # A count of 1 filters nothing.
         unset = lambda key: manifest.get(key) in (None, 1 if key.endswith("_count") else None)
         kept = [text.format(manifest[key]) for key, text in FILTERS.items() if not unset(key)]
@@ -137,8 +141,3 @@ def warn(problem, ids, consequence):
         more = f" and {len(ids) - MOST_NAMED:,} more" if len(ids) > MOST_NAMED else ""
         names = ", ".join(map(printable, ids[:MOST_NAMED]))
         print(f"recommend: {problem} {names}{more}: {consequence}", file=sys.stderr)
-
-
-def printable(text):
-    """The text with a visible mark for every character that would steer a terminal, such as an escape."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))

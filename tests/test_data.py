@@ -1,9 +1,11 @@
 """data.py: the layout, its faults, and the sampling, against plain loops."""
 
 import dataclasses
+import errno
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -277,6 +279,43 @@ def test_wrong_columns_are_named(tmp_path, column, words):
         del file["item"]
         file["item"] = column
     with pytest.raises(UserError, match=words):
+        data.load("set", tmp_path)
+
+
+def test_what_else_an_hdf5_file_holds_is_not_read(tmp_path):
+    write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 1, 2])
+    alone = data.load("set", tmp_path)
+    with h5py.File(tmp_path / "set" / "total_data.hdf5", "a") as file:
+        del file["rating"]
+        file["rating"], file["scalar"] = [1.0], 5
+        file.create_group("more")["user"] = [1]
+    assert data.load("set", tmp_path).fingerprint == alone.fingerprint
+
+
+@pytest.mark.parametrize("name", ["total_data.hdf5", "index.npz", "manifest.json"])
+def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path, monkeypatch, name):
+    """The user of the tests may be one whom no permission stops."""
+    write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 1, 2])
+    (tmp_path / "set" / "manifest.json").write_text('{"sha256": {}}')
+
+    def refuse(path, *more, **options):
+        if Path(path).name == name:
+            raise PermissionError(errno.EACCES, "a long text of h5py's, errno = 13", str(path))
+        return real_open(path, *more, **options)
+
+    real_open, real_file = open, h5py.File
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+    monkeypatch.setattr(h5py, "File", lambda path, mode: refuse(path) and real_file(path, mode))
+    with pytest.raises(UserError, match=f"^{tmp_path}/set/{name} cannot be read: (Permission|a long)"):
+        data.load("set", tmp_path)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"sha256": {"../x": "1"}}', '{"sha256": 5}', 3000 * "["])
+def test_a_damaged_manifest_is_named(tmp_path, manifest):
+    write_layout(tmp_path / "set", [0, 1, 2], [0, 1, 2], [0, 1, 2])
+    (tmp_path / "set" / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="manifest.json is damaged .*; delete .* and run ./prep.sh again"):
         data.load("set", tmp_path)
 
 

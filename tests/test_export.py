@@ -129,11 +129,14 @@ def test_bad_input(run_script, distilled_run, tmp_path):
     for arguments, code, says in (
         (["--format=xml"], 1, "export: argument --format: invalid choice"),
         (["--format=csv", "--seed=-1"], 1, "at least 0"),
+        (["--format=csv", "--seed=--"], 1, "argument --seed: it cannot be --"),
+        (["--format=" + 5000 * "x"], 1, "invalid choice: 'xxx"),
         (["--format=csv", "--out="], 1, "--out must name a folder"),
         (["--format=csv", "--out=/proc/here"], 1, "No such file or directory: '/proc/here'"),
         ([], 1, "export: the following arguments are required: --format"),
     ):
         done = run_script("export.py", f"--run={distilled_run}", *arguments)
         assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1 and len(done.stderr) < 800
     with pytest.raises(UserError, match="item ids NA, null for missing"):
         export.write(sp.csr_matrix(np.eye(3)), np.array(["NA", "1", "null"]), "recbole", tmp_path, "x")

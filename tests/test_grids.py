@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyper_params import grid_kinds, grids
-from lib.settings import checked
+from lib.checks import checked
 from runs.grids import AT_MOST, FLAT, beyond, grow, note
 from runs.recipes import FULL_DATA
 

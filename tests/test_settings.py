@@ -161,10 +161,21 @@ def test_chosenare_read_by_their_kind():
         ("--config=/nowhere.json", "cannot be read"),
         ("--score_scale=-1", "score_scale must be"),
         ("--train_steps=-1", "train_steps must be"),
-        (
-            "--epochs=5",
-            "distill.py has no use for epochs, a setting of baselines.py; `python distill.py --help`",
+        *(
+            (f"--{key}={value}", f"distill.py has no use for {key}, a setting of ")
+            for key, value in {
+                **dict.fromkeys(("epochs", "parts"), 5),
+                **dict.fromkeys(("model", "sampler", "memory", "distilled"), "ease"),
+                "grid": "[]",
+            }.items()
         ),
+        ("--seed=--", 'not "--"'),
+        ("--seed=" + 5000 * "x", "seed must be a whole number"),
+        ("--dataset=a\x9bb", "the name of a folder"),
+        ("--data_dir=a\x1bb", "data_dir must be one line of text"),
+        ("--results_dir=a\udce9", "results_dir must be one line of text"),
+        ("--" + 5000 * "x" + "=1", "there is no setting 'xxx"),
+        (5000 * "x ", "is not understood"),
     ],
 )
 def test_the_message_on_a_wrong_value(argument, words):
@@ -186,6 +197,30 @@ def test_a_config_of_another_script_gives_the_keys_that_both_take(tmp_path, caps
     ignored = sorted(made.keys() - chosen.keys())
     assert line == f"note: infinite_ae.py ignores these keys of the config file: {', '.join(ignored)}"
     assert "paper" in ignored, "infinite_ae.py takes the paper's kernel anyway"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('{"data_dir": "a\\u0000b"}', "data_dir must be one line of text"),
+        ('{"results_dir": "\\ud800"}', "results_dir must be one line of text"),
+        ('{"seed": ' + 3000 * "[" + 3000 * "]" + "}", "is damaged (it is nested too deeply)"),
+        ("[1]", "is damaged (it is [1]); --config="),
+        ('{"lamda": 1' + 400 * "0" + "}", "lamda must be a number"),
+        ("\x00", "is damaged ("),
+    ],
+)
+def test_the_message_on_a_wrong_config(tmp_path, text, words):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        values(f"--config={tmp_path / 'a.json'}")
+    assert words in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 800
+
+
+def test_a_config_that_the_system_does_not_give_is_not_called_damaged(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match=f"^{tmp_path}/config.json cannot be read: Is a directory$"):
+        values(f"--config={tmp_path}")
 
 
 def test_a_config_with_a_key_that_no_script_has_is_refused(tmp_path):
