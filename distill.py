@@ -536,7 +536,7 @@ def distill(interactions, kernel=None, loss=None, split="random", **settings):
     """
     from prep.from_python import save  # for Python alone: the command line starts without prep/
 
-    began, error = time.time(), loss if callable(loss) else None
+    began, error = time.monotonic(), loss if callable(loss) else None
     if error is None and loss is not None:
         settings["loss"] = loss
     if kernel or error:

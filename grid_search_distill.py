@@ -30,10 +30,13 @@ from typing import NamedTuple
 import optuna
 from tqdm import tqdm
 
+from hyper_params import name as plain_name
+from lib.checks import checked, parse_json
 from lib.errors import Parser, UserError, run_script
 from lib.files import lock
 from lib.settings import check, holds_list, parse, resolve, split, to_arguments
-from runs.folder import NOT_SHAPING, read_finished, shaping
+from runs.folder import NOT_SHAPING, shaping
+from runs.reading import read_finished, read_readable
 from sweep import study as queue
 from sweep.report import describe, report, show_values, summarise
 from sweep.worker import find_devices
@@ -59,7 +62,7 @@ class Plan(NamedTuple):
 
 
 def list_of_gpus(text):
-    return text if text == "auto" else list(map(int, json.loads(text)))
+    return text if text == "auto" else parse_json(text, list[int])
 
 
 def parse_options(arguments):
@@ -78,9 +81,12 @@ def parse_options(arguments):
     option("--report", **yes, help="only show what has been found")
     option("--yes", **yes, help=f"yes, more than {MOST_RUNS:,} runs")
     options, words = parser.parse_known_args(arguments)
-    study = "x" if options.study is None else options.study  # it names files, too
-    if options.storage == "" or not study.isprintable() or not 0 < len(study.encode()) < 150 or "/" in study:
-        raise UserError("--storage must be the URL of a database, and --study a plain name")
+    if options.storage == "":
+        raise UserError("--storage must be the URL of a database")
+    if options.study is not None:  # it names files, too
+        checked("--study", options.study, plain_name)
+        if len(options.study.encode()) >= 150:
+            raise UserError("--study must be a plain name, of fewer than 150 bytes")
     if (options.trials is None) == (options.sampler == "tpe"):
         raise UserError("--sampler=tpe needs --trials=N, and --trials=N needs --sampler=tpe")
     if min(options.trials or 1, options.workers_per_device, options.heartbeat) < 1:
@@ -160,6 +166,11 @@ def estimate(settings, finished):
     return result["wall_seconds"] + (result["step_seconds"] or 0) * steps
 
 
+def tells_time(config, result):
+    """Whether a finished run, by its config.json and result.json, says how long others may take."""
+    return "user_support" in config["settings"] and result["steps"] and "step_seconds" in result
+
+
 def dry_run(name, plan, trials, results, workers):
     """Lists the runs, by the plan and the study's latest trials, and says how long the new ones may take."""
     folders = [path.parent for path in results.glob(f"distill-{plan.fixed['dataset']}-*/result.json")]
@@ -169,8 +180,8 @@ def dry_run(name, plan, trials, results, workers):
         print("done " if run in done else "new  ", show_values(values) if values else run)
     new = [values for run, values in plan.runs.items() if run not in done]
     time = "no run has finished to tell how long they take" if new else "nothing to do"
-    if new and folders:
-        finished = [read_finished(folder) for folder in folders]
+    finished = [run for run in read_readable(folders, read_finished)[0] if tells_time(*run)]
+    if new and finished:
         first = {key: values[0] for key, values in plan.space.items()}
         seconds = [
             estimate(queue.resolve_run({**plan.fixed, **first, **values})[0], finished) for values in new

@@ -12,7 +12,6 @@ if __name__ == "__main__":
     import lib.start  # noqa: F401
 
 import json
-import math
 import shlex
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import spearmanr
+from typing_extensions import TypedDict
 
 import hyper_params
 from eval import METRICS
@@ -29,7 +29,8 @@ from lib.errors import Parser, UserError, run_script
 from lib.files import ROOT, write_files
 from page import figures, leak
 from runs import recipes
-from runs.folder import NOT_SHAPING, Altered, check_sum, read_finished
+from runs.folder import NOT_SHAPING
+from runs.reading import Altered, check_sum, place, read_finished, read_validations
 from runs.synthetic_users import folder_of, load_dataset, open_distilled
 
 MAX_RUNS = 20  # in the table of metrics
@@ -37,6 +38,15 @@ MAX_DOTS = 1000  # items in the picture of their popularity
 MAX_TITLES = 60_000  # of all synthetic users together; of one synthetic user 5 to 30
 # Settings that do not tell one run from another in the table of metrics, or stand there in words.
 NOT_COMPARED = NOT_SHAPING - {"paper"} | {"dataset", "model", "user_support", "grid"}
+
+
+class Point(TypedDict):
+    """What the learning curve needs of a line of metrics.jsonl."""
+
+    step: place
+    lamda: hyper_params.from_zero
+    loss: float | None
+    validation: TypedDict("Drawn", dict.fromkeys(plots.CURVE_METRICS, float))
 
 
 def command_of(config):
@@ -91,19 +101,11 @@ def runs_on_same_data(distilled, statistics):
 
 def curve(folder, result):
     """The learning curve as a <figure>; None, and a note on stderr, if metrics.jsonl does not hold one."""
-    path = folder / "metrics.jsonl"
     try:
-        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not history:
-            raise ValueError("it is empty")
-        for line in history:
-            values = [line["step"], line["lamda"], *map(line["validation"].get, plots.CURVE_METRICS)]
-            values += [] if line["loss"] is None else [line["loss"]]
-            if not all(map(math.isfinite, values)):
-                raise ValueError(f"not all numbers of step {line['step']} are finite")
-        check_sum(folder, path.name)
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        print(f"report: the page has no learning curve: {path} cannot be read ({error})", file=sys.stderr)
+        history = read_validations(folder, Point)
+        check_sum(folder, "metrics.jsonl")
+    except UserError as error:
+        print(f"report: the page has no learning curve: {error}", file=sys.stderr)
         return None
     draw = lambda kind: plots.curve(history, result["best_step"], "", kind)
     return figures.inline("Learning curve", draw)

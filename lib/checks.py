@@ -83,12 +83,18 @@ def parse_json(text, kind):
     """
     try:
         value = json.loads(text)
-        _adapter_of(kind).validate_python([value])
+        check_kind(value, kind)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def check_kind(value, kind):
+    """Raises ValueError unless a value of JSON is of the kind; as `parse_json`."""
+    try:
+        _adapter_of(kind).validate_python([value])
     except ValidationError as error:
         raise ValueError(_fault(error.errors(include_url=False)[0], [value])) from None
-    return value
 
 
 def _fault(error, value):

@@ -118,8 +118,9 @@ def write_files(folder, contents):
     """Writes {name: bytes} into the folder, which is made if needed, as `atomic_files`."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_files(*(folder / name for name in contents)) as files:
-        for file, content in zip(files, contents.values()):
-            file.write(content)
+        for file, (name, content) in zip(files, contents.items()):
+            with naming(folder / name):
+                file.write(content)
 
 
 def write_parquet(file, frame):

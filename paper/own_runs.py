@@ -10,9 +10,10 @@ from lib.errors import UserError
 from lib.files import write_files
 from lib.settings import defaults
 from paper.plan import TABLE
-from paper.record import finished_folders, read_readable, read_run
+from paper.record import finished_folders, read_run
 from paper.summaries import CAPTION, DEVIATIONS, P, cells, markdown, summarize, to_csv, with_deviations
 from runs import recipes
+from runs.reading import read_readable
 from runs.synthetic_users import folder_of
 
 NAMES = {system.in_paper: system.name for system in TABLE if system.in_paper}

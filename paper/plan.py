@@ -194,7 +194,7 @@ class Runs:
         """[FinishedRun] of all that are the planned run."""
         if planned not in self._matches:
             own_settings = lambda run: self.settings_of(
-                planned, run.settings["recipe"] if "recipe" in run.auto else None
+                planned, run.settings.get("recipe") if "recipe" in run.auto else None
             )
             self._matches[planned] = [
                 run

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from hyper_params import line
+from lib.checks import parse_json
 from lib.errors import UserError
 from lib.files import ROOT, read_npz, write_files
-from runs.folder import check_result, check_sum, read_finished, shaping
+from runs.folder import shaping
+from runs.reading import Result, Settings, Size, check_sum, read_finished, read_readable
 from runs.recipes import Statistics
 
 DOCS = ROOT / "docs"
@@ -82,6 +86,24 @@ class FinishedRun(NamedTuple):
 RECORDED = FinishedRun._fields[:8]  # what a line of the record holds, beside its sums
 
 
+class Data(Size):
+    fingerprint: line
+
+
+class Line(TypedDict):
+    """A line of the record."""
+
+    name: line
+    script: line
+    settings: Settings
+    data: Data
+    revision: line | None
+    versions: dict[line, line]
+    devices: line
+    result: Result
+    users: line | None
+
+
 def restore(name):
     return f"`git checkout docs/{name}` brings back the committed one"
 
@@ -90,7 +112,7 @@ def restore(name):
 
 
 def read_run(folder):
-    """The FinishedRun of a folder; UserError as runs.folder.read_finished."""
+    """The FinishedRun of a folder; UserError as runs.reading.read_finished."""
     config, result = read_finished(folder)
     return FinishedRun(
         name=folder.name,
@@ -104,17 +126,6 @@ def read_run(folder):
         auto=config.get("auto", {}),
         folder=folder,
     )
-
-
-def read_readable(items, read):
-    """([read(item) of the items it can read], [a line on each item left out])."""
-    results, left_out = [], []
-    for item in items:
-        try:
-            results.append(read(item))
-        except UserError as error:
-            left_out.append(f"left out: {error}")
-    return results, left_out
 
 
 def finished_folders(results):
@@ -155,14 +166,9 @@ def _read_line(text, users, line_number):
     if digest(body.encode()) + '"}' != line_sum:
         raise UserError(f"{altered}: the SHA-256 of its line is another; {restore(LINES)}")
     try:
-        line = json.loads(text)
-        fields = {key: line[key] for key in RECORDED}
-        for key, value in fields.items():
-            if not isinstance(value, FinishedRun.__annotations__[key]):
-                raise ValueError(f"its {key} is {json.dumps(value)[:40]}")
-        check_result(line["result"])
-        users_sum = line["users"]
-    except (ValueError, KeyError, TypeError) as error:
+        content = parse_json(text, Line)
+        fields, users_sum = {key: content[key] for key in RECORDED}, content["users"]
+    except (ValueError, UserError) as error:
         raise UserError(
             f"{altered}: it does not describe a finished run ({error}); {restore(LINES)}"
         ) from error

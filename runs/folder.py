@@ -36,119 +36,15 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
+from lib.checks import parse_json
 from lib.errors import UserError
-from lib.files import ROOT, atomic, lock, read_npz
+from lib.files import ROOT, atomic, lock, naming, read_npz
+from runs.reading import START_AGAIN, SUMMED, SUMS, OwnResult, Place, digest_of, read_config, read_result
 
 # Where files lie, whether to go on and what is printed do not shape the result; every other setting does.
 FILES = ("data_dir", "results_dir", "resume", "paper", "eval_batch_size", "metrics")
 NOT_SHAPING = {*FILES, "distributed", "coordinator", "num_processes", "process_id"}
-SUMS, SUMMED = "sums.json", ("config.json", "metrics.jsonl", "distilled.npz", "users.npz")  # and result.json
-START_AGAIN = "--resume=false starts again and keeps the folder under another name"
-METRICS = ("HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC")  # eval.METRICS, without JAX
 PACKAGES = ("jax", "jaxlib", "neural-tangents", "optax", "numpy", "scipy")
-
-
-class Altered(UserError):
-    """A file of a finished run is not the one that the run has left."""
-
-
-def check_sum(folder, name):
-    """The SHA-256 of a file of a finished run, in hexadecimal.
-
-    Raises:
-        Altered: the file is missing, or sums.json has another sum. A run that was made before there were sums
-            has no sums.json: its files are taken as they are.
-    """
-    path, sums = Path(folder) / name, Path(folder) / SUMS
-    try:
-        digest = _digest(path)
-        known = json.loads(sums.read_text())[name] if sums.exists() else digest
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise Altered(f"{path} cannot be compared with {SUMS} ({error}); {START_AGAIN}") from error
-    if digest != known:
-        raise Altered(
-            f"{path} has been altered since the run ended: {SUMS} has another SHA-256. Put the run's own "
-            f"file back, or {START_AGAIN}"
-        )
-    return digest
-
-
-def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_finished(folder):
-    """(config, result) of a finished run: config.json as `describe` made it, and result.json.
-
-    Raises:
-        UserError: the folder is no run, has not finished, or its files are not as a run leaves them, or
-            (Altered) not as this run has left them.
-    """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        finished = sorted(path.parent.name for path in folder.parent.glob("*/result.json"))
-        names = ", ".join(finished) or "none"
-        raise UserError(
-            f"{folder} is no run: it has no config.json; finished runs in {folder.parent}: {names}"
-        )
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        _expect(config, "settings", dict)
-        _expect(config["settings"], "dataset", str)
-        for key in ("script", "data_fingerprint", "command", "python", "devices", "started"):
-            _expect(config, key, str)
-        _expect(config, "git_revision", str, type(None))
-        _expect(config, "versions", dict)
-        for key in config.keys() & {"auto", "data"}:
-            _expect(config, key, dict)
-    except (OSError, ValueError, TypeError) as error:
-        path = folder / "config.json"
-        raise UserError(f"{path} cannot be read, or is not a run's ({error}); {START_AGAIN}") from error
-    if not (folder / "result.json").exists():
-        raise UserError(f"{folder} has not finished; the command that began it goes on: {config['command']}")
-    check_sum(folder, "config.json")
-    return config, read_result(folder)
-
-
-def read_result(folder):
-    """The result.json of a run's folder, checked; UserError if it is damaged or altered."""
-    path = Path(folder) / "result.json"
-    try:
-        result = json.loads(path.read_text())
-        check_result(result)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); {START_AGAIN}") from error
-    check_sum(folder, path.name)
-    return result
-
-
-def check_result(result):
-    """Raises ValueError or TypeError unless a result.json has all that any script reads of it."""
-    if not isinstance(result, dict):
-        raise TypeError(f"it holds {json.dumps(result)[:40]}")
-    for part in (result, *result.get("parts", [])):
-        for key in ("val" if part is result else "validation", "test"):
-            _expect(part, key, dict)
-            for metric in (*part[key], *METRICS):
-                _expect(part[key], metric, int, float, type(None))
-    _expect(result, "wall_seconds", int, float)
-    # What validation chose: baselines.py has a dict of settings, the other scripts have lamda.
-    if "choice" in result:
-        _expect(result, "choice", dict)
-    else:
-        _expect(result, "lamda", int, float)
-    for key in ("best_step", "steps"):
-        _expect(result, key, int, type(None))
-
-
-def _expect(block, key, *kinds):
-    if key not in block:
-        raise ValueError(f"it has no {key}")
-    if not isinstance(block[key], kinds):
-        raise ValueError(f"its {key} is {json.dumps(block[key])[:40]}")
-    if isinstance(block[key], float) and not math.isfinite(block[key]):
-        raise ValueError(f"its {key} is {block[key]}, no number")
 
 
 class Run:
@@ -170,7 +66,8 @@ class Run:
             return
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+        path = self.folder / "log.txt"
+        with naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def save(self, name, content):
@@ -192,13 +89,13 @@ class Run:
     def warn_of_differences(self, about, say):
         """Says which of revision, versions and devices have changed since the run began."""
         try:
-            began = json.loads((self.folder / "config.json").read_text())
+            began = read_config(self.folder)
             changed = [
                 f"{key} {began[key]} then, {about[key]} now"
                 for key in ("git_revision", "versions", "devices")
                 if began[key] != about[key]
             ]
-        except (OSError, ValueError, KeyError, TypeError):
+        except UserError:
             changed = ["config.json cannot be read"]
         if changed:
             say(f"note: the run began under other conditions: {'; '.join(changed)}")
@@ -217,38 +114,34 @@ class Run:
         if self._silent:
             return
         content = _to_json(result)
-        sums = {path.name: _digest(path) for path in map(self.folder.joinpath, SUMMED) if path.exists()}
+        sums = {path.name: digest_of(path) for path in map(self.folder.joinpath, SUMMED) if path.exists()}
         self.save_json(SUMS, {**sums, "result.json": hashlib.sha256(content).hexdigest()})
         self.save("result.json", content)
 
     def save_checkpoint(self, arrays, state):
-        """Keeps arrays (a dict) and state (anything JSON can hold) for `load_checkpoint`."""
+        """Keeps arrays (a dict) and state (a reading.Place) for `load_checkpoint`."""
         self.save_arrays("checkpoint.npz", {**arrays, "state": np.array(json.dumps(state))})
 
     def load_checkpoint(self):
-        """(arrays, state) as saved, or None if there is no checkpoint."""
+        """(arrays, state, a reading.Place) as saved, or None if there is no checkpoint."""
         path = self.folder / "checkpoint.npz"
         if self._silent or not path.exists():
             return None
         arrays = read_npz(path, START_AGAIN)
         try:
-            return arrays, json.loads(str(arrays.pop("state")))
+            return arrays, parse_json(str(arrays.pop("state")), Place)
         except (KeyError, ValueError) as error:
-            raise UserError(f"{path} is not a checkpoint of this script; {START_AGAIN}") from error
+            raise UserError(f"{path} is not a checkpoint of this script ({error}); {START_AGAIN}") from error
 
     def result(self):
         """The result of the finished run, or None."""
         if self._silent or not (self.folder / "result.json").exists():
             return None
-        result = read_result(self.folder)
-        needed = ("dataset", "step_seconds", "peak_rss_mb", "yardsticks")
-        if lost := [key for key in needed if key not in result]:
-            raise UserError(f"{self.folder}/result.json is damaged (it has no {lost[0]}); {START_AGAIN}")
-        return result
+        return read_result(self.folder, OwnResult)
 
     def wall_seconds(self):
         """Seconds the run has taken in all its processes, imports included."""
-        return self.earlier_seconds + time.time() - self._started
+        return self.earlier_seconds + time.monotonic() - self._started
 
 
 class Stop:
@@ -294,7 +187,7 @@ def open_run(settings, fingerprint, kind, silent=False, started=None):
     Args:
         kind: the first word of the folder's name.
         silent: for a process that is not the first of several. It neither locks nor writes.
-        started: time.time() at which the work began; None for the start of the process, imports included.
+        started: time.monotonic() when the work began; None: the start of the process, imports included.
 
     Raises:
         InUse: another process runs the same settings.
@@ -372,13 +265,14 @@ def _finite(value):
 
 
 def _process_start():
-    """Seconds since the epoch at which this process was started; imports count as work."""
+    """time.monotonic() at which this process was started; imports count as work."""
     try:
         ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19])
         uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
-        return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+        age = uptime - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):  # not Linux, where psutil is off by up to a second
-        return psutil.Process().create_time()
+        age = max(0.0, time.time() - psutil.Process().create_time())  # 0: the clock was set back since
+    return time.monotonic() - age
 
 
 def _git_revision():

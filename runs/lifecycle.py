@@ -17,7 +17,8 @@ from lib.files import read_npz
 from lib.settings import resolve, without_effect
 from runs import published, recipes, reference_models
 from runs.evaluation import Evaluation, show
-from runs.folder import START_AGAIN, describe, open_run, peak_rss_mb
+from runs.folder import describe, open_run, peak_rss_mb
+from runs.reading import START_AGAIN
 
 PER_USER = ("HR@10", "NDCG@10")  # kept of every user, to compare models by
 

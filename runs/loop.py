@@ -22,7 +22,8 @@ from tqdm import tqdm
 from lib import devices
 from lib.errors import UserError
 from runs.evaluation import is_finite, show
-from runs.folder import START_AGAIN, Stop
+from runs.folder import Stop
+from runs.reading import START_AGAIN
 
 CHECKPOINT_SECONDS = 60  # between two steps, a checkpoint is written when the last is this old
 
@@ -223,7 +224,8 @@ class Loop:
             if [leaf.shape for leaf in saved] != [leaf.shape for leaf in leaves]:
                 raise ValueError("shapes differ")
         except (KeyError, ValueError) as error:
-            raise self._does_not_fit(error) from error
+            path = self.run.folder / "checkpoint.npz"
+            raise UserError(f"{path} does not fit these settings ({error}); {START_AGAIN}") from error
         return jax.tree.unflatten(structure, saved)
 
     def _read(self):
@@ -232,17 +234,10 @@ class Loop:
         if saved is None:
             return None
         arrays, place = saved
-        try:
-            for key in ("stage", "step", "validated", "history", "seconds"):
-                setattr(self, key, place[key])
-            self.run.earlier_seconds = place["wall_seconds"]
-            return arrays
-        except (KeyError, TypeError) as error:
-            raise self._does_not_fit(error) from error
-
-    def _does_not_fit(self, error):
-        path = self.run.folder / "checkpoint.npz"
-        return UserError(f"{path} does not fit these settings ({error}); {START_AGAIN}")
+        for key in ("stage", "step", "validated", "history", "seconds"):
+            setattr(self, key, place[key])
+        self.run.earlier_seconds = place["wall_seconds"]
+        return arrays
 
 
 def _to_arrays(name, tree):

@@ -10,12 +10,17 @@ import numpy as np
 import scipy.sparse as sp
 
 import data
+from lib.checks import parse_json
 from lib.errors import UserError
 from lib.files import read_npz
 from lib.settings import defaults
-from runs.folder import NOT_SHAPING, START_AGAIN, check_sum, read_finished
+from runs.folder import NOT_SHAPING
+from runs.reading import START_AGAIN, Kept, check_sum, read_finished
 
 MOST_NAMED = 10  # runs, in a message
+# Settings without which nothing can be done with synthetic users.
+NEEDED = "user_support", "num_per_user", "depth", "normalize", "item_discount", "float64", "seed", "repeats"
+NEEDED += ("data_dir",)
 
 
 class SyntheticUsers(NamedTuple):
@@ -107,7 +112,7 @@ def open_distilled(folder):
         run = SyntheticUsers(
             folder,
             config,
-            json.loads(str(arrays["settings"])),
+            parse_json(str(arrays["settings"]), Kept),
             result,
             rows,
             arrays["logits"],
@@ -117,13 +122,15 @@ def open_distilled(folder):
             float(arrays["real_length"]),
             digest="",
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, UserError) as error:
         raise UserError(f"{damaged} ({error}); {START_AGAIN}") from error
-    if not _is_sound(run):
-        raise UserError(f"{damaged}: shapes do not fit, or numbers are not finite; {START_AGAIN}")
-    if not isinstance(run.settings, dict):
-        raise UserError(f"{damaged}: its settings are {json.dumps(run.settings)[:40]}; {START_AGAIN}")
     _check_same_run(run.settings, config["settings"], path)
+    if lost := [key for key in NEEDED if key not in run.settings]:
+        raise UserError(f"{damaged} (its settings have no {lost[0]}); {START_AGAIN}")
+    if not _is_sound(run):
+        raise UserError(
+            f"{damaged}: shapes do not fit, or numbers are not finite or not in range; {START_AGAIN}"
+        )
     return run._replace(digest=check_sum(folder, path.name))
 
 
@@ -138,7 +145,7 @@ def pack_ids(ids):
 def unpack_ids(ids):
     """The ids of `pack_ids`; files of earlier versions hold texts as an array."""
     if ids.dtype == np.uint8:
-        return np.array(json.loads(ids.tobytes()), object)
+        return np.array(parse_json(ids.tobytes(), list[str]), object)
     return ids.astype(object) if ids.dtype.kind == "U" else ids
 
 
@@ -146,11 +153,12 @@ def _is_sound(run):
     """Whether shapes, kinds and numbers are such as distill.py writes."""
     rows, logits, items = run.rows, run.logits, run.item_ids.shape
     fit = rows.ndim == 2 and rows.size and rows.shape == logits.shape == (len(rows), *items)
-    if not fit or run.item_weights.shape != items:
+    if not fit or run.item_weights.shape != items or len(rows) != run.settings["user_support"]:
         return False
     arrays = rows, logits, run.item_weights
     finite = all(array.dtype.kind == "f" and np.isfinite(array).all() for array in arrays)
-    return finite and np.isfinite(run.lamda) and run.real_length > 0
+    in_range = finite and rows.min() >= 0 and rows.max() <= 1 and run.item_ids.dtype.kind in "iuO"
+    return in_range and 0 <= run.lamda < np.inf and 0 < run.real_length <= items[0]
 
 
 def _check_same_run(settings, expected, path):

@@ -14,20 +14,26 @@ import json
 import math
 import shutil
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 import data
+from hyper_params import line, positive
 from lib import devices
+from lib.checks import read_json
+from lib.errors import UserError
 from lib.files import keep_arrays, write_files
 from runs import recipes
 from runs.batches import batch_users
 from runs.folder import shaping
+from runs.reading import place
 
 FULL_SHARE, FULL_TARGETS = 0.9, 5000  # validation with fewer of the users, or fewer targets, is thin
 MOST_BATCH = 1024  # users of a batch in a rehearsal
@@ -49,6 +55,17 @@ class Choice(NamedTuple):
     reason: str  # the recipes' NDCG@10 in the rehearsals
     quality: float  # NDCG@10 of the choice there
     popularity: float  # NDCG@10 of popularity there
+
+
+class Kept(TypedDict):
+    """What a Choice may be, in its file."""
+
+    recipe: Literal[tuple(recipes.RECIPES)]
+    keep_step: place | Literal["best"]
+    keep_lamda: positive | Literal["best", "step"]
+    reason: line
+    quality: float
+    popularity: float
 
 
 def is_thin(dataset):
@@ -148,10 +165,8 @@ def _kept(path, rehearse):
 
 def _read(path):
     """The Choice in a file; None if there is none, or it is damaged: rehearsals make it again."""
-    try:
-        return Choice(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    with suppress(UserError):
+        return Choice(**read_json(path, Kept, ""))
 
 
 def concrete(settings, statistics, name):

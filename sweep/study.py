@@ -6,7 +6,6 @@ has died. A trial's user attributes: run, its run's name; error, where the run h
 another trial has the run; folder and result, where it has finished.
 """
 
-import json
 import signal
 import sqlite3
 import threading
@@ -22,10 +21,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 import data
+from lib.checks import check_kind
 from lib.errors import FULL_DISK, IN_USE, UserError
 from lib.settings import resolve, to_arguments
 from runs import recipes
-from runs.folder import check_result, read_result, run_name
+from runs.folder import run_name
+from runs.reading import Result, read_result, read_validations
 from sweep.worker import POLL_SECONDS, run_distill
 
 RETRIES = 2  # of a run whose process was killed
@@ -157,7 +158,7 @@ def check_study(study):
     for trial in latest(study).values():
         if status(trial) == "complete":
             result, _ = trial.user_attrs["result"], Path(trial.user_attrs["folder"])
-            check_result(result)
+            check_kind(result, Result)
             if result["val"][about["best_by"]] != trial.value:
                 raise ValueError(f"trial {trial.number} of {study.study_name} has another value than its run")
 
@@ -235,10 +236,11 @@ def run_to_end(trial, settings, folder, device, heartbeat, stop):
 
     def is_unwanted():
         nonlocal pruned
-        with suppress(OSError, *STORAGE_ERRORS):
-            for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
-                if line["step"] not in reported and line["validation"]:
-                    trial.report(line["validation"][settings["best_by"]], line["step"])
+        with suppress(UserError, *STORAGE_ERRORS):  # UserError: there are none yet
+            for line in read_validations(folder):
+                value = (line["validation"] or {}).get(settings["best_by"])
+                if line["step"] not in reported and value is not None:
+                    trial.report(value, line["step"])
                     reported.add(line["step"])
                     pruned = trial.should_prune()
         return pruned or stop.is_set()

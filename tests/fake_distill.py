@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lib.errors import UserError, run_script
 from lib.settings import resolve
-from runs.folder import METRICS, Stop, open_run
+from runs.folder import Stop, open_run
+from runs.reading import METRICS
 
 
 def main(arguments):

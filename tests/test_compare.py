@@ -22,7 +22,8 @@ from lib.errors import UserError
 from lib.files import ROOT
 from paper import make_runs, plan, record, summaries
 from paper.plan import Runs
-from runs import folder as run_folder
+from runs import reading
+from runs.folder import Run
 
 DATA = {"ml-1m": (100, 50, 12_000), "magazine": (90, 40, 300)}  # users, items, train interactions
 SIZES = "users", "items", "interactions"
@@ -548,16 +549,34 @@ def test_runs_of_other_data_are_not_compared(results):
         ("result.json", {"choice": 5}),
         ("result.json", {"parts": [None]}),
         ("result.json", {"wall_seconds": None}),
+        ("result.json", {"test": {**dict.fromkeys(METRICS, 1.0), "AUC": -1}}),
+        ("result.json", {"test": {**dict.fromkeys(METRICS, 1.0), "NDCG@10": 1e308}}),
+        ("result.json", {"test": {**dict.fromkeys(METRICS, 1.0), "NDCG@10": None}}),
+        ("result.json", {"test": {**dict.fromkeys(METRICS, 1.0), "Recall@20": 101}}),
+        ("result.json", {"val": dict.fromkeys(METRICS, True)}),
+        ("result.json", {"choice": {"l2": "500"}}),
+        ("result.json", {"best_step": -1}),
+        ("result.json", {"steps": 1.5}),
+        ("result.json", 3000 * "["),
+        ("result.json", "\xff"),
+        ("config.json", {"data": {"users": 0}}),
+        ("config.json", {"auto": ["depth"]}),
+        ("config.json", {"versions": {"jax": 1}}),
+        ("config.json", {"devices": "1 x \x1b[31mcpu"}),
+        ("config.json", {"settings": {"dataset": "../x"}}),
+        ("config.json", {"settings": {"dataset": "ml-1m", "user_support": "10"}}),
+        ("config.json", {"settings": {"seed": 1}}),
     ],
 )
 def test_a_damaged_run_is_named_and_left_out(results, name, change):
     path = next(results.glob("table-ml-1m-EASE*"))
     whole = json.loads((path / name).read_text())
-    (path / name).write_text(change if isinstance(change, str) else json.dumps({**whole, **change}))
+    text = change if isinstance(change, str) else json.dumps({**whole, **change})
+    (path / name).write_text(text, encoding="latin-1")
     runs, [note] = record.read_folder(results)
     assert note.startswith(f"left out: {path}/{name} ") and path.name not in [run.name for run in runs]
     assert len(runs) > 30
-    assert run_folder.METRICS == eval.METRICS
+    assert reading.METRICS == eval.METRICS
 
 
 @pytest.mark.parametrize(
@@ -579,7 +598,7 @@ def test_users_of_another_run_are_refused(results, users):
 def test_a_run_that_was_altered_is_named_and_left_out(results, capsys):
     """Also where its figures remain possible; a run without sums, which is older, is taken as it is."""
     path = next(results.glob("table-ml-1m-EASE*"))
-    run_folder.Run(path, True, silent=False).finish(json.loads((path / "result.json").read_text()))
+    Run(path, True, silent=False).finish(json.loads((path / "result.json").read_text()))
     assert path.name in [run.name for run in record.read_folder(results)[0]]
     metrics = json.loads((path / "result.json").read_text())["test"]
     users = dict(np.load(path / "users.npz"))
@@ -647,12 +666,14 @@ def test_a_record_that_has_been_altered_is_refused(results, docs):
         (docs / "results.jsonl").write_text(junk + "\n")
         with pytest.raises(UserError, match="the record of line 1 has been altered"):
             record.read_record()
-    rest = json.dumps({"name": "x", "result": {}})[:-1]  # a line with the right sum that is not of a run
-    (docs / "results.jsonl").write_text(f'{rest}, "sha256": "{record.digest(rest.encode())}"}}\n')
-    with pytest.raises(
-        UserError, match="the record of x has been altered: it does not describe a finished run"
-    ):
-        record.read_record()
+    impossible = lines[place].rpartition(', "sha256"')[0].replace("34.0", "341")
+    for rest in (json.dumps({"name": "table-ml-1m-EASE-None-1", "result": {}})[:-1], impossible):
+        # a line with the right sum that is not of a run
+        (docs / "results.jsonl").write_text(f'{rest}, "sha256": "{record.digest(rest.encode())}"}}\n')
+        with pytest.raises(
+            UserError, match="the record of table-ml.* has been altered: it does not describe a finished run"
+        ):
+            record.read_record()
 
 
 def test_users_of_the_record_that_have_been_altered_are_refused(results, docs):

@@ -24,7 +24,8 @@ from optuna.trial import TrialState
 import grid_search_distill as grid
 from lib.errors import UserError
 from runs import recipes
-from runs.folder import METRICS, shaping
+from runs.folder import shaping
+from runs.reading import METRICS
 from sweep import study as queue
 from sweep import worker
 from sweep.worker import choose_devices, run_environment
@@ -137,15 +138,17 @@ def test_a_plan_is_the_product_and_the_same_settings_once(monkeypatch):
         ("--best_by=[HR@10,HR@100]", "one best_by"),
         ("--gpu_ids=[77]", "gpu_ids is [77], but"),
         ("--gpu_ids=0", "--gpu_ids: invalid list_of_gpus value"),
+        ("--gpu_ids=" + 3000 * "[", "--gpu_ids: invalid list_of_gpus value"),
         (f"--seed={list(range(10_001))}", "10,001 runs, more than 10,000. --yes"),
         ("--storage=nothing://x", "--storage=nothing://x cannot be opened"),
         ("--sampler=tpe", "--trials=N"),
         ("--sampler=best", "'grid', 'tpe'"),
         ("--storage=sqlite:////nowhere/x.db", "cannot be opened"),
         ("--storage=", "--storage must be the URL"),
-        ("--study=a/b", "--study a plain name"),
-        ("--study=a\nb", "--study a plain name"),
-        (f"--study={'x' * 300}", "--study a plain name"),
+        ("--study=a/b", "--study must be a plain name"),
+        ("--study=a\x1b[31m", "--study must be a plain name"),
+        ("--study=a\nb", "--study must be a plain name"),
+        (f"--study={'x' * 300}", "--study must be a plain name"),
         ("--dataset=[]", "dataset has an empty list"),
         ("--dataset=[nothing]", "there is no data set"),
         ("--config=a.json", "there is no setting 'config'"),

@@ -519,11 +519,18 @@ def test_similar_items_in_every_format(run_script, distilled_run, tmp_path, open
         ),
         ({"min_rating": 1, "min_count": 1}, "left out (prep.sh kept interactions rated 1 or more)\n"),
         ({"since": "2020-01-01"}, "left out (prep.sh kept interactions since 2020-01-01)\n"),
+        ({"since": "\x1b[31m"}, None),
+        ({"since": [1]}, None),
+        ([1], None),
     ],
 )
 def test_unknown_ids_come_with_the_filters_of_the_data_set(opened, tmp_path, capsys, manifest, says):
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    if says is None:
+        with pytest.raises(UserError, match="manifest.json is damaged"):
+            Ids(opened[1], tmp_path)
+        return
     ids = Ids(opened[1], tmp_path)
     assert ids.users(["u4", "gone"]).ids == ["u4"]
     assert capsys.readouterr().err == f"recommend: titled has no user gone: {says}"
@@ -586,8 +593,24 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
         ("text", {"data": arrays["data"].astype(str)}),
         ("heavy", {"item_weights": arrays["item_weights"].astype(str)}),
         ("moved", {"settings": json.dumps({**settings, "data_dir": "/elsewhere"})}),
+        ("negative", {"data": -arrays["data"]}),
+        ("unnamed", {"item_ids": np.frombuffer(b'["\\ud800", 1]', np.uint8)}),
+        ("nested", {"settings": 3000 * "["}),
     ):
         np.savez(copy(name) / "distilled.npz", **{**arrays, **new})
+    for name, new in (  # of a stranger: both files agree
+        ("upward", {"dataset": "../../x"}),
+        ("steering", {"dataset": "a\x1b[31m"}),
+        ("deep", {"depth": 10**7}),
+        ("open", {"depth": "auto"}),
+        ("fewer", {"user_support": 5}),
+        ("unknown", {"later\x1b[31m": 1}),
+        ("steered", {"later": "\x1b[31m"}),
+    ):
+        np.savez(copy(name) / "distilled.npz", **{**arrays, "settings": json.dumps({**settings, **new})})
+        config = json.loads((distilled_run / "config.json").read_text())
+        config["settings"].update(new)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
     assert open_distilled(tmp_path / "moved").settings["data_dir"] == "/elsewhere"
     altered = shutil.copytree(distilled_run, tmp_path / "altered")
     np.savez(altered / "distilled.npz", **{**arrays, "data": arrays["data"] / 2})
@@ -596,20 +619,31 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
         ("unfinished", "has not finished"),
         ("baseline", "Give a run of distill.py"),
         ("cut", "truncated or damaged"),
-        ("torn", "config.json cannot be read"),
+        ("torn", "config.json is damaged"),
         ("versionless", "has no versions"),
         ("speechless", "its command is null"),
         ("stepless", "has no best_step"),
         ("worded", 'its HR@100 is "much"'),
         ("heavy", "shapes do not fit, or numbers are not finite"),
         ("empty", 'dataset is missing, and in config.json it is "titled"'),
-        ("listed", "its settings are \\[\\]"),
+        ("listed", "does not hold what distill.py writes .it is \\[\\]"),
         ("foreign", 'not of this run: its dataset is "ml-1m"'),
         ("text", "shapes do not fit, or numbers are not finite"),
         ("altered", "distilled.npz has been altered since the run ended"),
+        ("negative", "or not in range"),
+        ("unnamed", "does not hold what distill.py writes"),
+        ("nested", "nested too deeply"),
+        ("upward", "dataset must be the name of a folder under data_dir, not"),
+        ("steering", "dataset must be the name of a folder under data_dir, not"),
+        ("deep", "depth must be a whole number from 0 to 4 or auto, not 10000000"),
+        ("open", "depth is auto"),
+        ("fewer", "shapes do not fit"),
+        ("unknown", "the name of a setting must be one line"),
+        ("steered", "later must be one line of text"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=says) as caught:
             open_distilled(tmp_path / name)
+        assert str(caught.value).isprintable()
     rng = np.random.default_rng(5)
     user, item = rng.integers(60, size=900), rng.integers(80, size=900)
     write_layout(tmp_path / "titled", user, item, rng.choice(3, 900, p=[0.8, 0.1, 0.1]))

@@ -64,8 +64,17 @@ def test_a_process_that_has_ended_has_no_memory(sleeper):
 
 
 def test_start_of_the_process_is_the_same_without_proc(request):
-    """/proc has the exact start; psutil's differs from it by less than 1.5 s."""
+    """/proc has the exact start by a clock that nobody sets; psutil's differs from it by less than 1.5 s."""
     exact = run_folder._process_start()
     request.getfixturevalue("no_proc")
     assert abs(run_folder._process_start() - exact) < 1.5
-    assert run_folder._process_start() < time.time() - 0.1, "not the moment of the call"
+    assert run_folder._process_start() < time.monotonic() - 0.1, "not the moment of the call"
+
+
+@pytest.mark.parametrize("shift", [-30_000, 30_000])
+def test_a_clock_that_is_set_changes_no_duration(tmp_path, monkeypatch, shift):
+    run, now = run_folder.Run(tmp_path, resume=True, silent=False), time.time
+    before = run.wall_seconds()
+    monkeypatch.setattr(time, "time", lambda: now() + shift)
+    assert 0 <= run.wall_seconds() - before < 60
+    assert abs(run_folder.Run(tmp_path, resume=True, silent=False).wall_seconds() - before) < 60
