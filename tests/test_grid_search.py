@@ -248,6 +248,16 @@ def test_an_estimate_is_scaled_from_the_nearest_run():
     assert grid.estimate({"user_support": 400, "train_steps": 20}, finished) == 165
 
 
+def test_a_damaged_run_tells_no_time_and_stops_nothing(arguments, tmp_path, capsys):
+    for content in ("[1]", 3000 * "["):
+        folder = tmp_path / "distill-tiny-damaged"
+        folder.mkdir(exist_ok=True)
+        for name in ("config.json", "result.json"):
+            (folder / name).write_text(content)
+        grid.main([*arguments("--seed=[1,2]"), "--dry-run"])
+        assert "2 of them to do; no run has finished to tell how long they take" in capsys.readouterr().out
+
+
 # ---- Devices -----------------------------------------------------------------------------------------------
 
 
