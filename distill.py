@@ -40,7 +40,7 @@ from runs.synthetic_users import open_distilled, pack_ids
 LAMDA_FACTOR = 3  # between the lamdas that are tried at the end, from the step's own upwards
 OWN_SHARE = 0.2  # of a start by popularity
 GROWTH = 4  # sparse weights may grow to this many times their start
-EARLY_LENGTH, EARLY_SHARE = 4, 0.7  # sparse rows are so many times as long at first; and to the end, this far
+EARLY_LENGTH, EARLY_SHARE = 4, 0.4  # sparse rows are so many times as long at first; for this share of steps
 REHEARSAL_USERS = 2000  # validate a rehearsal, at most
 REHEARSAL_SCORES = 5 * 10**7  # fewer users, but a quarter of these at least, where the items are many
 PROGRAMS = 16  # of each kind that stay compiled, since rehearsals repeat a few recipes
