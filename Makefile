@@ -1,7 +1,7 @@
 # make distill      from nothing to synthetic users and their test metrics
 # make test         the tests
 # make test-paper   figures of the paper and the README on the paper's own splits, in minutes; PAPER_DATA=data
-# make test-large   factorisations of 16,000 rows, in 10 minutes and 8 GiB of memory
+# make test-large   factorisations of 16,000 rows, whole benchmarks: 10 minutes, 8 GiB of memory
 # make lint         ruff: the code's format and its rules
 # make bench        speed: each fast routine beside a plain version of it, and growth with the data
 # make results      the README's table and figures, from nothing: hours; killed, it continues where it was

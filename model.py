@@ -44,7 +44,7 @@ class Kernel:
         self._value = depth, bool(normalize), weights
 
     def __eq__(self, other):  # equal kernels share what jit has compiled
-        return isinstance(other, Kernel) and self._value == other._value
+        return type(other) is type(self) and self._value == other._value
 
     def __hash__(self):
         return hash(self._value)

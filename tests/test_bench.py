@@ -99,6 +99,7 @@ def test_the_products_of_a_step_are_counted_apart_even_where_their_shapes_agree(
     assert rate * seconds * 1e9 == pytest.approx(operations) and seconds == pytest.approx(15e-3)
 
 
+@pytest.mark.large
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ratios, "REPEATS", 1)
     small = {"USERS": (40, 80), "ROWS": (2000,), "NETFLIX_ITEMS": 90, "BATCH": 20, "STEPS": 1}

@@ -28,6 +28,7 @@ def checks(tmp_path):
     return gpu.Checks(tmp_path, tmp_path, {}, "cpu", "1 x cpu", 2**30)
 
 
+@pytest.mark.large
 def test_the_command(tmp_path, tiny_data, monkeypatch, capsys):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(gpu, "LARGE", {"cpu": 20})

@@ -129,7 +129,7 @@ def test_a_finished_run_is_not_run_again(finished, run_script):
     assert "finished before" in again.stdout and (folder / "result.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path, number, code):
     """Stopped once after its first validation, once more later; SIGKILL gives it no moment to prepare."""
     arguments = [*finished[2], f"--results_dir={tmp_path}"]

@@ -397,7 +397,7 @@ def test_it_goes_by_best_by(arguments, tmp_path, capfd):
     grid.main(arguments("--seed=[1,2,3]", "--best_by=HR@100", f"--results_dir={results}"))
     said = capfd.readouterr().out
     assert "3 finished runs, by validation HR@100" in said and "-seed1-" in re.search("best: .*", said)[0]
-    assert study_in(results).best_value == pytest.approx(50 - 11.02)
+    assert study_in(results).best_value == pytest.approx(100 - 11.02)
 
 
 def test_tpe_searches_as_often_as_told(arguments, tmp_path, capfd):

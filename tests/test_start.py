@@ -14,10 +14,15 @@ HERE = "import lib.start, os, signal; from lib.errors import run_script; "
 CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
 
 
-def run(code, redirections="", **environment):
+def run(code, redirections="", ignored=False, **environment):
+    """Runs code in a process that ignores SIGINT, as the shell's background does, or does not."""
     command = ["sh", "-c", f'exec "$0" -c "$1" {redirections}', sys.executable, HERE + code]
     environment = {**os.environ, **environment}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_the_output_cannot_show_is_replaced():
@@ -33,7 +38,7 @@ def test_what_the_output_cannot_show_is_replaced():
         pytest.param(
             ">/dev/full",
             FULL_DISK,
-            "-c: [Errno 28] No space left on device",
+            "-c: [Errno 28] No space left on device: 'standard output'",
             marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only"),
         ),
     ],
@@ -60,9 +65,5 @@ def test_an_interruption_is_one_line(code, words):
 
 
 def test_an_interruption_that_was_to_be_ignored_is():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the shell does for what runs in the background
-    try:
-        done = run(f"{CTRL_C}; run_script(lambda words: {CTRL_C})")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    done = run(f"{CTRL_C}; run_script(lambda words: {CTRL_C})", ignored=True)
     assert (done.returncode, done.stderr) == (0, "")
