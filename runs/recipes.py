@@ -65,6 +65,7 @@ RECIPES = {
         "score_scale": 1.5,
         "shared_moment": True,
         "lamda": 1.0,
+        "train_steps": 120,
     },
 }
 KEPT = ("keep_step", "keep_lamda")  # rehearsals may choose these, beside the recipe
