@@ -49,6 +49,9 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"argument {word[:-3]}: it cannot be --")
         return super().parse_known_args(args, namespace)
 
+    def print_help(self, file=None):  # argparse's own is silent where it cannot write
+        print(self.format_help(), end="", file=file)
+
     def error(self, message):
         raise UserError(f"{message}; --help lists the options")
 
@@ -66,10 +69,13 @@ def run_script(main, script=None, save_memory=""):
     if callable(before):  # else it is ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        main(sys.argv[1:])
+        try:
+            main(sys.argv[1:])
+        except SystemExit:  # after --help, say
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except BrokenPipeError:  # the program that read the output has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UserError, OSError, MemoryError) as error:  # OSError: a full disk, no permission to write
         if _disk_is_full(error) and error.filename is None:  # files are named
@@ -83,6 +89,15 @@ def run_script(main, script=None, save_memory=""):
         sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, before)
+        _drop_what_cannot_be_written()
+
+
+def _drop_what_cannot_be_written():
+    """Of standard output: at its end, Python would try again, complain, and change the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _disk_is_full(error):

@@ -25,6 +25,17 @@ def run(code, redirections="", ignored=False, **environment):
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("work", ["Parser('').parse_args", "lambda words: print('lost')"])
+def test_an_output_that_is_lost_is_no_success(work, unbuffered):
+    done = run(
+        f"from lib.errors import Parser; run_script({work})", "--help >/dev/full", PYTHONUNBUFFERED=unbuffered
+    )
+    message = "-c: [Errno 28] No space left on device: 'standard output'\n"
+    assert (done.returncode, done.stderr) == (FULL_DISK, message)
+
+
 def test_what_the_output_cannot_show_is_replaced():
     done = run("run_script(lambda words: print('∞-AE'))", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, "?-AE\n", "")
