@@ -129,6 +129,11 @@ def holds_list(key):
     return '"array"' in json.dumps(adapter(key).json_schema())
 
 
+def is_open(key, value):
+    """Whether a value is the "auto" of a key that has one, and no name of a folder, say."""
+    return value == "auto" and (key not in _known() or '"auto"' in json.dumps(adapter(key).json_schema()))
+
+
 def check(block):
     """A dict of settings with every value `checked`."""
     return {key: checked(key, value, adapter(key)) for key, value in block.items()}
@@ -144,7 +149,7 @@ def check_kept(block):
     for key, value in block.items():
         checked("the name of a setting", key, hyper_params.text)
         checked(key, value, adapter(key) if key in known else OF_ANOTHER_VERSION)
-        if value == "auto":
+        if is_open(key, value):
             raise UserError(f"{key} is auto, and no value")
     return block
 

@@ -9,7 +9,7 @@ import json
 import math
 from typing import NamedTuple
 
-from lib.settings import Settings, defaults
+from lib.settings import Settings, defaults, is_open
 
 SPARSE = 20  # data with fewer train interactions per user are sparse
 WELL_KNOWN = 100  # from this many train interactions per item on, a squared loss is better
@@ -143,7 +143,7 @@ def resolve_auto(settings, data, of_run=None, choice=None):
         values, reasons = _for_synthetic_users(settings, data, choice)
     values["validation_users"] = min(VALIDATED, max(LEAST_VALIDATED, VALIDATED_SCORES // data.items))
     reasons["validation_users"] = f"{data.items:,} items, {data.per_user:.3g} of them a user"
-    open_keys = [key for key, value in settings.items() if value == "auto"]
+    open_keys = [key for key, value in settings.items() if is_open(key, value)]
     chosen = {key: values[key] for key in open_keys}
     return Settings({**settings, **chosen}), {key: reasons[key] for key in open_keys}
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import hyper_params
-from lib.settings import resolve
+from lib.settings import check_kept, resolve
 from runs import recipes
 from runs.recipes import Statistics, candidates, resolve_auto, score_scale
 
@@ -208,3 +208,9 @@ def test_the_usual_settings_are_those_for_the_number_of_users():
     settings, _ = chosen(ML_1M, "--user_support=10", "--depth=2", "--dataset=mine")
     usual = recipes.usual(settings, ML_1M, "distill")
     assert {key for key in settings if settings[key] != usual[key]} == {"depth"}
+
+
+def test_a_folder_may_be_called_auto():
+    settings, reasons = chosen(ML_1M, "--results_dir=auto", "--dataset=auto", script="infinite_ae")
+    assert settings["results_dir"] == settings["dataset"] == "auto" and "results_dir" not in reasons
+    assert check_kept(dict(settings)) == settings, "as a run keeps them"
