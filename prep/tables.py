@@ -89,23 +89,31 @@ NETFLIX_COLUMNS = Columns(user=0, item=None, rating=1)
 
 @contextmanager
 def database_in(scratch):
-    """A DuckDB connection that keeps its tables in the scratch folder."""
-    with duckdb.connect(str(scratch / "rows.duckdb")) as database:
-        database.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
-        database.execute(f"SET memory_limit = '2GB'; SET temp_directory = {quoted(scratch / 'spill')}")
-        database.execute("SET TimeZone = 'UTC'")
-        try:
+    """A DuckDB connection that keeps its tables in the scratch folder; UserError if its disk is full."""
+    try:
+        with duckdb.connect(str(scratch / "rows.duckdb")) as database:
+            database.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+            database.execute(f"SET memory_limit = '2GB'; SET temp_directory = {quoted(scratch / 'spill')}")
+            database.execute("SET TimeZone = 'UTC'")
             yield database
-        except RuntimeError as error:
-            if "interrupted" in str(error):  # so DuckDB says that Ctrl-C was pressed
-                raise KeyboardInterrupt from error
-            raise
+    except RuntimeError as error:
+        if "interrupted" in str(error):  # so DuckDB says that Ctrl-C was pressed
+            raise KeyboardInterrupt from error
+        raise
+    except duckdb.Error as error:
+        raise _full_disk(error) or error
+
+
+def _full_disk(error):
+    """A UserError if DuckDB's error is of a full disk, else None."""
+    if "space left" in str(error) or "Could not write" in str(error):
+        return UserError("the disk is full: --data_dir needs room for a copy of the rows")
 
 
 def unreadable(file, error):
     """A UserError for what DuckDB says about a file, or about the disk."""
-    if "space left" in str(error) or "Could not write" in str(error):
-        return UserError("the disk is full: --data_dir needs room for a copy of the rows")
+    if full := _full_disk(error):
+        return full
     kind = {"parquet": " as Parquet", "json": " as JSON"}.get(file.kind, "")
     return UserError(f"{file.name} cannot be read{kind}: {shown(str(error).splitlines()[0], 200)}")
 

@@ -1,6 +1,7 @@
 """prep/tables.py: bad rows and their lines, quotes, ids of any kind, files from their bytes to a Dataset."""
 
 import re
+import resource
 
 import duckdb
 import numpy as np
@@ -78,6 +79,18 @@ def test_bad_rows_have_the_lines_of_the_file(tmp_path):
         (11, "1,2,3,4"),
     ]
     assert pairs_of(reading.interactions) == EXPECTED and (reading.rows, reading.bad) == (9, 6)
+
+
+@pytest.mark.parametrize("room", [1, 20_000])
+def test_a_disk_without_room_for_the_rows_is_one_line(tmp_path, room):
+    path = write(tmp_path / "own.csv", "user,item\n" + "".join(f"{n},{n % 7}\n" for n in range(1000)))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(UserError, match="the disk is full: --data_dir needs room"):
+            reading_of(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_more_bad_rows_than_allowed_stop(tmp_path, capsys):
