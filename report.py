@@ -276,7 +276,7 @@ def main(arguments):
     folder = prepare(Path(options.out or distilled.folder))
     dataset = load_dataset(distilled, options.data_dir)
     leaks = leak.check(distilled, dataset)
-    page = render(distilled, dataset, leaks).encode()
+    page = render(distilled, dataset, leaks).encode(errors="replace")  # a name may be no text
     leaks_as_json = json.dumps(leaks, indent=1, ensure_ascii=False).encode() + b"\n"
     write_files(folder, {"leak.json": leaks_as_json, "report.html": page})
     starts = {kind: measures["jaccard"]["start"] for kind, measures in leaks["references"].items()}

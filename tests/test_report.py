@@ -229,7 +229,7 @@ def test_the_script_and_the_runs_beside_it(run_script, distilled_run, tmp_path):
 
 def test_the_page_of_a_run_that_one_may_only_read(run_script, distilled_run, tmp_path):
     """Its folder stays as it is; --out makes another one; one that cannot be written is a line of error."""
-    run = shutil.copytree(distilled_run, tmp_path / "run")
+    run = shutil.copytree(distilled_run, tmp_path / "no text \udcff")  # a name may be any bytes
     before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
     done = run_script("report.py", f"--run={run}", f"--out={tmp_path}/new/folder")
     assert done.returncode == 0 and done.stderr == "", done.stderr
