@@ -216,7 +216,6 @@ def show(results, dataset=None, runs=None):
     if lines := by_size(groups):
         files["mine.png"] = plots.lines(lines, "NDCG@10", "users it is trained on", title, "png", log_x=True)
     folder = results / "compare"
-    folder.mkdir(exist_ok=True)
     (folder / "mine.png").unlink(missing_ok=True)  # of an earlier comparison
     write_files(folder, files)
     print(text, end="")

@@ -868,6 +868,8 @@ def test_mine_of_some_runs_and_of_one_data_set(own, capsys):
     compare.main(["--mine", f"--results_dir={own}", "--runs", f"ten-1,{own}/hundred,nothing"])
     said = capsys.readouterr().out
     assert "left out" in said and "there is no run nothing" in said and "EASE" not in said
+    compare.main(["--mine", f"--results_dir={own}/none", f"--runs={own}/hundred"])
+    assert (own / "none" / "compare" / "mine.md").exists()
     assert said.count("\n| ∞-AE") == 2
     with pytest.raises(UserError, match="ease and elsewhere are on different data or splits of ml-1m"):
         compare.main(["--mine", f"--results_dir={own}", "--runs=ease,hundred,elsewhere"])
