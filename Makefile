@@ -2,6 +2,7 @@
 # make test         the tests
 # make test-paper   figures of the paper and the README on the paper's own splits, in minutes; PAPER_DATA=data
 # make test-large   factorisations of 16,000 rows, whole benchmarks: 10 minutes, 8 GiB of memory
+# make fuzz         random attacks on all scripts, in a few minutes; ARGS="--seed=7 --attacks=500"
 # make lint         ruff: the code's format and its rules
 # make bench        speed: each fast routine beside a plain version of it, and growth with the data
 # make results      the README's table and figures, from nothing: hours; killed, it continues where it was
@@ -17,7 +18,7 @@ VENV = .venv/bin/python
 # --no-deps: neural-tangents names TensorFlow (2 GB), which is not needed. requirements.txt is complete.
 PIP_INSTALL = $(VENV) -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: setup distill test test-paper test-large lint bench results
+.PHONY: setup distill test test-paper test-large fuzz lint bench results
 
 setup: .venv/core.done
 
@@ -50,6 +51,9 @@ test-paper: .venv/dev.done
 
 test-large: .venv/dev.done
 	@$(VENV) -m pytest -m large -n 0 $(ARGS)
+
+fuzz: .venv/dev.done
+	@$(VENV) tests/fuzz.py $(ARGS)
 
 lint: .venv/dev.done
 	@.venv/bin/ruff check --quiet && .venv/bin/ruff format --quiet --check
