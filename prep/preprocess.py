@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 
 from data import INDEX, INTERACTIONS, MANIFEST
 from lib.checks import read_json
-from lib.errors import UserError, run_script
+from lib.errors import UserError, printable, run_script
 from lib.files import empty_folder, lock, new_folder
 from prep import plain
 from prep.download import Unreachable, check_hash, fetch
@@ -244,7 +244,7 @@ def _or_none(value):
 
 def _print(line):
     """Prints a line on stderr: stdout is for the name of the data set."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 def main(arguments):

@@ -93,6 +93,13 @@ def test_a_disk_without_room_for_the_rows_is_one_line(tmp_path, room):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_names_steer_no_terminal(tmp_path, capsys):
+    path = write(tmp_path / "own\u202e.csv", "user,item\x1b[2J\n" + "1,2\n1,3\n1,4\n2,2\n2,3\n2,4\n" * 2)
+    words = ["--name=own\u202e", "--user-col=0", "--item-col=1", "--min-count=1", "--min-item-count=1"]
+    preprocess.main([f"--file={path}", f"--data_dir={tmp_path}", *words])
+    assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+
+
 def test_more_bad_rows_than_allowed_stop(tmp_path, capsys):
     rows = "user,item,rating\n" + "".join(f"{u},{i},3\n" for u in range(5) for i in range(10)) + "1,2,x\n"
     arguments = [f"--file={write(tmp_path / 'a.csv', rows)}", "--name=mine", f"--data_dir={tmp_path}"]
