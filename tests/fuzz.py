@@ -36,6 +36,7 @@ from lib.files import atomic, write_parquet
 FAULTS = "traceback", "exit code", "line", "left behind", "difference"
 SECONDS, MEMORY, LONGEST = 60, 2**33, 1000  # of an attack, which is killed then; characters of a line
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u202e]")
+TEMPORARY = ".tmp", ".partial", ".reading"
 NO_LIMIT = resource.RLIM_INFINITY
 
 # {places} are of a Lab.
@@ -162,10 +163,9 @@ class Attack:
             if len(line) > LONGEST or STEERING.search(line):
                 say("line", line[:200])
         if self.sent != signal.SIGKILL:
-            left = [*self.lab.folder.rglob(".*"), *self.lab.temporary.iterdir()]
-            for path in left:
-                if not re.search(r"\.lock$|^\.compiled", path.name):
-                    say("left behind", path.name)
+            left = [path for path in self.lab.folder.rglob(".*") if path.suffix in TEMPORARY]
+            for path in (*left, *self.lab.temporary.iterdir()):
+                say("left behind", path.name)
         return self
 
 
