@@ -107,6 +107,25 @@ class Dataset:
         """(count,) numbers of random users, without replacement, in random order; fixed by the seed."""
         return generator(seed, Stream.START).choice(self.users, count, replace=False)
 
+    @property
+    def all_user_ids(self):
+        """The ids of the local users and, behind them, of the new ones."""
+        return np.concatenate([self.user_ids, self.new_users.user_ids]) if self.new_users else self.user_ids
+
+    def all_interactions(self, users):
+        """Train, validation and test of users, added: CSR (n, I).
+
+        Args:
+            users: (n,) places in all_user_ids, in any order.
+        """
+        if not self.new_users:
+            return sp.csr_matrix(self.train[users] + self.validation[users] + self.test[users])
+        order = np.argsort(users, kind="stable")
+        known, new = np.split(users[order], [np.searchsorted(users[order], len(self.user_ids))])
+        of_new = self.new_users.all_interactions(new - len(self.user_ids))
+        of_known = self.train[known] + self.validation[known] + self.test[known]
+        return sp.vstack([of_known, of_new], "csr")[np.argsort(order)]
+
     def train_frequency(self):
         """(I,) train interactions of each item, noise included."""
         return self.gather(np.bincount(self.train.indices, minlength=self.items)[None]).sum(axis=0)
@@ -414,15 +433,17 @@ def _read_ids(folder, index):
         user, item, part]).
     """
     users = items = new = known = asked = np.empty(0, np.int32)
+    has_new = (index == CONTEXT).any()
     digests = [hashlib.blake2b() for _ in ("user", "item", "part")]
     for user, item, part in _read_slices(folder, index):
         users, items = np.union1d(users, pd.unique(user)), np.union1d(items, pd.unique(item))
-        new = np.union1d(new, pd.unique(user[part == CONTEXT]))
-        known = np.union1d(known, pd.unique(user[part == TRAIN]))
-        asked = np.union1d(asked, pd.unique(user[(part == VALIDATION) | (part == TEST)]))
+        if has_new:
+            new = np.union1d(new, pd.unique(user[part == CONTEXT]))
+            known = np.union1d(known, pd.unique(user[part == TRAIN]))
+            asked = np.union1d(asked, pd.unique(user[(part == VALIDATION) | (part == TEST)]))
         for digest, column in zip(digests, (user, item, part)):
             digest.update(column)
-    if len(new) and len(wrong := np.union1d(np.intersect1d(new, known), np.setdiff1d(asked, new))):
+    if has_new and len(wrong := np.union1d(np.intersect1d(new, known), np.setdiff1d(asked, new))):
         raise UserError(
             f"{folder / INDEX}: users with context (3) are not trained on, and where there are any, they "
             f"alone are asked; the user {wrong[0]} has other interactions, too"

@@ -366,9 +366,7 @@ def keep_few(most, steps):
 
 
 def most_entries(settings, dataset):
-    """How many entries all synthetic users together may have: all, or those of as many real users."""
-    if settings["rows"] == "soft":
-        return settings["user_support"] * dataset.items
+    """How many entries sparse synthetic users may have together: by default, those of as many real users."""
     return int(settings["user_support"] * settings["row_length"] * dataset.lengths[data.TRAIN].mean())
 
 

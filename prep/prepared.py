@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 import data
 from lib.errors import UserError
@@ -27,9 +26,8 @@ def read_prepared(path, options):
         raise UserError(f"{path} is a prepared data set. Leave out --{chosen[0].replace('_', '-')}.")
     folder = Path(path).expanduser().resolve()
     dataset = data.load(folder.name, folder.parent)
-    groups = [dataset, dataset.new_users] if dataset.new_users else [dataset]
-    rows = sp.vstack([group.train + group.validation + group.test for group in groups]).tocoo()
-    user, user_ids = encode(np.concatenate([group.user_ids for group in groups])[rows.row])
+    rows = dataset.all_interactions(np.arange(len(dataset.all_user_ids))).tocoo()
+    user, user_ids = encode(dataset.all_user_ids[rows.row])
     item, item_ids = encode(dataset.item_ids[rows.col])
     titles = None
     if dataset.titles is not None:

@@ -52,8 +52,7 @@ class Ids:
             dataset: data.Dataset.
             folder: of the data set. Its manifest, if there is one, tells which ids were left out.
         """
-        self.dataset, new = dataset, dataset.new_users
-        self._user_ids = np.concatenate([dataset.user_ids, new.user_ids]) if new else dataset.user_ids
+        self.dataset = dataset
         path, repair = folder / MANIFEST, f"delete {folder} and run ./prep.sh again"
         manifest = read_json(path, Filters, repair) if path.exists() else {}
         # A count of 1 filters nothing.
@@ -63,7 +62,7 @@ class Ids:
 
     def _places(self, kind, texts):
         """The place of each text among the ids of the kind, an array; -1 for an unknown one."""
-        ids = self._user_ids if kind == "user" else self.dataset.item_ids
+        ids = self.dataset.all_user_ids if kind == "user" else self.dataset.item_ids
         places = pd.Index(ids.astype(str)).get_indexer(pd.Index(texts, dtype=object))
         unknown = dict.fromkeys(text for text, place in zip(texts, places) if place < 0)
         warn(f"{self.dataset.name} has no {kind}", list(unknown), f"left out{self._note}")
@@ -78,10 +77,9 @@ class Ids:
 
     def users(self, texts):
         """Users of the data set with all of their interactions; texts is None for all users."""
-        rows = slice(None) if texts is None else self._known("user", texts)
-        groups = [self.dataset, self.dataset.new_users] if self.dataset.new_users else [self.dataset]
-        interactions = sp.vstack([group.train + group.validation + group.test for group in groups], "csr")
-        return Users(self._user_ids[rows].tolist(), interactions[rows])
+        ids = self.dataset.all_user_ids
+        users = np.arange(len(ids)) if texts is None else self._known("user", texts)
+        return Users(ids[users].tolist(), self.dataset.all_interactions(users))
 
     def items(self, texts):
         """Items of the data set, each with itself as its history."""
