@@ -72,6 +72,9 @@ def test_new_users_are_asked_and_the_others_are_trained_on(tiny, tiny_data):
         assert (view.context[asked] != new.train[asked]).nnz == 0
         assert not (view.context.multiply(view.targets)).nnz
         number = data.TEST
+    users = np.array([120, 3, 149, 0, 120])
+    expected = tiny.all_interactions(np.searchsorted(tiny.user_ids, dataset.all_user_ids[users]))
+    assert (dataset.all_interactions(users) != expected).nnz == 0
     redrawn = data.redraw(dataset, 0)
     assert redrawn.new_users is None and (redrawn.lengths[data.VALIDATION] > 0).all()
 
