@@ -35,12 +35,11 @@ from runs.batches import FED, HELD_OUT, batch_users, make_batches
 from runs.evaluation import Evaluation, show
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
+from runs.rows import make_rows
 from runs.synthetic_users import open_distilled, pack_ids
 
 LAMDA_FACTOR = 3  # between the lamdas that are tried at the end, from the step's own upwards
 OWN_SHARE = 0.2  # of a start by popularity
-GROWTH = 4  # sparse weights may grow to this many times their start
-EARLY_LENGTH, EARLY_SHARE = 4, 0.4  # sparse rows are so many times as long at first; for this share of steps
 REHEARSAL_USERS = 2000  # validate a rehearsal, at most
 REHEARSAL_SCORES = 5 * 10**7  # fewer users, but a quarter of these at least, where the items are many
 PROGRAMS = 16  # of each kind that stay compiled, since rehearsals repeat a few recipes
@@ -167,7 +166,7 @@ def is_validated(step, settings):
 
 def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
     """Learns the synthetic users; the Loop, which has the best of them, or those of keep_step."""
-    sample, optimizer, update, batches = build(settings, dataset, kernel, error, mesh)
+    kind, optimizer, update, batches = build(settings, dataset, kernel, error, mesh)
     logits = initial_logits(settings, dataset)
     fixed = settings["keep_step"] != "best"
     steps = min(settings["train_steps"], settings["keep_step"]) if fixed else settings["train_steps"]
@@ -181,7 +180,7 @@ def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
         if (is_validated(step, settings) or over()) and not loop.validated:
             loss = loop.loss()
             logits = devices.localise(evaluation.mesh, loop.state.params.logits)
-            rows = synthetic_users(settings, dataset, sample, validation_key, step, logits)
+            rows = kind.finish(validation_key, step, logits)
             learned = [float(np.exp(loop.state.params.log_lamda))]
             lamdas = learned if settings["learn_lamda"] else settings["lamda_grid"]
             lamda, _, metrics = evaluation.best_lamda(kernel, rows, lamdas)
@@ -195,22 +194,11 @@ def optimise(settings, run, evaluation, dataset, kernel, error, mesh):
         loop.watch(outcome)
 
 
-def synthetic_users(settings, dataset, sample, key, step, logits):
-    """X_syn (S, I) to validate a step by; real users before the first step, if they begin as such.
-
-    Sparse rows are as they would be at the end: few enough, and in bytes.
-    """
-    if settings["rows"] == "sparse":
-        return model.to_bytes(model.keep_largest(sample(key, logits), most_entries(settings, dataset)))
-    real = step == 0 and settings["start"] == "users"
-    return logits if real else sample(jax.random.fold_in(key, step), logits)
-
-
 def rehearse(settings, dataset, lamdas, mesh):
     """A run that leaves nothing, for runs.trials.choose."""
     evaluation, error = rehearsal_evaluation(settings, dataset, mesh), model.LOSSES[settings["loss"]]
     kernel = make_kernel(settings, dataset)
-    sample, optimizer, update, batches = build(settings, dataset, kernel, error, mesh)
+    kind, optimizer, update, batches = build(settings, dataset, kernel, error, mesh)
     state = initial_state(settings, initial_logits(settings, dataset), optimizer)
     state, no_votes = devices.replicate(mesh, state), np.zeros(1, np.int32)
     step_key, validation_key = jax.random.split(jax.random.key(settings["seed"]))
@@ -218,7 +206,7 @@ def rehearse(settings, dataset, lamdas, mesh):
     for step in range(steps + 1):
         if is_validated(step, settings) or step == steps:
             params = devices.localise(evaluation.mesh, state.params)
-            rows = synthetic_users(settings, dataset, sample, validation_key, step, params.logits)
+            rows = kind.finish(validation_key, step, params.logits)
             own = float(np.exp(params.log_lamda))
             if not settings["learn_lamda"]:
                 own, _, _ = evaluation.best_lamda(kernel, rows, settings["lamda_grid"])
@@ -276,18 +264,16 @@ def test(settings, run, evaluation, dataset, kernel, loop):
     run.say(f"lamda {lamda:.3g}, of step {chosen['step']}  validation  {show(validation, evaluation.shown)}")
     metrics = evaluation.test(scores_of(kernel, rows, [alpha]))
     weights = data.item_weights(dataset, settings["item_discount"])
-    synthetic = {name: np.asarray(array, np.float32) for name, array in zip(("data", "logits"), best)}
-    if settings["rows"] == "sparse":
-        synthetic = {"data": np.asarray(255 * best.rows).round().astype(np.uint8)}
+    kind = make_rows(settings, dataset)
     arrays = {
-        **synthetic,
+        **kind.arrays(*best),
         "item_weights": np.ones(dataset.items, np.float32) if weights is None else weights,
         "item_ids": pack_ids(dataset.item_ids),
         "lamda": np.float64(lamda),
         "real_length": dataset.lengths[data.TRAIN].mean(),
         "settings": np.array(json.dumps(settings)),
     }
-    run.save_arrays("distilled.npz", arrays, compressed=settings["rows"] == "sparse")
+    run.save_arrays("distilled.npz", arrays, compressed=kind.compressed)
     title = f"Distill-CF on {dataset.name}: {settings['user_support']} synthetic users"
     run.save("curve.png", plots.curve(loop.history, chosen["step"], title))
     return {
@@ -302,24 +288,6 @@ def test(settings, run, evaluation, dataset, kernel, loop):
 
 
 # ---- Its parts, from the settings ----------------------------------------------------------------------
-
-
-def make_sampler(settings):
-    """sample(key, logits (S, I)) -> X_syn (S, I), jitted. Sparse rows are weights themselves, at once."""
-    if settings["rows"] == "sparse":
-        return _sparse_rows
-    groups = settings["noise_groups"] if settings["noise_groups"] > 0 else settings["user_support"]
-    return _make_sampler(settings["gumbel_tau"], settings["num_per_user"], groups)
-
-
-@jax.jit
-def _sparse_rows(key, logits):
-    return logits / GROWTH
-
-
-@lru_cache(PROGRAMS)
-def _make_sampler(tau, draws, groups):
-    return jax.jit(lambda key, logits: model.sample(key, logits, tau, draws, groups))
 
 
 def scale_by_adam_of_users(decay=0.9, square_decay=0.999, epsilon=1e-8):
@@ -348,44 +316,12 @@ def scale_by_adam_of_users(decay=0.9, square_decay=0.999, epsilon=1e-8):
     return optax.GradientTransformation(init, update)
 
 
-def keep_few(most, steps):
-    """Brings all logits to 0 to GROWTH, and all but the largest to 0: iterative hard thresholding.
-
-    Args:
-        most: entries of all synthetic users together at the end; before, up to EARLY_LENGTH times as many.
-        steps: of the whole run.
-    """
-
-    def update(updates, step, params):
-        left = jnp.maximum(1 - (step + 1) / (EARLY_SHARE * steps), 0)
-        few = most * (1 + (EARLY_LENGTH - 1) * left)
-        kept = GROWTH * model.keep_largest((params.logits + updates.logits) / GROWTH, few)
-        return updates._replace(logits=kept - params.logits), step + 1
-
-    return optax.GradientTransformation(lambda params: jnp.zeros([], jnp.int32), update)
-
-
-def most_entries(settings, dataset):
-    """How many entries sparse synthetic users may have together: by default, those of as many real users."""
-    return int(settings["user_support"] * settings["row_length"] * dataset.lengths[data.TRAIN].mean())
-
-
-def make_optimizer(settings, dataset):
-    """Adam, whose learning rate may fall to 0 over train_steps; then `keep_few`, for sparse rows."""
-    steps, most = settings["train_steps"], None
-    if settings["rows"] == "sparse":
-        most = most_entries(settings, dataset)
-    return _make_optimizer(
-        settings["learning_rate"], steps, settings["cosine_decay"], settings["shared_moment"], most
-    )
-
-
 @lru_cache(PROGRAMS)
-def _make_optimizer(rate, steps, cosine_decay, shared_moment, most):
+def make_optimizer(rate, steps, cosine_decay, shared_moment, project):
+    """Adam, whose learning rate may fall to 0 over the steps; then Rows.project."""
     rate = optax.cosine_decay_schedule(rate, steps) if cosine_decay else rate
     scale = scale_by_adam_of_users() if shared_moment else optax.scale_by_adam()
-    few = [] if most is None else [keep_few(most, steps)]
-    return optax.chain(scale, optax.scale_by_learning_rate(rate), *few)
+    return optax.chain(scale, optax.scale_by_learning_rate(rate), project)
 
 
 def initial_logits(settings, dataset):
@@ -419,7 +355,7 @@ def make_objective(settings, dataset, kernel, error):
     """`make_loss` with the settings' values; error: one of model.LOSSES, or another function like them."""
     return make_loss(
         kernel,
-        make_sampler(settings),
+        make_rows(settings, dataset).sample,
         error,
         batch_users(settings["batch_size"], dataset.users),
         float(dataset.lengths[data.TRAIN].sum() / dataset.users),
@@ -431,8 +367,10 @@ def make_objective(settings, dataset, kernel, error):
 
 
 def build(settings, dataset, kernel, error, mesh):
-    """(sample, optimizer, step, batches) for the settings; see make_sampler, make_step and make_batches."""
-    optimizer = make_optimizer(settings, dataset)
+    """(Rows, optimizer, step, batches) for the settings; see make_rows, make_step and make_batches."""
+    kind = make_rows(settings, dataset)
+    schedule = [settings[key] for key in ("learning_rate", "train_steps", "cosine_decay", "shared_moment")]
+    optimizer = make_optimizer(*schedule, kind.project)
     step = make_step(make_objective(settings, dataset, kernel, error), optimizer, mesh)
     dense = "all"
     entries, shape = dataset.frequency.sum(), (dataset.users, dataset.items)
@@ -448,7 +386,7 @@ def build(settings, dataset, kernel, error, mesh):
         settings["accumulate_steps"],
         dense,
     )
-    return make_sampler(settings), optimizer, step, batches
+    return kind, optimizer, step, batches
 
 
 def check_fits(settings, dataset, mesh):

@@ -34,6 +34,7 @@ from lib.random_streams import Stream, generator
 from runs.evaluation import Evaluation
 from runs.lifecycle import begin, dtype_of, execute, run_job
 from runs.loop import Loop
+from runs.rows import make_rows
 
 
 def take(dataset, users):
@@ -91,7 +92,7 @@ def train_and_test(settings, run, evaluation, dataset, mesh):
     distilled, size, dtype = settings["memory"] == "distilled", settings["user_support"], dtype_of(settings)
     loop = Loop(run, evaluation, mesh)
     if distilled:
-        sample = distill.make_sampler(settings)  # here, so that all parts share one compiled program
+        sample = make_rows(settings, dataset).sample
         start = dataset.train_rows(arrivals[0][:size]).toarray().astype(dtype)
         loop.state = loop.restored("state", distill.initial_params(settings, start))
     for part in loop.steps(settings["parts"], "part"):
@@ -144,8 +145,14 @@ def check(settings, dataset):
 def main(arguments):
     settings, reasons, mesh, dataset = begin(arguments, __doc__, "stream")
     check(settings, dataset)
-    complete = {**settings, "rows": "soft", "learn_lamda": True, "cosine_decay": True, "accumulate_steps": 1}
-    work = partial(train_and_test, complete, dataset=dataset, mesh=mesh)
+    as_always = {
+        "rows": "soft",
+        "start": "users",
+        "learn_lamda": True,
+        "cosine_decay": True,
+        "accumulate_steps": 1,
+    }
+    work = partial(train_and_test, {**settings, **as_always}, dataset=dataset, mesh=mesh)
     threads = 1 if settings["memory"] == "distilled" else None  # as in distill.py
     with threadpool_limits(limits=threads, user_api="blas"):
         execute(work, settings, reasons, dataset, mesh, f"stream-{settings['memory']}")

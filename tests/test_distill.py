@@ -25,6 +25,7 @@ from lib.files import read_npz
 from lib.settings import resolve
 from runs import batches, lifecycle, published, recipes
 from runs.evaluation import Evaluation
+from runs.rows import GROWTH, make_rows
 from runs.synthetic_users import open_distilled, to_matrix
 
 STEPS = 200
@@ -774,9 +775,7 @@ def test_sparse_rows_are_few_bytes_that_every_script_reads(tiny, tiny_data, tmp_
 def test_sparse_rows_shrink_to_their_length(tiny):
     """Each update leaves logits from 0 to GROWTH, so few of which are above 0 as the schedule allows."""
     settings = {"user_support": 10, "row_length": 0.5, "rows": "sparse", "train_steps": 10}
-    most = distill.most_entries(settings, tiny)
-    assert most == int(5 * tiny.lengths[data.TRAIN].mean())
-    optimizer = distill.keep_few(most, 10)
+    most, optimizer = int(5 * tiny.lengths[data.TRAIN].mean()), make_rows(settings, tiny).project
     params = distill.Params(jnp.asarray(tiny.train[:10].toarray(), jnp.float32), jnp.zeros(()))
     state, rng, counts = optimizer.init(params), np.random.default_rng(0), []
     for _ in range(10):
@@ -784,7 +783,7 @@ def test_sparse_rows_shrink_to_their_length(tiny):
         updates, state = optimizer.update(updates, state, params)
         params = optax.apply_updates(params, updates)
         counts.append(int((params.logits > 0).sum()))
-        assert 0 <= params.logits.min() and params.logits.max() <= distill.GROWTH * 1.0001
+        assert 0 <= params.logits.min() and params.logits.max() <= GROWTH * 1.0001
     assert float(params.log_lamda) == 10, "lamda is left alone"
     assert counts[0] > 2 * most and counts == sorted(counts, reverse=True) and counts[6:] == [counts[-1]] * 4
     assert 0.95 * most <= counts[-1] <= most
