@@ -33,7 +33,7 @@ class FinishedRun(NamedTuple):
     name: str
     script: str
     settings: dict  # those that shape the result
-    data: dict  # fingerprint; and users, items, interactions, which early runs lack
+    data: dict  # fingerprint; and recipes.Statistics, which early runs lack
     revision: str | None  # of the code
     versions: dict
     devices: str
@@ -49,8 +49,9 @@ class FinishedRun(NamedTuple):
     @property
     def statistics(self):
         """recipes.Statistics of the run's data; None for an early run."""
-        known = self.data.keys() >= set(Statistics._fields)
-        return Statistics(*(self.data[key] for key in Statistics._fields)) if known else None
+        known = {**Statistics._field_defaults, **self.data}
+        complete = known.keys() >= set(Statistics._fields)
+        return Statistics(*(known[key] for key in Statistics._fields)) if complete else None
 
     @property
     def clean(self):

@@ -75,6 +75,7 @@ class Size(TypedDict):
     users: NotRequired[count]
     items: NotRequired[count]
     interactions: NotRequired[count]
+    new_users: NotRequired[bool]
 
 
 class Config(TypedDict):

@@ -84,6 +84,7 @@ class Statistics(NamedTuple):
     users: int
     items: int
     interactions: int  # in train, before noise
+    new_users: bool = False  # whether validation and test ask users whom train does not have
 
     @property
     def per_user(self):
@@ -96,7 +97,8 @@ class Statistics(NamedTuple):
 
 def statistics_of(dataset):
     """The Statistics of a data.Dataset."""
-    return Statistics(dataset.users, dataset.items, int(dataset.frequency.sum()))
+    interactions = int(dataset.frequency.sum())
+    return Statistics(dataset.users, dataset.items, interactions, bool(dataset.new_users))
 
 
 def candidates(settings, data):
@@ -171,8 +173,8 @@ def _for_synthetic_users(settings, data, choice):
         values["learning_rate"] = max(rate, min(5 * rate, 0.4))
         reasons["learning_rate"] = f"gumbel_tau {tau:g}, below {LOW_TAU}"
     if "score_scale" not in values:
-        values["score_scale"] = score_scale(loss, users, data.interactions)
-        reasons["score_scale"] = f"{loss} loss, {users} synthetic users"
+        values["score_scale"] = score_scale(loss, users, data)
+        reasons["score_scale"] = f"{loss} loss, {users} synthetic users" + ", new ones asked" * data.new_users
     draws = values["num_per_user"] if settings["num_per_user"] == "auto" else settings["num_per_user"]
     share = data.items / draws / TUNED_ITEMS_PER_DRAW
     if (
@@ -239,11 +241,11 @@ def usual(settings, data, script):
     return resolve_auto({**defaults(script), **run}, data)[0]
 
 
-def score_scale(loss, user_support, interactions):
+def score_scale(loss, user_support, data):
     """The scale of the scores in a loss.
 
-    For the squared loss it is 12 up to 200 synthetic users, then 8. For the softmax it is
-    max(1, min(1000, N / 700) / sqrt(S)), for the generalized cross entropy max(1, half of that).
+    For the squared loss it is 12 up to 200 synthetic users, then 8; for new users always 12. For the softmax
+    it is max(1, min(1000, N / 700) / sqrt(S)), for the generalized cross entropy max(1, half of that).
 
     Few synthetic users need a close fit; many would memorise small data with it. The rule fits the scales
     that validation preferred on ML-1M with S from 10 to 1,000, on ML-100K and on Magazine.
@@ -251,12 +253,12 @@ def score_scale(loss, user_support, interactions):
     Args:
         loss: "softmax", "generalized" or "squared".
         user_support: S.
-        interactions: N, of train.
+        data: Statistics; N of them.
     """
-    if loss == "squared":
-        return 12.0 if user_support <= 200 else 8.0
+    if loss == "squared":  # a close fit learns train users by heart, which serves them, but nobody new
+        return 12.0 if user_support <= 200 or data.new_users else 8.0
     largest = 500 if loss == "generalized" else 1000
-    return max(1.0, largest * min(1, interactions / 700_000) / math.sqrt(user_support))
+    return max(1.0, largest * min(1, data.interactions / 700_000) / math.sqrt(user_support))
 
 
 def say(settings, reasons):

@@ -170,10 +170,13 @@ def test_noise_groups_follow_the_temperature(tau, groups):
 
 
 def test_the_scale_of_the_scores():
-    assert score_scale("softmax", 100, 10**6) == score_scale("softmax", 100, 10**9) == 100
-    assert score_scale("softmax", 25, 70_000) == 20 and score_scale("softmax", 500, 5_000) == 1
-    assert score_scale("squared", 500, 5_000) == 8 and score_scale("squared", 200, 10**6) == 12
-    assert score_scale("generalized", 25, 10**6) == 100 and score_scale("generalized", 500, 5_000) == 1
+    scale = lambda loss, users, interactions: score_scale(loss, users, Statistics(9, 9, interactions))
+    assert scale("softmax", 100, 10**6) == scale("softmax", 100, 10**9) == 100
+    assert scale("softmax", 25, 70_000) == 20 and scale("softmax", 500, 5_000) == 1
+    assert scale("squared", 500, 5_000) == 8 and scale("squared", 200, 10**6) == 12
+    assert scale("generalized", 25, 10**6) == 100 and scale("generalized", 500, 5_000) == 1
+    settings, reasons = chosen(ML_1M._replace(new_users=True))
+    assert settings["score_scale"] == 12 and reasons["score_scale"].endswith("new ones asked")
     assert chosen(ML_1M)[0]["score_scale"] == 8 and chosen(ML_1M, "--score_scale=3")[0]["score_scale"] == 3
 
 
@@ -184,7 +187,7 @@ def test_the_scale_of_a_squared_loss_falls_where_a_draw_has_fewer_items_than_on_
     few = chosen(ML_1M, "--num_per_user=20")[0], chosen(FEW_ITEMS, "--num_per_user=2")[0]
     assert [settings["score_scale"] for settings in few] == [8, 8]
     assert chosen(FEW_ITEMS, "--user_support=50")[0]["score_scale"] == pytest.approx(8 * 5 / 18)
-    assert chosen(FEW_ITEMS, "--loss=softmax")[0]["score_scale"] == score_scale("softmax", 500, 79_493)
+    assert chosen(FEW_ITEMS, "--loss=softmax")[0]["score_scale"] == score_scale("softmax", 500, FEW_ITEMS)
 
 
 def test_the_infinite_ae_has_the_paper_s_kernel_on_real_users_and_the_run_s_on_synthetic_ones():
