@@ -103,9 +103,10 @@ class Dataset:
         start, stop = np.searchsorted(users, [self.first_user, self.first_user + self.train.shape[0]])
         return slice(start, stop), users[start:stop] - self.first_user
 
-    def sample_users(self, count, seed):
-        """(count,) numbers of random users, without replacement, in random order; fixed by the seed."""
-        return generator(seed, Stream.START).choice(self.users, count, replace=False)
+    def sample_users(self, count, seed, place=0):
+        """(count,) numbers of random users, without replacement, in random order; fixed by seed and place."""
+        position = (place,) if place else ()
+        return generator(seed, Stream.START, *position).choice(self.users, count, replace=False)
 
     @property
     def all_user_ids(self):

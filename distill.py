@@ -29,6 +29,7 @@ from eval import scores_of
 from lib import devices, sparse
 from lib.devices import GIB
 from lib.errors import UserError
+from lib.random_streams import Stream, generator
 from lib.settings import defaults, to_arguments
 from runs import recipes, reference_models, trials
 from runs.batches import FED, HELD_OUT, batch_users, make_batches
@@ -327,11 +328,18 @@ def make_optimizer(rate, steps, cosine_decay, shared_moment, project):
 def initial_logits(settings, dataset):
     """Where the synthetic users start, (S, I) float: the train rows of S random real users.
 
+    Where start_users of them share in one, an interaction of theirs is taken with a probability of one over
+    their number.
     With start=popularity, draws from softmax(L / tau) follow such a row in a share of OWN_SHARE, and else the
     popularity among all users. A large lamda then ranks by popularity, which so few rows cannot tell.
     """
-    users = dataset.sample_users(settings["user_support"], settings["seed"])
-    rows = dataset.train_rows(users).toarray().astype(dtype_of(settings))
+    rows, several = 0, settings["start_users"]
+    for place in range(several):
+        part = dataset.train_rows(dataset.sample_users(settings["user_support"], settings["seed"], place))
+        if several > 1:
+            taken = generator(settings["seed"], Stream.SHARES, place).random(part.nnz) < 1 / several
+            part.data = part.data * taken
+        rows = np.maximum(rows, part.toarray().astype(dtype_of(settings)))
     if settings["start"] == "users":
         return rows
     popularity = (dataset.train_frequency() + 0.5).astype(rows.dtype)  # logarithms need more than 0

@@ -49,6 +49,8 @@ hyper_params = {
     "user_support": "auto",    # S, how many synthetic users to learn (the paper: 500)
     "start": "auto",           # "users": each starts as a random real user (the paper); "popularity": mostly
                                # as the popularity among all users, of which short histories say little
+    "start_users": "auto",     # how many real users share in the start of each (the paper: 1). With 4, the
+                               # synthetic ones are hardly nearer to a real user than others are
     "rows": "soft",            # "soft": a synthetic user has a weight at every item, the sum of Gumbel draws
                                # (the paper); "sparse": at few items, in steps of 1/255, as histories have
     "row_length": 1.0,         # of sparse rows: their mean number of items, over that of real users
@@ -135,6 +137,7 @@ paper = {
     "user_support": 500,
     "num_per_user": 200,
     "start": "users",
+    "start_users": 1,
     "gumbel_tau": 10.0,
     "cardinality_reg": 1e-3,
     "learning_rate": 0.04,
@@ -292,7 +295,7 @@ kinds = {
     "normalize": bool | auto,
     "item_discount": Annotated[float, Field(ge=-1, le=1)] | auto,
     "user_support": count | everything | auto,
-    "num_per_user": count | auto,
+    **dict.fromkeys(("num_per_user", "start_users"), count | auto),
     "start": Literal["users", "popularity"] | auto,
     "recipe": Literal[
         "plain", "sparse", "gentle", "popular", "squared", "squared-few", "generalized-few", "interactions",

@@ -168,7 +168,7 @@ def browser(distilled, dataset, leaks):
         leaks: as leak.check.
 
     Returns:
-        {"titles": [str], "users": [[number, items it spreads over, sum of its weights, the real user it
+        {"titles": [str], "users": [[number, items it spreads over, sum of its weights, the real users it
         started from, (nearest real user, similarity) by each of leak.MEASURES,
         [[place in titles, weight], ...]]]}.
     """
@@ -197,7 +197,8 @@ def browser(distilled, dataset, leaks):
             nearest += [line[measure]["user"], round(line[measure]["value"], 3)]
         pairs = [[int(place), round(float(weight), 4)] for place, weight in zip(own_places, own_weights)]
         spread, total = round(float(spread), 1), round(float(total), 2)
-        users.append([number, spread, total, line["start"], *nearest, pairs])
+        start = ", ".join(map(str, line["start"]))
+        users.append([number, spread, total, start, *nearest, pairs])
     return {"titles": names, "users": users}
 
 
@@ -282,7 +283,7 @@ def main(arguments):
     starts = {kind: measures["jaccard"]["start"] for kind, measures in leaks["references"].items()}
     print(
         f"{starts['train']:,} of {len(distilled.rows):,} synthetic users are nearest, by their top items, to "
-        "the training history they started from"
+        "a training history they started from"
         + (f"; to that user's held-out interactions: {starts['held_out']:,}" if "held_out" in starts else "")
     )
     print(f"written: {folder / 'report.html'} ({len(page) / 1e6:.1f} MB), {folder / 'leak.json'}")

@@ -13,7 +13,7 @@ import numpy as np
 class Stream(IntEnum):
     """What is drawn; the position is in parentheses. Renumbering a stream changes every result."""
 
-    START = 0  # users: those that synthetic users begin as, and those of a random sample
+    START = 0  # users that synthetic ones begin as, or that are a random sample (of several: place)
     BATCH_USERS = 1  # the users of a batch (step, part of the step)
     BATCH_FED = 2  # which of their interactions are fed (step, part of the step)
     VALIDATION = 3  # validation's users, and their negatives for the AUC
@@ -29,6 +29,7 @@ class Stream(IntEnum):
     SAMPLED_ITEMS = 13  # the items that a batch ranks beside its users' own (step, part of the step)
     TIES = 14  # the order in which eval.py ranks items with the same score; of seed 0 in every run
     FACTORS = 15  # baselines.py --model=ials: the item factors that it starts from
+    SHARES = 16  # which interactions of several real users a synthetic one begins with (place)
 
 
 def generator(seed, stream, *position):

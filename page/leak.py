@@ -18,9 +18,9 @@ and test interactions of every user are held out, and are the yardstick. There a
 seen and held_out have the same users and the same lengths, and differ only in that training saw one of them.
 Synthetic users that are nearer to seen than to held_out have learnt single histories. `near` counts the
 synthetic users whose nearest reference is nearer than that of 95 % of real users among the others'
-references. `start` counts the synthetic users to whom no reference is nearer than that of the real user they
-started from. Where other users are asked than those of train (data.Dataset.new_users), nothing is held out of
-the latter, and train stands alone.
+references. `start` counts the synthetic users to whom no reference is nearer than that of the real user, or
+one of those, they started from. Where other users are asked than those of train (data.Dataset.new_users),
+nothing is held out of the latter, and train stands alone.
 """
 
 import numpy as np
@@ -80,13 +80,13 @@ def nearest(rows, references, rng, own, excluded, label=None):
         rows: (Q, I) float32.
         references: CSR (U, I) of 0 and 1; an empty one is never the nearest.
         rng: orders equal weights of a row.
-        own: (Q,), a user for every row: itself, or the one it started from.
+        own: (Q, M), users for every row: itself, or those it started from.
         excluded: whether a row is not compared with its own user.
         label: of the progress bar.
 
     Returns:
-        {measure: (users (Q,), similarities (Q,), whether its own user is as near as any (Q,))}. The first of
-        equally near users; -1 if there is none.
+        {measure: (users (Q,), similarities (Q,), whether one of its own is as near as any (Q,))}. Of equally
+        near users the first; -1 if there is none.
     """
     places = ranks(rows, rng)
     best = {measure: (np.full(len(rows), -1), *np.full((2, len(rows)), -np.inf)) for measure in MEASURES}
@@ -97,10 +97,10 @@ def nearest(rows, references, rng, own, excluded, label=None):
     for block in tqdm(np.split(users, np.unique(cuts)), desc=label, leave=False, disable=None):
         if not len(block):
             continue
-        is_own = own[:, None] == block
+        is_own = (own[:, :, None] == block).any(axis=1)
         for measure, values in similarities(rows, places, references[block]).items():
             best_users, best_values, own_values = best[measure]
-            own_values[is_own.any(axis=1)] = values[is_own]
+            np.maximum(own_values, np.where(is_own, values, -np.inf).max(axis=1), out=own_values)
             if excluded:
                 values[is_own] = -np.inf
             place = values.argmax(axis=1)
@@ -154,18 +154,22 @@ def check(distilled, dataset):
         {"real_users": how many are compared,
          "references": {kind of references: {measure: {
             "real", "synthetic": {quantile: similarity to the nearest}, "near", "start": synthetic users}}},
-         "synthetic_users": [{"user": its number, "start": a real user, measure: {"user", "value"}}]}.
+         "synthetic_users": [{"user": its number, "start": [real users], measure: {"user", "value"}}]}.
         The last are the nearest in train. Real users have the data set's ids.
     """
     rng = generator(distilled.settings["seed"], Stream.LEAK)
-    start = dataset.sample_users(distilled.settings["user_support"], distilled.settings["seed"])
+    count, seed = distilled.settings["user_support"], distilled.settings["seed"]
+    places = range(distilled.settings.get("start_users", 1))  # earlier runs had one
+    start = np.stack([dataset.sample_users(count, seed, place) for place in places], axis=1)
     sample = np.sort(rng.choice(dataset.users, min(REAL_USERS, dataset.users), replace=False))
     real = dataset.train[sample].toarray().astype(np.float32)
     id_of = lambda user: dataset.user_ids[[user]].tolist()[0] if user >= 0 else None
-    synthetic_users = [{"user": number, "start": id_of(user)} for number, user in enumerate(start)]
+    synthetic_users = [
+        {"user": number, "start": [id_of(user) for user in users]} for number, users in enumerate(start)
+    ]
     summary = {}
     for kind, references in references_of(dataset, rng).items():
-        of_real = nearest(real, references, rng, sample, True, f"real users, {kind}")
+        of_real = nearest(real, references, rng, sample[:, None], True, f"real users, {kind}")
         of_synthetic = nearest(distilled.rows, references, rng, start, False, f"synthetic users, {kind}")
         summary[kind] = {}
         for measure, (users, values, start_is_nearest) in of_synthetic.items():

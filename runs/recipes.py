@@ -35,6 +35,7 @@ PLAIN = {
     "learning_rate": 0.08,
     "shared_moment": False,
     "start": "users",
+    "start_users": 1,
     "lamda": 0.01,
 }
 RECIPES = {
@@ -64,6 +65,7 @@ RECIPES = {
         "item_discount": 0.25,
         "score_scale": 1.5,
         "shared_moment": True,
+        "start_users": 4,
         "lamda": 1.0,
         "train_steps": 120,
     },

@@ -213,7 +213,7 @@ def test_the_last_lamda_is_climbed_to_from_the_learned_one(peak, expected):
 
 
 def test_a_start_by_popularity_ranks_by_it(tiny):
-    settings = {**hyper_params, "user_support": 9, "start": "popularity", "gumbel_tau": 10.0, "seed": 1}
+    settings = {**hyper_params, "user_support": 9, "start": "popularity", "start_users": 1, "seed": 1}
     logits = distill.initial_logits(settings, tiny)
     share = np.exp(logits / 10)
     share /= share.sum(axis=1, keepdims=True)
@@ -222,6 +222,19 @@ def test_a_start_by_popularity_ranks_by_it(tiny):
     expected = 0.8 * popularity + 0.2 * rows / rows.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(share, expected, rtol=1e-4)
     assert (distill.initial_logits({**settings, "start": "users"}, tiny) == rows).all()
+
+
+def test_a_start_that_several_users_share_has_a_part_of_each(tiny):
+    settings = {**hyper_params, "user_support": 40, "start": "users", "start_users": 4, "seed": 1}
+    start = distill.initial_logits(settings, tiny) > 0
+    of_each = [tiny.train_rows(tiny.sample_users(40, 1, place)).toarray() > 0 for place in range(4)]
+    assert not (start & ~np.any(of_each, axis=0)).any()
+    assert len({rows.tobytes() for rows in of_each}) == 4
+    for rows in of_each:
+        shared = (start & rows).sum() / rows.sum()  # a quarter of its own, and some that others gave
+        assert 0.2 < shared < 0.5
+    lengths = start.sum() / len(start)
+    assert 0.7 * tiny.lengths[data.TRAIN].mean() < lengths < 1.3 * tiny.lengths[data.TRAIN].mean()
 
 
 def test_two_at_once(tiny_data, tmp_path, run_script):
