@@ -33,7 +33,7 @@ from lib import devices
 from lib.checks import checked
 from lib.devices import GIB
 from lib.errors import UserError
-from rivals import learners, samplers
+from rivals import descent, learners, samplers
 from rivals.closed_forms import CLOSED_FORMS, has_few_users
 from runs import grids
 from runs.lifecycle import begin, execute, format_number, run_job
@@ -104,7 +104,7 @@ def fit_closed_form(settings, evaluation, loop, rows):
 
 
 def make_learner(name, shape, setting):
-    """The rivals.learners.Learner of this name for a matrix of a shape, with its own part of the setting."""
+    """The rivals.descent.Learner of this name for a matrix of a shape, with its own part of the setting."""
     shared = ("learning_rate", "batch_size")
     own = {key: value for key, value in setting.items() if key not in shared}
     return learners.LEARNERS[name](*shape, **own)
@@ -119,7 +119,7 @@ def make_scores(learner, params, histories, mesh):
 
 def fit_by_descent(settings, evaluation, loop, rows):
     """Trains every setting of the grid until it stops getting better; as fit_closed_form."""
-    histories = learners.histories_of(rows)
+    histories = descent.histories_of(rows)
 
     def grid(tried):
         return grow(settings, qualities_of(evaluation, loop, tried), FURTHER_TRAININGS)
@@ -145,7 +145,7 @@ def train(settings, evaluation, loop, learner, histories, grid):
     stage, epochs = loop.stage, settings["epochs"]
     setting, words = grid[stage], describe(grid[stage])
     optimizer = optax.adam(setting["learning_rate"])
-    run_epoch, steps = learners.make_epoch(learner, histories, optimizer, setting["batch_size"])
+    run_epoch, steps = descent.make_epoch(learner, histories, optimizer, setting["batch_size"])
     setting_key, start_key = jax.random.split(jax.random.fold_in(jax.random.key(settings["seed"]), stage))
     params = learner.initialise(start_key)
     loop.state = loop.restored("state", (params, optimizer.init(params), np.zeros(())))
@@ -236,7 +236,7 @@ def least_bytes(name, users, items, interactions, setting):
     if name in CLOSED_FORMS:
         return 0
     learner = make_learner(name, (users, items), setting)
-    return learners.step_bytes(learner, users, interactions, setting["batch_size"])
+    return descent.step_bytes(learner, users, interactions, setting["batch_size"])
 
 
 def train_and_test(settings, run, evaluation, dataset, mesh):

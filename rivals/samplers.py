@@ -27,7 +27,7 @@ from lib.errors import UserError
 from lib.files import keep_arrays
 from lib.random_streams import Stream, generator
 from lib.settings import resolve, split, to_argument
-from rivals import learners
+from rivals import descent, learners
 from runs.synthetic_users import folder_of, open_distilled, to_matrix
 
 PROXY = {"dimensions": 10, "dropout": 0.3, "l2": 0.0}  # matrix factorisation, as in the paper
@@ -96,16 +96,16 @@ def forgetting(train, key):
         (U,) float from 0 to 1; 0 for users without interactions.
     """
     users, items = train.shape
-    histories = learners.histories_of(train)
+    histories = descent.histories_of(train)
     learner, optimizer = learners.mf(users, items, **PROXY), optax.adam(PROXY_LEARNING_RATE)
-    epoch, steps = learners.make_epoch(learner, histories, optimizer, PROXY_BATCH)
+    epoch, steps = descent.make_epoch(learner, histories, optimizer, PROXY_BATCH)
     start_key, epoch_key, rival_key = jax.random.split(key, 3)
     params = learner.initialise(start_key)
     state = optimizer.init(params)
 
     @jax.jit
     def wrong_pairs(params, key):
-        rivals = learners.draw_negatives(key, histories, histories.user, items, RIVALS)
+        rivals = descent.draw_negatives(key, histories, histories.user, items, RIVALS)
 
         def share_of_entry(entry):
             user, item, rivals = entry

@@ -1,4 +1,4 @@
-"""rivals/learners.py: losses, propagation and negatives against slow, obvious ones."""
+"""rivals/: what is trained by gradient descent, its losses and draws, against slow, obvious ones."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies
 
 from hyper_params import grids, kinds
 from lib.files import ROOT
-from rivals import learners
+from rivals import autoencoders, descent, learners
 
 
 def some_matrix(rng, users=30, items=40, share=0.2):
@@ -31,7 +31,7 @@ def test_negatives_are_never_positive(seed, share):
     if matrix.nnz:
         user = jnp.asarray(rng.integers(matrix.shape[0], size=50))
         negatives = np.asarray(
-            learners.draw_negatives(jax.random.key(seed), learners.histories_of(matrix), user, 9, 6)
+            descent.draw_negatives(jax.random.key(seed), descent.histories_of(matrix), user, 9, 6)
         )
         assert negatives.min() >= 0 and negatives.max() < 9
         assert not matrix.toarray()[np.asarray(user)[:, None], negatives].any()
@@ -40,9 +40,7 @@ def test_negatives_are_never_positive(seed, share):
 def test_negatives_are_drawn_evenly():
     matrix = sp.csr_matrix(np.array([[1, 0, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0]], np.int8))
     drawn = np.asarray(
-        learners.draw_negatives(
-            jax.random.key(0), learners.histories_of(matrix), jnp.array([0, 1]), 7, 40_000
-        )
+        descent.draw_negatives(jax.random.key(0), descent.histories_of(matrix), jnp.array([0, 1]), 7, 40_000)
     )
     share = np.stack([np.bincount(row, minlength=7) / 40_000 for row in drawn])
     expected = np.array([[0, 1 / 4, 1 / 4, 0, 1 / 4, 0, 1 / 4], [1 / 7] * 7])
@@ -54,7 +52,7 @@ def test_dense_rows_are_the_matrix(rng=np.random.default_rng(0)):
     matrix.data[:] = rng.random(matrix.nnz)  # weights, as synthetic users have
     users = np.array([5, 0, 29, 5])
     assert np.array_equal(
-        learners.dense_rows(learners.histories_of(matrix), jnp.asarray(users), 40), matrix[users].toarray()
+        descent.dense_rows(descent.histories_of(matrix), jnp.asarray(users), 40), matrix[users].toarray()
     )
 
 
@@ -72,7 +70,7 @@ def test_propagation_is_the_mean_of_the_powers_of_a_dense_graph(layers):
         [np.linalg.matrix_power(graph, power) @ embeddings for power in range(layers + 1)], axis=0
     )
     found = learners.propagate(
-        learners.histories_of(matrix),
+        descent.histories_of(matrix),
         {
             "user": jnp.asarray(embeddings[:30], jnp.float32),
             "item": jnp.asarray(embeddings[30:], jnp.float32),
@@ -84,7 +82,7 @@ def test_propagation_is_the_mean_of_the_powers_of_a_dense_graph(layers):
 
 def test_the_loss_of_mvae_in_numpy():
     """Without dropout; the latent noise is repeated with the same key."""
-    learner = learners.mvae(6, 40, hidden=7, dimensions=3, dropout=0.0, kl_weight=0.3, anneal_steps=10)
+    learner = autoencoders.mvae(6, 40, hidden=7, dimensions=3, dropout=0.0, kl_weight=0.3, anneal_steps=10)
     params = learner.initialise(jax.random.key(1))
     rows = some_matrix(np.random.default_rng(2), 6).toarray().astype(np.float64)
     double = jax.tree.map(lambda array: np.asarray(array, np.float64), params)
@@ -109,7 +107,7 @@ def test_neumf_scores_every_pair_as_its_loss_does():
     params = jax.tree.map(lambda array: array + 0.1, learner.initialise(jax.random.key(0)))
     scores = np.asarray(learner.scores(params, jnp.arange(5), None), np.float64)
     for user, item, other in [(0, 3, 7), (4, 39, 0), (2, 11, 12)]:
-        batch = learners.Batch(jnp.array([user]), jnp.array([item]), jnp.array([[other]]))
+        batch = descent.Batch(jnp.array([user]), jnp.array([item]), jnp.array([[other]]))
         expected = (np.log1p(np.exp(-scores[user, item])) + np.log1p(np.exp(scores[user, other]))) / 2
         assert float(learner.loss(params, batch, None, jax.random.key(0), 0)) == pytest.approx(
             expected, rel=1e-4
@@ -125,7 +123,7 @@ def test_bpr_of_mf_in_numpy():
     for u, i, j in pairs:
         margin = p[u] @ q[i] + b[i] - p[u] @ q[j] - b[j]
         expected += np.log1p(np.exp(-margin)) + 0.01 * (p[u] @ p[u] + q[i] @ q[i] + q[j] @ q[j])
-    batch = learners.Batch(jnp.array([0, 5]), jnp.array([3, 8]), jnp.array([[4], [0]]))
+    batch = descent.Batch(jnp.array([0, 5]), jnp.array([3, 8]), jnp.array([[4], [0]]))
     loss = float(learner.loss(params, batch, None, jax.random.key(1), 0))
     assert loss == pytest.approx(expected / 2, rel=1e-4)
     scores = learner.scores(params, jnp.array([5, 0]), None)
@@ -135,7 +133,7 @@ def test_bpr_of_mf_in_numpy():
 def test_bpr_of_lightgcn_in_numpy():
     """Scores are of the propagated embeddings, the squared norms of those before."""
     matrix = some_matrix(np.random.default_rng(4), 6, 9, 0.4)
-    histories = learners.histories_of(matrix)
+    histories = descent.histories_of(matrix)
     learner = learners.lightgcn(6, 9, dimensions=4, l2=0.3, layers=2)
     params = learner.initialise(jax.random.key(0))
     far = learners.propagate(histories, params, 2)
@@ -146,7 +144,7 @@ def test_bpr_of_lightgcn_in_numpy():
     for u, i, j in [(0, 3, 4), (5, 8, 0)]:
         norms = p[u] @ p[u] + q[i] @ q[i] + q[j] @ q[j]
         expected += np.log1p(np.exp(x[u] @ y[j] - x[u] @ y[i])) + 0.3 * norms
-    batch = learners.Batch(jnp.array([0, 5]), jnp.array([3, 8]), jnp.array([[4], [0]]))
+    batch = descent.Batch(jnp.array([0, 5]), jnp.array([3, 8]), jnp.array([[4], [0]]))
     loss = float(learner.loss(params, batch, histories, jax.random.key(1), 0))
     assert loss == pytest.approx(expected / 2, rel=1e-4)
     scores = learner.scores(learner.tables(params, histories), jnp.array([5, 0]), None)
@@ -161,10 +159,10 @@ def test_every_learner_is_made_and_trained_in_the_same_way(name):
     setting = {**grids[name][0], "dimensions": 8}
     own = {key: value for key, value in setting.items() if key not in ("learning_rate", "batch_size")}
     matrix = some_matrix(np.random.default_rng(0))
-    histories, learner, optimizer = learners.histories_of(matrix), make(30, 40, **own), optax.adam(0.02)
+    histories, learner, optimizer = descent.histories_of(matrix), make(30, 40, **own), optax.adam(0.02)
     params = learner.initialise(jax.random.key(0))
     state, losses = optimizer.init(params), []
-    epoch, steps = learners.make_epoch(learner, histories, optimizer, 64)
+    epoch, steps = descent.make_epoch(learner, histories, optimizer, 64)
     for i in range(20):
         params, state, loss = epoch(params, state, jax.random.fold_in(jax.random.key(1), i), i * steps)
         losses.append(float(loss))
@@ -183,9 +181,9 @@ def test_the_baseline_that_the_docs_add_learns_popularity():
         next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "Learner(" in block), names
     )
     matrix = sp.csr_matrix((np.random.default_rng(0).random((60, 8)) < np.arange(1, 9) / 10).astype(np.int8))
-    histories, learner, optimizer = learners.histories_of(matrix), names["biases"](60, 8), optax.adam(0.05)
+    histories, learner, optimizer = descent.histories_of(matrix), names["biases"](60, 8), optax.adam(0.05)
     params = learner.initialise(jax.random.key(0))
-    epoch, steps = learners.make_epoch(learner, histories, optimizer, 32)
+    epoch, steps = descent.make_epoch(learner, histories, optimizer, 32)
     state = optimizer.init(params)
     for i in range(10):
         params, state, _ = epoch(params, state, jax.random.key(i), i * steps)
@@ -200,7 +198,7 @@ def test_every_learner_is_a_model_that_can_be_asked_for():
 
 def test_what_mvae_is_fed_is_drawn_from_the_weights():
     """An item of weight 0.5 is fed whole in half of the steps, as the first layer's gradient shows."""
-    learner = learners.mvae(1, 4, hidden=5, dimensions=3, dropout=0.0)
+    learner = autoencoders.mvae(1, 4, hidden=5, dimensions=3, dropout=0.0)
     params = learner.initialise(jax.random.key(1))
     rows = jnp.array([[0.5, 0.0, 1.0, 1.0]])
 
@@ -219,7 +217,7 @@ def test_what_mvae_is_fed_is_drawn_from_the_weights():
 
 def test_an_epoch_sees_every_example_once_and_leaves_out_what_fills_no_batch():
     matrix = some_matrix(np.random.default_rng(3), 43, 6, 0.5)
-    seen = learners.Learner(
+    seen = descent.Learner(
         None,
         lambda histories, examples, key: examples,
         lambda params, examples, histories, key, steps: (params[examples]).sum() * 1.0,
@@ -228,19 +226,19 @@ def test_an_epoch_sees_every_example_once_and_leaves_out_what_fills_no_batch():
         by_user=True,
     )
     optimizer = optax.sgd(1.0)
-    epoch, steps = learners.make_epoch(seen, learners.histories_of(matrix), optimizer, 4)
+    epoch, steps = descent.make_epoch(seen, descent.histories_of(matrix), optimizer, 4)
     params = jnp.zeros(43)
     params, _, _ = epoch(params, optimizer.init(params), jax.random.key(0), 0)
     assert steps == 10 and sorted(np.asarray(params)) == [-1.0] * 40 + [0.0] * 3
     assert (
-        learners.make_epoch(seen, learners.histories_of(matrix), optimizer, 1000)[1] == 8
+        descent.make_epoch(seen, descent.histories_of(matrix), optimizer, 1000)[1] == 8
     )  # of 5, with 3 left out
 
 
 @pytest.mark.parametrize("make", [learners.mf, learners.neumf, partial(learners.lightgcn, layers=0)])
 def test_a_user_who_has_every_item_is_compared_with_none(make):
     """The last item, which an index of -1 would be, changes nothing."""
-    histories = learners.histories_of(sp.csr_matrix(np.array([[1, 1, 1, 1], [1, 0, 0, 1]], np.int8)))
+    histories = descent.histories_of(sp.csr_matrix(np.array([[1, 1, 1, 1], [1, 0, 0, 1]], np.int8)))
     learner = make(2, 4, dimensions=8, l2=0.1, negatives=3)
     batch = learner.draw(histories, jnp.array([0, 4]), jax.random.key(0))
     assert (
