@@ -148,7 +148,8 @@ def train(settings, evaluation, loop, learner, histories, grid):
     run_epoch, steps = descent.make_epoch(learner, histories, optimizer, setting["batch_size"])
     setting_key, start_key = jax.random.split(jax.random.fold_in(jax.random.key(settings["seed"]), stage))
     params = learner.initialise(start_key)
-    loop.state = loop.restored("state", (params, optimizer.init(params), np.zeros(())))
+    state = descent.start_optimizer(learner, optimizer, params)
+    loop.state = loop.restored("state", (params, state, np.zeros(())))
     say_growth(settings, loop.run, setting, stage)
     label = f"setting {stage + 1} of {len(grid)}"
     for epoch in loop.steps(epochs, "epoch", closing=True, label=label):

@@ -36,6 +36,13 @@ class Batch(NamedTuple):
     negatives: jax.Array  # (B, n); -1 for a user who has every item
 
 
+class Pass(NamedTuple):
+    """A pass over all examples. It trains one entry of the params, a dict, and leaves the others alone."""
+
+    entry: str | None  # None: all params, of any form
+    loss: Callable  # of all params, as that of a Learner
+
+
 class Learner(NamedTuple):
     """A model as pure functions. Params and tables are trees of arrays, of any form."""
 
@@ -45,6 +52,8 @@ class Learner(NamedTuple):
     tables: Callable  # (params, histories) -> tables, which `scores` uses for all users
     scores: Callable  # (tables, users (B,), context (B, I)) -> (B, I)
     by_user: bool  # whether examples number the users; else they number the interactions
+    passes: tuple[Pass, ...] = ()  # that make an epoch; (): one, which trains all params by `loss`
+    refresh: Callable = lambda params: params  # params -> params, before each epoch
 
 
 def params_as_tables(params, histories):
@@ -135,8 +144,10 @@ def step_bytes(learner, users, interactions, batch_size):
     bytes_of = lambda array: math.prod(array.shape) * array.dtype.itemsize
     traced, (params, _) = jax.make_jaxpr(step, return_shape=True)(key, histories, examples)
     largest = max(bytes_of(value.aval) for equation in traced.eqns for value in equation.outvars)
-    # Parameters, their gradient, Adam's moments and the best ones; the largest array and its derivative.
-    return 5 * sum(map(bytes_of, jax.tree.leaves(params))) + 2 * largest
+    trained = {one.entry: params[one.entry] for one in learner.passes} or params
+    size, trained_size = (sum(map(bytes_of, jax.tree.leaves(tree))) for tree in (params, trained))
+    # Parameters and the best ones, a gradient and Adam's moments; the largest array and its derivative.
+    return 2 * size + 3 * trained_size + 2 * largest
 
 
 def _batch_size(learner, users, interactions, most):
@@ -144,10 +155,29 @@ def _batch_size(learner, users, interactions, most):
     return min(most, -(-(users if learner.by_user else interactions) // FEWEST_STEPS))
 
 
-def make_epoch(learner, histories, optimizer, batch_size):
-    """The compiled training of one epoch: every example once, in random batches.
+def start_optimizer(learner, optimizer, params):
+    """The optimizer's state at first: of all params, or of each entry that a pass trains."""
+    return {one.entry: optimizer.init(params[one.entry]) for one in learner.passes} or optimizer.init(params)
 
-    The examples that do not fill a last batch are left out, different ones in each epoch.
+
+def _update_by(one, optimizer):
+    """A Pass as (params, state, *other arguments of its loss) -> (params, state, loss)."""
+    pick = lambda tree: tree if one.entry is None else tree[one.entry]
+    put = lambda tree, part: part if one.entry is None else {**tree, one.entry: part}
+
+    def update(params, state, *rest):
+        loss = lambda part: one.loss(put(params, part), *rest)
+        value, gradients = jax.value_and_grad(loss)(pick(params))
+        changes, part_state = optimizer.update(gradients, pick(state), pick(params))
+        return put(params, optax.apply_updates(pick(params), changes)), put(state, part_state), value
+
+    return update
+
+
+def make_epoch(learner, histories, optimizer, batch_size):
+    """The compiled training of one epoch: every example once in each pass, in random batches.
+
+    The examples that do not fill a last batch are left out, different ones in each pass.
 
     Args:
         learner: Learner.
@@ -156,31 +186,39 @@ def make_epoch(learner, histories, optimizer, batch_size):
         batch_size: B; a tenth of the examples, if that is fewer.
 
     Returns:
-        (epoch(params, optimizer's state, key, steps done) -> (params, state, mean loss); steps in an epoch).
+        (epoch(params, state after start_optimizer, key, steps done) -> (params, state, mean loss); steps in
+        an epoch).
     """
     users, interactions = len(histories.starts) - 1, len(histories.user)
     examples = users if learner.by_user else interactions
     batch_size = _batch_size(learner, users, interactions, batch_size)
     count = examples // batch_size
+    passes = learner.passes or (Pass(None, learner.loss),)
+    kinds = list(dict.fromkeys(passes))  # equal ones are compiled once
+    updates = [_update_by(kind, optimizer) for kind in kinds]
+    kind_of_pass, steps_in_all = jnp.array([kinds.index(one) for one in passes]), len(passes) * count
 
     @jax.jit
     def epoch(histories, params, state, key, steps):
         order_key, scan_key = jax.random.split(key)
-        order = jax.random.permutation(order_key, examples)[: count * batch_size].reshape(count, batch_size)
+        rows = jnp.broadcast_to(jnp.arange(examples), (len(passes), examples))
+        order = jax.random.permutation(order_key, rows, axis=1, independent=True)[:, : count * batch_size]
 
         def step(carry, inputs):
-            params, state = carry
-            chosen, key, steps_done = inputs
+            chosen, key, steps_done, kind = inputs
             draw_key, loss_key = jax.random.split(key)
             batch = learner.draw(histories, chosen, draw_key)
-            value, gradients = jax.value_and_grad(learner.loss)(
-                params, batch, histories, loss_key, steps_done
-            )
-            changes, state = optimizer.update(gradients, state, params)
-            return (optax.apply_updates(params, changes), state), value
+            *carry, value = jax.lax.switch(kind, updates, *carry, batch, histories, loss_key, steps_done)
+            return tuple(carry), value
 
-        inputs = order, jax.random.split(scan_key, count), steps + jnp.arange(count)
-        (params, state), losses = jax.lax.scan(step, (params, state), inputs)
+        inputs = (
+            order.reshape(steps_in_all, batch_size),
+            jax.random.split(scan_key, steps_in_all),
+            steps + jnp.arange(steps_in_all),
+            jnp.repeat(kind_of_pass, count),
+        )
+        (params, state), losses = jax.lax.scan(step, (learner.refresh(params), state), inputs)
         return params, state, losses.mean()
 
-    return partial(epoch, histories), count  # histories as an argument: constants would be compiled in
+    # Histories as an argument: constants would be compiled in.
+    return partial(epoch, histories), steps_in_all

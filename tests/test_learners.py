@@ -101,6 +101,37 @@ def test_the_loss_of_mvae_in_numpy():
     )
 
 
+def test_passes_take_turns_as_a_plain_loop_does():
+    """Two passes train x, then one trains y, which sees the new x."""
+    examples = lambda histories, examples, key: examples
+    learner = descent.Learner(
+        None,
+        examples,
+        None,
+        None,
+        None,
+        by_user=True,
+        passes=(
+            *[descent.Pass("x", lambda params, batch, *_: 0.1 * params["x"] * params["y"] * len(batch))] * 2,
+            descent.Pass("y", lambda params, batch, *_: -params["x"] * params["y"]),
+        ),
+        refresh=lambda params: {**params, "start": params["x"]},
+    )
+    optimizer = optax.sgd(1.0)
+    params = {"x": jnp.array(3.0), "y": jnp.array(0.2), "start": jnp.array(0.0)}
+    epoch, steps = descent.make_epoch(
+        learner, descent.histories_of(some_matrix(np.random.default_rng(0), 30)), optimizer, 3
+    )
+    found, _, _ = epoch(params, descent.start_optimizer(learner, optimizer, params), jax.random.key(0), 0)
+    x, y = 3.0, 0.2
+    for _ in range(20):
+        x -= 0.3 * y
+    for _ in range(10):
+        y += x
+    assert steps == 30
+    assert found == pytest.approx({"x": x, "y": y, "start": 3.0}, rel=1e-5)
+
+
 def test_neumf_scores_every_pair_as_its_loss_does():
     """The scores of all items, whose first layer is split in two, against the loss of one pair at a time."""
     learner = learners.neumf(5, 40, dimensions=4, l2=0.0)
@@ -161,7 +192,7 @@ def test_every_learner_is_made_and_trained_in_the_same_way(name):
     matrix = some_matrix(np.random.default_rng(0))
     histories, learner, optimizer = descent.histories_of(matrix), make(30, 40, **own), optax.adam(0.02)
     params = learner.initialise(jax.random.key(0))
-    state, losses = optimizer.init(params), []
+    state, losses = descent.start_optimizer(learner, optimizer, params), []
     epoch, steps = descent.make_epoch(learner, histories, optimizer, 64)
     for i in range(20):
         params, state, loss = epoch(params, state, jax.random.fold_in(jax.random.key(1), i), i * steps)
