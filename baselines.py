@@ -1,7 +1,7 @@
 """The models that ∞-AE is compared with: each is tuned on validation, by best_by, and tested once.
 
     python baselines.py --model=ease                       EASE, its strength from a grid
-    python baselines.py --model=mvae --dataset=magazine    MF, NeuMF, MVAE, LightGCN: rivals/learners.py
+    python baselines.py --model=mvae --dataset=magazine    or mf, neumf, recvae, lightgcn: rivals/learners.py
     python baselines.py --model=ease '--grid=[{"l2": 300}, {"l2": 500}]'
     python baselines.py --model=ease --sampler=head --user_support=500     trained on the 500 longest users
     python baselines.py --model=ease --sampler=distilled --distilled=results/<run>

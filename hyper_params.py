@@ -171,7 +171,7 @@ stream = {
 # baselines.py: defaults of its own, then keys that hyper_params lacks.
 baselines = {
     "model": "ease",           # or "pop", "edlae", "rp3beta", "svd_ae", "ials"; "mf", "neumf", "mvae",
-                               # "lightgcn"
+                               # "recvae", "lightgcn"
     "grid": [],                # settings to try, a list such as those in `grids`; []: the model's list there,
                                # and further ones where the best lies at an end
     "user_support": -1,        # user_support, sampler and distilled: as in infinite_ae
@@ -214,6 +214,11 @@ grids = {
         {"hidden": 600, "dimensions": 200, "kl_weight": kl_weight, "dropout": dropout,
          "learning_rate": 1e-3, "batch_size": 500}
         for kl_weight in (0.2, 0.5) for dropout in (0.5, 0.7)
+    ],
+    "recvae": [
+        {"hidden": 600, "dimensions": 200, "gamma": gamma, "dropout": dropout,
+         "learning_rate": 1e-3, "batch_size": 500}
+        for gamma in (0.005, 0.01) for dropout in (0.5, 0.7)
     ],
     "lightgcn": [
         {"dimensions": 64, "layers": layers, "l2": l2,
@@ -321,7 +326,9 @@ kinds = {
     "process_id": Annotated[int, Field(ge=-1, le=INT_MAX)],
     "sampler": Literal["random", "head", "interactions", "svp_cf", "distilled", "distilled_hard"],
     "memory": Literal["distilled", "random", "all"],
-    "model": Literal["pop", "mf", "neumf", "mvae", "lightgcn", "ease", "edlae", "rp3beta", "svd_ae", "ials"],
+    "model": Literal[
+        "pop", "mf", "neumf", "mvae", "recvae", "lightgcn", "ease", "edlae", "rp3beta", "svd_ae", "ials"
+    ],
     "grid": list[dict],
 }
 
@@ -329,6 +336,7 @@ kinds = {
 _size = Annotated[int, Field(ge=1, le=1_000_000)]
 grid_kinds = {
     **dict.fromkeys(("negatives", "hidden", "anneal_steps", "batch_size", "neighbours", "epochs"), _size),
+    "encoder_passes": _size,
     "dimensions": Annotated[int, Field(ge=2, le=1_000_000)],
     "layers": Annotated[int, Field(ge=0, le=100)],
     "dropout": Annotated[float, Field(ge=0, lt=1)],

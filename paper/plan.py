@@ -87,6 +87,7 @@ BY_DESCENT = (
     _baseline("MF", "mf", best_by=CHOSEN_BEFORE),
     _baseline("NeuMF", "neumf", best_by=CHOSEN_BEFORE),
     MVAE,
+    _baseline("RecVAE", "recvae"),
     # Twice as many epochs would gain LightGCN little on ML-1M, and take long.
     _baseline("LightGCN", "lightgcn", "--epochs=150", best_by=CHOSEN_BEFORE),
 )

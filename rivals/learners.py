@@ -2,7 +2,8 @@
 
     mf        matrix factorisation, BPR loss (Rendle et al., UAI 2009)
     neumf     generalised matrix factorisation beside a perceptron (He et al., WWW 2017)
-    mvae      a variational autoencoder: rivals/autoencoders.py
+    mvae      variational autoencoder, in rivals/autoencoders.py
+    recvae    a later one, there, too
     lightgcn  embeddings averaged over the powers of the user-item graph, BPR loss (He et al., SIGIR 2020)
 
 Each is a function from its hyper-parameters to a `Learner`. LEARNERS, at the end of this file, lists them and
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rivals.autoencoders import mvae
+from rivals.autoencoders import mvae, recvae
 from rivals.descent import Batch, Learner, draw_negatives, params_as_tables
 
 USERS_AT_ONCE = 16  # NeuMF scores this many users together: each needs I hidden layers
@@ -209,4 +210,4 @@ def lightgcn(users, items, dimensions=64, l2=1e-4, layers=3, negatives=1):
 # To add a baseline: write a function (users, items, **hyper-parameters) -> Learner and name it here. In
 # hyper_params.py add its name to kinds["model"] and the settings to try to `grids`. A setting holds the
 # function's own hyper-parameters, learning_rate and batch_size. docs/baselines.md has an example.
-LEARNERS = {"mf": mf, "neumf": neumf, "mvae": mvae, "lightgcn": lightgcn}
+LEARNERS = {"mf": mf, "neumf": neumf, "mvae": mvae, "recvae": recvae, "lightgcn": lightgcn}

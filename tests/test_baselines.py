@@ -25,6 +25,7 @@ QUICK = {
     "mf": {"dimensions": 8, "l2": 0.001, "learning_rate": 0.02, "batch_size": 256},
     "neumf": {"dimensions": 8, "l2": 1e-5, "learning_rate": 0.01, "batch_size": 256},
     "mvae": {"hidden": 32, "dimensions": 8, "learning_rate": 0.01, "batch_size": 64},
+    "recvae": {"hidden": 32, "dimensions": 8, "learning_rate": 0.01, "batch_size": 64},
     "lightgcn": {"dimensions": 16, "layers": 2, "l2": 1e-4, "learning_rate": 0.05, "batch_size": 1024},
     "ease": {"l2": 30},
     "edlae": {"l2": 30, "dropout": 0.3},
@@ -343,12 +344,18 @@ def test_few_users_whom_one_does_not_score_are_enough(model):
         assert scores.shape == (5, 20) and np.isfinite(scores).all() and scores.any()
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bits(planted, tmp_path, run_script):
-    grid = [{**QUICK["mf"], "l2": l2} for l2 in (0.001, 0.01)]
+@pytest.mark.parametrize(
+    "model, grid",
+    [
+        ("mf", [{**QUICK["mf"], "l2": l2} for l2 in (0.001, 0.01)]),
+        ("recvae", [{**QUICK["recvae"], "gamma": gamma} for gamma in (0.005, 0.01)]),
+    ],
+)
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(planted, tmp_path, run_script, model, grid):
     arguments = [f"--grid={json.dumps(grid)}", "--epochs=60", "--patience=60"]
-    whole = run_script("baselines.py", *command(planted, tmp_path / "whole", "mf", *arguments))
+    whole = run_script("baselines.py", *command(planted, tmp_path / "whole", model, *arguments))
     assert whole.returncode == 0, whole.stderr
-    cut = [sys.executable, str(ROOT / "baselines.py"), *command(planted, tmp_path / "cut", "mf", *arguments)]
+    cut = [sys.executable, str(ROOT / "baselines.py"), *command(planted, tmp_path / "cut", model, *arguments)]
     process = subprocess.Popen(
         cut, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
@@ -356,9 +363,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(planted, tmp_path, run
     process.send_signal(signal.SIGTERM)
     rest = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM and "the same command goes on from there" in rest
-    again = run_script("baselines.py", *command(planted, tmp_path / "cut", "mf", *arguments))
+    again = run_script("baselines.py", *command(planted, tmp_path / "cut", model, *arguments))
     assert again.returncode == 0 and "going on from setting 1 of 2, epoch" in again.stdout, again.stderr
-    first, second = result_of(tmp_path / "whole", "mf"), result_of(tmp_path / "cut", "mf")
+    first, second = result_of(tmp_path / "whole", model), result_of(tmp_path / "cut", model)
     assert (first["test"], first["val"], first["choice"]) == (second["test"], second["val"], second["choice"])
 
 
@@ -430,6 +437,7 @@ def test_a_learners_grid_grows_and_one_by_hand_does_not(planted, tmp_path, monke
         ("mf", {"dimensions": 8, "negatives": 10_000}),
         ("neumf", {"dimensions": 8, "negatives": 10_000}),
         ("mvae", {"hidden": 4, "dimensions": 2}),
+        ("recvae", {"hidden": 4, "dimensions": 2}),
         ("lightgcn", {"dimensions": 8, "negatives": 10_000}),
     ],
 )
@@ -524,6 +532,7 @@ def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
         ("mf", ['--grid=[{"dimensions": 2.5}]'], "dimensions must be a whole number from 2"),
         ("mf", ['--grid=[{"batch_size": 2.5}]'], "batch_size must be a whole number"),
         ("mf", ['--grid=[{"negatives": 0}]'], "negatives must be a whole number from 1"),
+        ("recvae", ['--grid=[{"encoder_passes": 0}]'], "encoder_passes must be a whole number from 1"),
         ("mvae", ['--grid=[{"dropout": 1}]'], "dropout must be a number from 0 below 1"),
         ("ease", ['--grid=[{"l2": NaN}]'], "l2 must be a number"),
         ("ease", ["--grid=5"], "grid must be a list"),

@@ -74,7 +74,7 @@ def test_what_cannot_be_used_is_an_end_and_a_usable_0_is_the_natural_one():
     assert search([{"l2": 3}], peak_at(1, "l2"))[0] == [{"l2": 3}], "one value has no ends"
 
 
-@pytest.mark.parametrize("model", ["mf", "neumf", "mvae", "lightgcn"])
+@pytest.mark.parametrize("model", ["mf", "neumf", "mvae", "recvae", "lightgcn"])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_learners_settings_stay_usable_and_change_in_one_key(model, sign):
     grid = grids[model]

@@ -12,6 +12,7 @@ import optax
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings, strategies
+from scipy.stats import norm
 
 from hyper_params import grids, kinds
 from lib.files import ROOT
@@ -99,6 +100,97 @@ def test_the_loss_of_mvae_in_numpy():
     assert float(learner.loss(params, jnp.asarray(rows, jnp.float32), None, key, 5)) == pytest.approx(
         total / 6, rel=1e-4
     )
+
+
+def normal_density(value, mean, log_variance):
+    return norm.pdf(value, mean, np.exp(log_variance / 2))
+
+
+def test_the_composite_prior_in_a_loop():
+    rng = np.random.default_rng(0)
+    code, mean, log_variance = rng.normal(size=(3, 4, 5)) * np.array([3, 2, 1])[:, None, None]
+    expected = np.zeros((4, 5))
+    for place in np.ndindex(4, 5):
+        standard, wide = normal_density(code[place], 0, 0), normal_density(code[place], 0, 10)
+        earlier = normal_density(code[place], mean[place], log_variance[place])
+        expected[place] = np.log(0.15 * standard + 0.75 * earlier + 0.1 * wide)
+    found = autoencoders.composite_prior(*(jnp.asarray(each) for each in (code, mean, log_variance)))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def slow_posterior(encoder, row):
+    """(mean, log variance), (d,) each, of RecVAE's encoder for one input (I,)."""
+    outputs = []
+    for layer in encoder["layers"]:
+        before = outputs[-1] if outputs else row
+        total = before @ layer["weights"] + layer["bias"] + sum(outputs)
+        active = total / (1 + np.exp(-total))
+        normal = (active - active.mean()) / np.sqrt(active.var() + 0.1)
+        outputs.append(layer["gain"] * normal + layer["shift"])
+    assert len(outputs) == 5
+    return np.split(outputs[-1] @ encoder["out"]["weights"] + encoder["out"]["bias"], 2)
+
+
+def test_the_losses_and_scores_of_recvae_in_numpy():
+    """The losses of both passes, with the latent noise and the dropout of the same key."""
+    learner = autoencoders.recvae(6, 40, hidden=7, dimensions=3, dropout=0.3, gamma=0.02)
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    shaken = lambda array: array + 0.3 * jax.random.normal(next(keys), array.shape)
+    params = jax.tree.map(shaken, learner.initialise(jax.random.key(0)))
+    double = jax.tree.map(lambda array: np.asarray(array, np.float64), params)
+    rows = some_matrix(np.random.default_rng(2), 6).toarray().astype(np.float64)
+    key = jax.random.key(3)
+    drop_key, noise_key = jax.random.split(key)
+    noise = np.asarray(jax.random.normal(noise_key, (6, 3)))
+    kept = np.asarray(jax.random.uniform(drop_key, (6, 40))) < 0.7
+
+    def score(code):
+        return code @ double["decoder"]["weights"] + double["decoder"]["bias"]
+
+    def log_likelihood(code, row):
+        logits = score(code)
+        return (row * (logits - np.log(np.exp(logits).sum()))).sum()
+
+    of_encoder, of_decoder = 0, 0
+    for row, epsilon, keep in zip(rows, noise, kept):
+        whole = row / np.sqrt(row.sum())
+        mean, log_variance = slow_posterior(double["encoder"], whole * keep / 0.7)
+        code = mean + np.exp(log_variance / 2) * epsilon
+        divergence = np.log(normal_density(code, mean, log_variance)).sum()
+        earlier = normal_density(code, *slow_posterior(double["previous"], whole))
+        standard, wide = normal_density(code, 0, 0), normal_density(code, 0, 10)
+        divergence -= np.log(0.15 * standard + 0.75 * earlier + 0.1 * wide).sum()
+        of_encoder += (0.02 * row.sum() * divergence - log_likelihood(code, row)) / 6
+        mean, log_variance = slow_posterior(double["encoder"], whole)
+        of_decoder -= log_likelihood(mean + np.exp(log_variance / 2) * epsilon, row) / 6
+    single = jnp.asarray(rows, jnp.float32)
+    found = [float(one.loss(params, single, None, key, 0)) for one in learner.passes]
+    assert found == pytest.approx([of_encoder] * 3 + [of_decoder], rel=1e-4)
+    expected = [score(slow_posterior(double["encoder"], row / np.sqrt(row.sum()))[0]) for row in rows]
+    assert np.asarray(learner.scores(params, None, single)) == pytest.approx(np.array(expected), abs=1e-4)
+
+
+def test_each_pass_of_recvae_trains_its_own_part():
+    """Also once Adam's moments would move the other; the previous encoder is that before the epoch."""
+    learner = autoencoders.recvae(30, 40, hidden=6, dimensions=3)
+    encoder, decoder = learner.passes[0], learner.passes[-1]
+    assert [one.entry for one in learner.passes] == ["encoder"] * 3 + ["decoder"]
+    histories, optimizer = descent.histories_of(some_matrix(np.random.default_rng(0))), optax.adam(0.01)
+    params = learner.initialise(jax.random.key(0))
+    state = descent.start_optimizer(learner, optimizer, params)
+    for number, passes in enumerate([(encoder, decoder), (encoder,), (decoder,), (encoder,)]):
+        epoch, _ = descent.make_epoch(learner._replace(passes=passes), histories, optimizer, 10)
+        before, before_state = params, state
+        params, state, _ = epoch(params, state, jax.random.key(number), 0)
+        for entry in ("encoder", "decoder"):
+            trained = entry in [one.entry for one in passes]
+            assert is_same(params[entry], before[entry]) != trained
+            assert is_same(state[entry], before_state[entry]) != trained
+        assert is_same(params["previous"], before["encoder"])
+
+
+def is_same(one, other):
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 def test_passes_take_turns_as_a_plain_loop_does():
@@ -227,15 +319,22 @@ def test_every_learner_is_a_model_that_can_be_asked_for():
     assert learners.LEARNERS.keys() < set(get_args(kinds["model"])) == grids.keys()
 
 
-def test_what_mvae_is_fed_is_drawn_from_the_weights():
+@pytest.mark.parametrize(
+    "make, weights_of",
+    [
+        (autoencoders.mvae, lambda params: params[0][0][0]),
+        (autoencoders.recvae, lambda params: params["encoder"]["layers"][0]["weights"]),
+    ],
+)
+def test_what_an_autoencoder_is_fed_is_drawn_from_the_weights(make, weights_of):
     """An item of weight 0.5 is fed whole in half of the steps, as the first layer's gradient shows."""
-    learner = autoencoders.mvae(1, 4, hidden=5, dimensions=3, dropout=0.0)
+    learner = make(1, 4, hidden=5, dimensions=3, dropout=0.0)
     params = learner.initialise(jax.random.key(1))
     rows = jnp.array([[0.5, 0.0, 1.0, 1.0]])
 
     @jax.jit
     def first_layer(key):
-        return jax.grad(learner.loss)(params, rows, None, key, 0)[0][0][0]  # (I, hidden)
+        return weights_of(jax.grad(learner.loss)(params, rows, None, key, 0))  # (I, hidden)
 
     times = 0
     for key in jax.random.split(jax.random.key(0), 200):
