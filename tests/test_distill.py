@@ -761,6 +761,7 @@ def test_config_keeps_what_auto_became_and_why(tiny_data, tmp_path):
         "users": 150,
         "items": config["data"]["items"],
         "interactions": config["data"]["interactions"],
+        "new_users": False,
     }
 
 
