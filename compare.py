@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval import METRICS
 from lib import plots
 from lib.errors import UserError, run_script
 from lib.files import write_files
+from lib.metric_names import METRICS
 from lib.settings import resolve, split
 from paper import make_runs, own_data, own_runs, plan, record
 from paper.plan import (

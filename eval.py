@@ -39,18 +39,11 @@ import numpy as np
 
 from lib import sparse
 from lib.devices import gather, spread
+from lib.metric_names import ALL_METRICS, CUTOFFS, OF_LISTS, PER_USER_METRICS
 from lib.random_streams import Stream, generator
 from model import Kernel, predict
 
-CUTOFFS, PAPER_CUTOFFS = (10, 20, 50, 100), (10, 100)
-METRICS = (*(f"{name}@{k}" for name in ("HR", "NDCG", "PSP") for k in PAPER_CUTOFFS), "AUC")  # the paper's
 _SUMMED = ("HR", "NDCG", "PSP", "HitRate", "MRR", "MAP")  # sums of a gain over the list
-_OF_USERS = ("HR", "NDCG", "PSP", "PSP_textbook", "Recall", "Precision", "HitRate", "MRR", "MAP")
-_OF_LISTS = ("Coverage", "Gini", "Popularity", "Novelty")
-PER_USER_METRICS, LIST_METRICS = (
-    tuple(f"{name}@{k}" for name in names for k in CUTOFFS) for names in (_OF_USERS, _OF_LISTS)
-)
-ALL_METRICS = tuple(dict.fromkeys((*METRICS, *PER_USER_METRICS, *LIST_METRICS)))
 
 
 def inverse_propensity(frequency):
@@ -95,7 +88,7 @@ def list_metrics(counts, frequency):
     """
     total, items = counts.sum(), len(counts)
     if not total:
-        return dict.fromkeys(_OF_LISTS, math.nan)
+        return dict.fromkeys(OF_LISTS, math.nan)
     share = (frequency + 1) / (frequency + 1).sum()
     values = (
         100 * (counts > 0).mean(),
@@ -103,7 +96,7 @@ def list_metrics(counts, frequency):
         counts @ frequency / total,
         -(counts @ np.log2(share)) / total,
     )
-    return dict(zip(_OF_LISTS, map(float, values)))
+    return dict(zip(OF_LISTS, map(float, values)))
 
 
 def tie_order(items):
@@ -302,7 +295,7 @@ def _user_metrics(sums, count, ideal_psp):
     of, cutoffs, count = dict(zip(_SUMMED, sums)), np.array(CUTOFFS), count[:, None]
     reachable = np.minimum(count, cutoffs)
     ideal_gain = np.cumsum(1 / np.log2(np.arange(max(CUTOFFS)) + 2))[reachable - 1]
-    values = (  # in the order of _OF_USERS
+    values = (  # in the order of OF_USERS
         of["HR"] / reachable,
         of["NDCG"] / ideal_gain,
         of["PSP"] / reachable / ideal_psp,

@@ -275,8 +275,11 @@ from_zero = Annotated[float, Field(ge=0, le=1e30)]
 line = Annotated[str, Field(pattern=r"^[^\p{Cc}]*$", description="one line of text")]  # \p{Cc}: controls
 text = Annotated[str, Field(pattern=r"^[^\p{Cc}]+$", description="one line of text")]
 everything, auto = Literal[-1], Literal["auto"]
-_of_users = "HR|NDCG|PSP|PSP_textbook|Recall|Precision|HitRate|MRR|MAP"
-_metric = rf"^(({_of_users}|Coverage|Gini|Popularity|Novelty)@(10|20|50|100)|AUC)$"
+metrics_of_users = "HR", "NDCG", "PSP", "PSP_textbook", "Recall", "Precision", "HitRate", "MRR", "MAP"
+metrics_of_lists = "Coverage", "Gini", "Popularity", "Novelty"
+cutoffs = 10, 20, 50, 100
+_names, _cutoffs = "|".join((*metrics_of_users, *metrics_of_lists)), "|".join(map(str, cutoffs))
+_metric = rf"^(({_names})@({_cutoffs})|AUC)$"
 metric = Annotated[str, Field(pattern=_metric, description="metrics of eval.py, such as Recall@20")]
 _name = r"^[^./\\\p{Cc}][^/\\\p{Cc}]*$"
 name = Annotated[str, Field(pattern=_name, description="a plain name, without slashes and controls")]

@@ -23,10 +23,10 @@ from scipy.stats import spearmanr
 from typing_extensions import TypedDict
 
 import hyper_params
-from eval import METRICS
 from lib import plots
 from lib.errors import Parser, UserError, run_script
 from lib.files import ROOT, write_files
+from lib.metric_names import METRICS
 from page import figures, leak
 from runs import recipes
 from runs.folder import NOT_SHAPING

@@ -3,11 +3,11 @@
 import json
 from collections import Counter
 
-from eval import METRICS
 from hyper_params import grids
 from lib import plots
 from lib.errors import UserError
 from lib.files import write_files
+from lib.metric_names import METRICS
 from lib.settings import defaults
 from paper.plan import TABLE
 from paper.record import finished_folders, read_run

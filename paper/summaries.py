@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from eval import METRICS
+from lib.metric_names import METRICS
 
 DEVIATIONS = tuple(f"{name} deviation" for name in METRICS)
 P = "p, users and seeds"

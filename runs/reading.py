@@ -14,11 +14,11 @@ from typing_extensions import TypedDict
 from hyper_params import INT_MAX, count, from_zero, line
 from lib.checks import read_json
 from lib.errors import UserError
+from lib.metric_names import METRICS, OF_USERS
 from lib.settings import check_kept
 
 START_AGAIN = "--resume=false starts again and keeps the folder under another name"
-METRICS = ("HR@10", "HR@100", "NDCG@10", "NDCG@100", "PSP@10", "PSP@100", "AUC")  # eval.METRICS, without JAX
-PERCENT = "HR NDCG PSP PSP_textbook Recall Precision HitRate MRR MAP Coverage".split()
+PERCENT = *OF_USERS, "Coverage"
 MOST = {**dict.fromkeys(PERCENT, 100), "AUC": 1, "Gini": 1, "Popularity": 1e15, "Novelty": 100}  # from 0
 ROUNDING = 0.01
 SUMS, SUMMED = "sums.json", ("config.json", "metrics.jsonl", "distilled.npz", "users.npz")  # and result.json

@@ -13,9 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lib.errors import UserError, run_script
+from lib.metric_names import METRICS
 from lib.settings import resolve
 from runs.folder import Stop, open_run
-from runs.reading import METRICS
 
 
 def main(arguments):

@@ -17,11 +17,12 @@ from conftest import ROOT, environment_of, environment_without_cache, without_su
 import data
 import distill
 import model
-from eval import METRICS, scores_of, summarise, tie_order
+from eval import scores_of, summarise, tie_order
 from hyper_params import hyper_params
 from lib import devices
 from lib.errors import IN_USE, UserError
 from lib.files import read_npz
+from lib.metric_names import METRICS
 from lib.settings import resolve
 from runs import batches, lifecycle, published, recipes
 from runs.evaluation import Evaluation

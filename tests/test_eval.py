@@ -19,6 +19,7 @@ from data import View, sample_negatives
 from hyper_params import hyper_params as SETTINGS
 from lib import devices
 from lib.errors import UserError
+from lib.metric_names import ALL_METRICS, CUTOFFS, PER_USER_METRICS
 from lib.settings import check
 from runs.evaluation import show
 from runs.lifecycle import format_number
@@ -54,8 +55,8 @@ def loop_metrics(scores, view, frequency):
     users, items = scores.shape
     weights = evaluation.inverse_propensity(frequency)
     place = np.argsort(evaluation.tie_order(items))
-    metrics = {name: np.full(users, np.nan) for name in evaluation.PER_USER_METRICS}
-    lists = {k: [] for k in evaluation.CUTOFFS}
+    metrics = {name: np.full(users, np.nan) for name in PER_USER_METRICS}
+    lists = {k: [] for k in CUTOFFS}
     positive, negative = [], []
     for user in range(users):
         targets, hidden = set(view.targets[user].indices), set(view.context[user].indices)
@@ -64,7 +65,7 @@ def loop_metrics(scores, view, frequency):
         ranking = sorted(set(range(items)) - hidden, key=lambda item: (-scores[user][item], place[item]))
         positive += [scores[user][item] for item in targets]
         negative += [scores[user][item] for item in view.negatives[user] if item >= 0]
-        for k in evaluation.CUTOFFS:
+        for k in CUTOFFS:
             lists[k] += ranking[:k]
             found = min(len(targets), k)
             hits = [(rank, item) for rank, item in enumerate(ranking[:k], 1) if item in targets]
@@ -159,7 +160,7 @@ def test_metrics_against_the_loop_with_ties_and_short_lists(seed, items):
         lambda users, context: [jnp.asarray(scores)[users]], 1, view, frequency, BATCH, devices.start(False)
     )
     expected, positive, negative = loop_metrics(scores, view, frequency)
-    assert tuple(found) == evaluation.ALL_METRICS and found.keys() == {*expected, "AUC"}
+    assert tuple(found) == ALL_METRICS and found.keys() == {*expected, "AUC"}
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-9, err_msg=name)
     assert found["AUC"] == pytest.approx(evaluation.pooled_auc(positive, negative), nan_ok=True)
@@ -209,8 +210,7 @@ def test_a_perfectly_even_and_a_perfectly_uneven_catalogue():
 
 
 def test_the_setting_takes_every_metric_and_no_other_name():
-    assert list(evaluation.METRICS) == SETTINGS["metrics"]
-    assert check({"metrics": list(evaluation.ALL_METRICS)})
+    assert check({"metrics": list(ALL_METRICS)})
     for wrong in ("HR@11", "HR", "AUC@10", "xHR@10", "HR@100x"):
         with pytest.raises(UserError, match="metrics must be a list of one or more metrics of eval.py"):
             check({"metrics": [wrong]})
@@ -445,6 +445,6 @@ def test_the_metrics_asked_for_are_printed_and_all_are_kept(tiny_data, tmp_path,
     [path] = tmp_path.glob("*/result.json")
     result = json.loads(path.read_text())
     for part in (result, result["yardsticks"]["popularity"]):
-        assert tuple(part["val"]) == tuple(part["test"]) == evaluation.ALL_METRICS
+        assert tuple(part["val"]) == tuple(part["test"]) == ALL_METRICS
     again = run_script(*command).stdout
     assert "was finished before" in again and again.splitlines()[-1].startswith("test  HR@10 ")
