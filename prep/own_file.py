@@ -107,7 +107,7 @@ def read_titles(path, scratch, encoding=None):
                 f"{file.name} must have a column of items and one of titles, such as item and title; "
                 f"it has {listed(names)}"
             ) from error
-        fields, source = tables.source_of(file, layout)
+        fields, source = tables.source_of(plain.with_short_rows(file, layout, scratch), layout)
         rows = database.execute(f"SELECT {fields[item]}, {fields[title]} FROM {source}").fetchall()
     table = pd.DataFrame(rows, columns=["item", "title"]).dropna()
     return table.assign(item=spelled_alike(table.item))
@@ -149,6 +149,7 @@ def _part(database, file, scratch, given, form, needed):
         return Part(file, layout, columns), f"read as {words}"
     if layout.delimiter == " ":
         file, layout = plain.with_tabs(file, layout.quote, scratch), layout._replace(delimiter="\t")
+    file = plain.with_short_rows(file, layout, scratch)
     columns, line = choose(file.name, layout, given, needed)
     for role in needed:
         example = next(iter(layout.column(getattr(columns, role))), "")

@@ -9,6 +9,7 @@ import codecs
 import csv
 import glob
 import gzip
+import itertools
 import re
 import shutil
 import sys
@@ -30,6 +31,7 @@ else:
 BLOCK = 2**22  # bytes looked at, or copied, at once
 GIB = 2**30
 LONGEST_ROW = 2**24  # bytes; DuckDB reads twice as many at once, a thread
+LONG, MOST_SURPLUS = 1024, 100  # bytes of a line; fields of a row beyond those of the table
 # What is more than a GiB, and so many times as large as what it is packed in, is an attack, or a mistake:
 # tables shrink to a tenth or so.
 SUSPICIOUS, TIMES_AS_LARGE = GIB, 200
@@ -60,6 +62,7 @@ class Plain(NamedTuple):
     kind: str  # "text", "parquet", "json" or "array", a matrix
     has_quotes: bool = False  # text with a double quote somewhere
     has_spaces: bool = True  # or with a space, so that ids may have some around them
+    has_long_lines: bool = False  # some may be longer than LONG; False: none is longer than twice that
 
 
 def unpack(path, scratch, encoding=None):
@@ -228,7 +231,7 @@ def look(path, name, scratch, encoding=None):
         _rewrite(path, target, encoding, name)
         path, start = target, _start(target)
     kind = "json" if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[") else "text"
-    return Plain(path, name, kind, survey.has_quotes, survey.has_spaces), notes
+    return Plain(path, name, kind, survey.has_quotes, survey.has_spaces, survey.has_long_lines), notes
 
 
 def with_tabs(file, quote, scratch):
@@ -249,6 +252,45 @@ def with_tabs(file, quote, scratch):
             writer.writerows(rows)
         except csv.Error as error:  # a field longer than LONGEST_ROW; a tab, without quotes
             raise UserError(f"{file.name} cannot be read: {error}. Remove that row") from error
+    return file._replace(path=target)
+
+
+def with_short_rows(file, layout, scratch):
+    """A text again, with at most MOST_SURPLUS surplus fields a row: DuckDB's time grows with their square.
+
+    Raises:
+        UserError: a line is longer than LONGEST_ROW, which DuckDB could leave out without a word.
+    """
+    if file.kind != "text" or not file.has_long_lines:
+        return file
+    delimiter, most = layout.delimiter.encode(), layout.width + MOST_SURPLUS
+    quoted = rb'"(?:[^"\\]|\\.)*"' if layout.escape == "\\" else rb'"[^"]*"'
+
+    def lines():
+        with open(file.path, "rb") as source:
+            for number in itertools.count(1):
+                if len(line := source.readline(LONGEST_ROW + 1)) > LONGEST_ROW:
+                    raise UserError(
+                        f"{file.name}, line {number:,} is longer than {LONGEST_ROW:,} bytes. Remove it"
+                    )
+                if not line:
+                    return
+                yield line
+
+    def cut(line):
+        if line.count(delimiter) < most:
+            return line
+        masked = re.sub(quoted, lambda match: b"." * len(match[0]), line) if layout.quote else line
+        goes_on = layout.quote and b'"' in masked  # a quoted field, on another line
+        if goes_on or masked.count(delimiter) < most:
+            return line
+        return line[: -len(masked.split(delimiter, most)[-1])] + b"\n"
+
+    if all(cut(line) is line for line in lines()):
+        return file
+    target = _new(scratch)
+    with open(target, "wb") as copy:
+        copy.writelines(map(cut, lines()))
     return file._replace(path=target)
 
 
@@ -274,12 +316,13 @@ class _Survey(NamedTuple):
     nul: int  # the place of the first NUL byte, from 1; 0 without one
     has_quotes: bool
     has_spaces: bool
+    has_long_lines: bool
     has_other_line_ends: bool  # a carriage return alone, or both kinds of line ends
 
 
 def _survey(path):
     decoder, is_utf_8, before, last = codecs.getincrementaldecoder("utf-8")(), True, 0, b""
-    nul, quotes, spaces, alone, pairs, feeds = 0, False, False, 0, 0, 0
+    nul, quotes, spaces, long, alone, pairs, feeds = 0, False, False, False, 0, 0, 0
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             if is_utf_8 and (decoder.getstate()[0] or not block.isascii()):
@@ -289,6 +332,8 @@ def _survey(path):
                     is_utf_8 = False
             nul = nul or (before + block.index(0) + 1 if 0 in block else 0)
             quotes, spaces = quotes or b'"' in block, spaces or b" " in block
+            parts = range(LONG, len(block) + 1, LONG)
+            long = long or any(block.find(b"\n", stop - LONG, stop) < 0 for stop in parts)
             if b"\r" in block or last == b"\r":
                 both = block.count(b"\r\n") + (last == b"\r" and block[:1] == b"\n")
                 pairs, feeds = pairs + both, feeds + block.count(b"\n") - both
@@ -297,7 +342,7 @@ def _survey(path):
                 feeds += b"\n" in block
             before, last = before + len(block), block[-1:]
     is_utf_8 = is_utf_8 and not decoder.getstate()[0]
-    return _Survey(is_utf_8, nul, quotes, spaces, alone > 0 or 0 < pairs and feeds > 0)
+    return _Survey(is_utf_8, nul, quotes, spaces, long, alone > 0 or 0 < pairs and feeds > 0)
 
 
 def _rewrite(path, target, encoding, name):

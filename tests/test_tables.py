@@ -2,6 +2,7 @@
 
 import re
 import resource
+import time
 
 import duckdb
 import numpy as np
@@ -15,6 +16,7 @@ from test_sources import known, zip_of
 import data
 from lib.errors import UserError
 from prep import filters, preprocess, tables
+from prep.plain import LONGEST_ROW
 
 EXPECTED = [(3, 70, 2.5), (12, 5, 4.0), (12, 70, 1.0)]
 
@@ -79,6 +81,24 @@ def test_bad_rows_have_the_lines_of_the_file(tmp_path):
         (11, "1,2,3,4"),
     ]
     assert pairs_of(reading.interactions) == EXPECTED and (reading.rows, reading.bad) == (9, 6)
+
+
+@pytest.mark.parametrize("surplus", ["7", '"a, ""b"""'])
+def test_many_surplus_fields_make_one_bad_row_in_no_time(tmp_path, surplus):
+    rows = [f"{user},{item}" for user in range(5) for item in range(5)]
+    wide = ",".join(["1,2", *60_000 * [surplus]])
+    began = time.monotonic()
+    reading = reading_of(write(tmp_path / "own.csv", "\n".join(["user,item", *rows, wide, *rows]) + "\n"))
+    assert time.monotonic() - began < 5
+    assert (reading.rows, reading.bad, reading.examples[0][1]) == (51, 1, 27)
+    assert len(reading.interactions.user) == 50
+
+
+def test_a_row_that_is_too_long_is_named(tmp_path):
+    """DuckDB would leave it out, and not tell."""
+    path = write(tmp_path / "own.csv", "user,item\n" + "1,2\n" * 9 + "3," + "4" * (2 * LONGEST_ROW) + "\n")
+    with pytest.raises(UserError, match="^own.csv, line 11 is longer than 16,777,216 bytes. Remove it"):
+        reading_of(path)
 
 
 @pytest.mark.parametrize("room", [1, 20_000])
