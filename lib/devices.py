@@ -21,7 +21,7 @@ import psutil
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lib.errors import UserError
+from lib.errors import Output, UserError
 
 JOIN_SECONDS = 120  # how long a process waits for the others to start
 GIB = 2**30  # bytes
@@ -59,7 +59,7 @@ def join(coordinator, process_id, num_processes):
 def _keep_standard_output():
     """Reserves standard output for Python, because Gloo, in C++, prints a greeting there."""
     sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    sys.stdout = Output(os.fdopen(os.dup(1), "wb"), sys.stdout.encoding, sys.stdout.errors)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

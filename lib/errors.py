@@ -2,7 +2,9 @@
 
 import argparse
 import errno
+import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +16,19 @@ LONGEST_WORD, LONGEST_LINE = 300, 900  # characters
 
 def printable(text):
     """The text with a visible mark for every character that would steer a terminal, such as an escape."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+class Output(io.TextIOWrapper):
+    """A stream on which names and titles, whoever chose them, cannot steer a terminal; progress bars can."""
+
+    def write(self, text):
+        moves = re.match(r"\r|[\r\n]*(\x1b\[A)*$", text)  # tqdm: before a bar, and between bars
+        start = moves.end() if moves else 0
+        return super().write(text[:start] + "\n".join(map(printable, text[start:].split("\n"))))
 
 
 def one_line(text):

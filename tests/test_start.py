@@ -1,5 +1,6 @@
 """How a script begins and ends: output that cannot be written, and Ctrl-C at any moment."""
 
+import io
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from lib.errors import FULL_DISK
+from lib.errors import FULL_DISK, Output
 
 HERE = "import lib.start, os, signal; from lib.errors import run_script; "
 CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
@@ -39,6 +40,19 @@ def test_an_output_that_is_lost_is_no_success(work, unbuffered):
 def test_what_the_output_cannot_show_is_replaced():
     done = run("run_script(lambda words: print('∞-AE'))", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, "?-AE\n", "")
+
+
+def test_nothing_that_is_printed_steers_the_terminal():
+    work = "print('a\\x1b[2J\\u202eb\\nc'); raise UserError('d\\x9b')"
+    done = run(f"from lib.errors import UserError\ndef work(words): {work}\nrun_script(work)")
+    assert (done.stdout, done.stderr) == ("a\ufffd[2J\ufffdb\nc\n", "-c: d\ufffd\n")
+
+
+def test_progress_bars_still_move():
+    moves, written = ["\r  0%|", "\n", "\x1b[A", "\n\n\x1b[A\x1b[A", "\r"], io.BytesIO()
+    output = Output(written, "utf-8", write_through=True)
+    output.writelines(moves)
+    assert written.getvalue() == "".join(moves).encode()
 
 
 @pytest.mark.parametrize(
