@@ -33,7 +33,7 @@ from typing_extensions import TypedDict
 from hyper_params import name as file_name
 from lib.checks import read_json
 from lib.errors import UserError
-from lib.files import read_npz, refusal
+from lib.files import check_regular, read_npz, refusal
 from lib.random_streams import Stream, generator
 
 INTERACTIONS, INDEX, MANIFEST = "total_data.hdf5", "index.npz", "manifest.json"
@@ -385,6 +385,8 @@ def _without(matrix, other):
 
 def _verify_checksums(folder):
     manifest, repair = folder / MANIFEST, f"delete {folder} and run ./prep.sh again"
+    for path in folder.iterdir():
+        check_regular(path)
     if not manifest.exists():
         return
     for name, sha256 in read_json(manifest, Manifest, repair)["sha256"].items():

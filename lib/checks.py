@@ -6,11 +6,11 @@ JSON from a file passes here, too, so that whoever reads it meets only what a sc
 import json
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lib.errors import UserError
+from lib.files import read_text
 
 MOST_SHOWN = 80  # characters of a wrong value
 
@@ -120,14 +120,12 @@ def read_json(path, kind, remedy, lines=False):
     Raises:
         UserError: the file cannot be read, or is damaged: no JSON, or not of the kind.
     """
+    text = read_text(path, remedy)
     try:
-        text = Path(path).read_text(encoding="utf-8")
         if not lines:
             return parse_json(text, kind)
         if not text:
             raise ValueError("it is empty")
         return [parse_json(part, kind) for part in text.splitlines()]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from error

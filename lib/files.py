@@ -19,12 +19,41 @@ import numpy as np
 from lib.errors import InUse, UserError
 
 ROOT = Path(__file__).parent.parent  # the project's folder
+LARGEST_TEXT = 2**26  # bytes of a JSON file or a list of ids
 
 
 def refusal(error):
     """What the system says in an error; "" where it is the content of a file that is wrong."""
     is_of_system = isinstance(error, OSError) and error.errno not in (None, 0, errno.EINVAL)
     return os.strerror(error.errno) if is_of_system else ""  # EINVAL: content that leads a seek astray
+
+
+def check_regular(path):
+    """Raises UserError if the path is a pipe or a device, whose reading may never end."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} cannot be read: it is a pipe or a device, and no file")
+
+
+def read_text(path, remedy):
+    """The text in a small file.
+
+    Args:
+        remedy: what the user can do about a damaged file, the end of the message.
+
+    Raises:
+        UserError: the system cannot read the file, or it is larger than LARGEST_TEXT, or not UTF-8.
+    """
+    check_regular(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            if (size := os.fstat(file.fileno()).st_size) > LARGEST_TEXT:
+                raise UserError(f"{path} cannot be read: it has {size:,} bytes; {LARGEST_TEXT:,} are allowed")
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: it is not text in UTF-8; {remedy}") from error
 
 
 @contextmanager
@@ -182,6 +211,7 @@ def read_npz(path, remedy):
     Raises:
         UserError: the system cannot read the file, or it is truncated or damaged.
     """
+    check_regular(path)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}  # reading compares the zip's checksums

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from hyper_params import line
 from lib.checks import parse_json
 from lib.errors import UserError
-from lib.files import ROOT, read_npz, write_files
+from lib.files import ROOT, lock, read_npz, write_files
 from runs.folder import shaping
 from runs.reading import Result, Settings, Size, check_sum, read_finished, read_readable
 from runs.recipes import Statistics
@@ -189,6 +189,11 @@ def keep(runs, need_users):
         runs: [FinishedRun] of folders.
         need_users: names of the runs whose users' metrics are recorded, too.
     """
+    with lock(DOCS / f".{LINES}.lock"):  # else, what another call adds meanwhile would be lost
+        _keep(runs, need_users)
+
+
+def _keep(runs, need_users):
     recorded = read_record()
     users = {run.name: run.recorded_ndcg for run in recorded if run.recorded_ndcg is not None}
     for run in runs:

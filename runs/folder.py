@@ -37,7 +37,7 @@ import psutil
 from tqdm import tqdm
 
 from lib.checks import parse_json
-from lib.errors import UserError
+from lib.errors import UserError, printable
 from lib.files import ROOT, atomic, lock, naming, read_npz
 from runs.reading import START_AGAIN, SUMMED, SUMS, OwnResult, Place, digest_of, read_config, read_result
 
@@ -64,6 +64,7 @@ class Run:
         """Shows a line, above a progress bar if there is one, and keeps it in log.txt."""
         if self._silent:
             return
+        line = printable(line)
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
         path = self.folder / "log.txt"
@@ -129,9 +130,10 @@ class Run:
             return None
         arrays = read_npz(path, START_AGAIN)
         try:
-            return arrays, parse_json(str(arrays.pop("state")), Place)
+            state = parse_json(str(arrays.pop("state")), Place)
         except (KeyError, ValueError) as error:
             raise UserError(f"{path} is not a checkpoint of this script ({error}); {START_AGAIN}") from error
+        return arrays, {**state, "history": [Validated(line) for line in state["history"]]}
 
     def result(self):
         """The result of the finished run, or None."""
@@ -142,6 +144,13 @@ class Run:
     def wall_seconds(self):
         """Seconds the run has taken in all its processes, imports included."""
         return self.earlier_seconds + time.monotonic() - self._started
+
+
+class Validated(dict):
+    """A line of the history in a checkpoint. Reading a key that it lacks is a UserError."""
+
+    def __missing__(self, key):
+        raise UserError(f"checkpoint.npz is damaged: a validation has no {key}; {START_AGAIN}")
 
 
 class Stop:
@@ -227,6 +236,7 @@ def describe(settings, reasons, fingerprint, statistics, devices):
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_revision": _git_revision(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "sums": SUMS,
     }
 
 

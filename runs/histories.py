@@ -3,7 +3,6 @@
 import csv
 import io
 import sys
-from pathlib import Path
 from typing import NamedTuple, NotRequired
 
 import numpy as np
@@ -15,6 +14,7 @@ from data import MANIFEST
 from hyper_params import line
 from lib.checks import read_json
 from lib.errors import UserError, printable
+from lib.files import read_text
 
 MOST_NAMED = 20  # ids, in a warning
 # What prep.sh keeps, by the keys of a data set's manifest.
@@ -106,7 +106,7 @@ class Ids:
         candidates = np.ones(self.dataset.items, bool)
         for option, path in (("only", only), ("without", without)):
             if path is not None:
-                columns = self._places("item", read_ids(f"--{option}={path}", path))
+                columns = self._places("item", read_ids(option, path))
                 named = np.isin(np.arange(self.dataset.items), columns)
                 candidates &= named if option == "only" else ~named
         if not candidates.any():
@@ -114,16 +114,12 @@ class Ids:
         return candidates
 
 
-def read_ids(name, path):
-    """The ids in a file, one a line; name stands in the UserErrors."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, ValueError) as error:  # ValueError: it is not UTF-8
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise UserError(f"{name} cannot be read: {reason}") from error
+def read_ids(option, path):
+    """The ids in a file, one a line; UserError if there are none."""
+    lines = read_text(path, f"--{option} needs the id of an item a line").split("\n")
     ids = [line.strip() for line in lines if line.strip()]
     if not ids:
-        raise UserError(f"{name} is empty, and needs the id of an item a line")
+        raise UserError(f"--{option}={path} is empty, and needs the id of an item a line")
     return ids
 
 

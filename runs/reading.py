@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from hyper_params import INT_MAX, count, from_zero, line
 from lib.checks import read_json
 from lib.errors import UserError
+from lib.files import check_regular
 from lib.metric_names import METRICS, OF_USERS
 from lib.settings import check_kept
 
@@ -66,7 +67,7 @@ Metrics = Annotated[Numbers, AfterValidator(_check_complete)]
 Kept = Annotated[dict[str, Any], AfterValidator(check_kept)]
 Settings = Annotated[Kept, AfterValidator(_check_dataset)]
 place = Annotated[int, Field(ge=0, le=INT_MAX)]
-seconds = Annotated[float, Field(ge=-1e12, le=1e12)]  # below 0: of an older run, whose clock was set back
+seconds = Annotated[float, Field(ge=0, le=1e9)]  # 30 years
 
 
 class Size(TypedDict):
@@ -90,6 +91,7 @@ class Config(TypedDict):
     python: line
     devices: line
     started: line
+    sums: NotRequired[line]  # the file with the sums; runs from before there were sums lack it
     versions: dict[line, line]
     git_revision: line | None
 
@@ -172,13 +174,14 @@ def check_sum(folder, name):
     """The SHA-256 of a file of a finished run, in hexadecimal.
 
     Raises:
-        Altered: the file is missing, or sums.json has another sum. A run that was made before there were sums
-            has no sums.json: its files are taken as they are.
+        Altered: the file or sums.json is missing, or sums.json has another sum. The files of a run that was
+            made before there were sums, as its config.json tells, are taken as they are.
     """
     path, sums = Path(folder) / name, Path(folder) / SUMS
     try:
         digest = digest_of(path)
-        known = read_json(sums, dict[str, str], START_AGAIN)[name] if sums.exists() else digest
+        is_summed = sums.exists() or "sums" in read_config(folder)
+        known = read_json(sums, dict[str, str], START_AGAIN)[name] if is_summed else digest
     except (OSError, LookupError, UserError) as error:
         raise Altered(f"{path} cannot be compared with {SUMS} ({error}); {START_AGAIN}") from error
     if digest != known:
@@ -191,6 +194,7 @@ def check_sum(folder, name):
 
 def digest_of(path):
     """The SHA-256 of a file, in hexadecimal."""
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import without_sums
 from matplotlib.figure import Figure
 from scipy import stats
 
 import compare
 import hyper_params
 from lib import plots
-from lib.errors import UserError
-from lib.files import ROOT
+from lib.errors import InUse, UserError
+from lib.files import ROOT, lock
 from lib.metric_names import METRICS
 from paper import make_runs, plan, record, summaries
 from paper.plan import Runs
@@ -549,6 +550,8 @@ def test_runs_of_other_data_are_not_compared(results):
         ("result.json", {"choice": 5}),
         ("result.json", {"parts": [None]}),
         ("result.json", {"wall_seconds": None}),
+        ("result.json", {"wall_seconds": -1.0}),
+        ("result.json", {"step_seconds": 1e300}),
         ("result.json", {"test": {**dict.fromkeys(METRICS, 1.0), "AUC": -1}}),
         ("result.json", {"test": {**dict.fromkeys(METRICS, 1.0), "NDCG@10": 1e308}}),
         ("result.json", {"test": {**dict.fromkeys(METRICS, 1.0), "NDCG@10": None}}),
@@ -597,6 +600,7 @@ def test_users_of_another_run_are_refused(results, users):
 def test_a_run_that_was_altered_is_named_and_left_out(results, capsys):
     """Also where its figures remain possible; a run without sums, which is older, is taken as it is."""
     path = next(results.glob("table-ml-1m-EASE*"))
+    edit(path / "config.json", sums="sums.json")
     Run(path, True, silent=False).finish(json.loads((path / "result.json").read_text()))
     assert path.name in [run.name for run in record.read_folder(results)[0]]
     metrics = json.loads((path / "result.json").read_text())["test"]
@@ -605,6 +609,7 @@ def test_a_run_that_was_altered_is_named_and_left_out(results, capsys):
         ("result.json", lambda file: edit(file, test={**metrics, "HR@10": 35.0})),
         ("config.json", lambda file: edit(file, git_revision="abd")),
         ("sums.json", lambda file: file.write_text("{")),
+        ("sums.json", lambda file: file.unlink()),
     ):
         whole = (path / name).read_bytes()
         alter(path / name)
@@ -617,11 +622,22 @@ def test_a_run_that_was_altered_is_named_and_left_out(results, capsys):
         compare.summary(match(results))
     compare.main(["--mine", f"--results_dir={results}", "--dataset=ml-1m"])
     assert f"left out: {path}/users.npz has been altered" in capsys.readouterr().out
-    (path / "sums.json").unlink()
+    without_sums(path)
     compare.summary(match(results))
 
 
 # ---- The record ----------------------------------------------------------------------------------------
+
+
+def test_the_record_is_locked_while_runs_are_added(docs, monkeypatch):
+    """Else, what another call adds between the reading of the record and its writing would be lost."""
+
+    def write(*_):
+        with pytest.raises(InUse), lock(docs / ".results.jsonl.lock", "another adds runs"):
+            pass
+
+    monkeypatch.setattr(record, "write_files", write)
+    record.keep([], ())
 
 
 def test_the_record_says_nothing_of_the_machine_and_counts_as_the_runs(results, docs, tmp_path):

@@ -8,11 +8,12 @@ import os
 import numpy as np
 import pytest
 
+from lib.checks import read_json
 from lib.errors import UserError, one_line
 from lib.files import atomic, empty_folder, read_npz
 from runs import trials
 from runs.folder import Run
-from runs.reading import read_validations
+from runs.reading import digest_of, read_validations
 
 PLACE = {"stage": 0, "step": 1, "validated": True, "history": [], "seconds": [0.5], "wall_seconds": 2.5}
 LINE = {"step": 0, "lamda": 1, "loss": None, "validation": {"HR@100": 1.0}}
@@ -55,6 +56,7 @@ def test_json_has_no_nan_and_no_infinity_wherever_it_stands(tmp_path):
         {"history": [{**LINE, "validation": {"AUC": -1}}]},
         {"seconds": ["0"]},
         {"wall_seconds": None},
+        {"wall_seconds": -1.0},
         "[1]",
         3000 * "[",
     ],
@@ -115,6 +117,34 @@ def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path):
     (tmp_path / "b.npz").write_bytes(b"PK")
     with pytest.raises(UserError, match="b.npz cannot be read: truncated or damaged .*; delete it$"):
         read_npz(tmp_path / "b.npz", "delete it")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_pipe_and_a_device_are_not_read(tmp_path, make):
+    path = tmp_path / "file"
+    make(path)
+    for read in (lambda: read_json(path, dict, ""), lambda: read_npz(path, ""), lambda: digest_of(path)):
+        with pytest.raises(
+            UserError, match=f"^{path} cannot be read: it is a pipe or a device, and no file$"
+        ):
+            read()
+
+
+def test_a_text_that_is_too_large_is_not_read(tmp_path):
+    with open(tmp_path / "a.json", "wb") as file:
+        file.truncate(10**10)
+    with pytest.raises(UserError, match="a.json cannot be read: it has 10,000,000,000 bytes; 67,108,864 are"):
+        read_json(tmp_path / "a.json", dict, "")
+
+
+def test_a_validation_in_a_checkpoint_that_lacks_a_key_is_named(tmp_path):
+    run = run_in(tmp_path)
+    run.save_checkpoint({}, {**PLACE, "history": [{"validation": None}]})
+    [line] = run.load_checkpoint()[1]["history"]
+    with pytest.raises(
+        UserError, match="checkpoint.npz is damaged: a validation has no step; --resume=false"
+    ):
+        line["step"]
 
 
 def test_errors_are_one_short_printable_line():
