@@ -28,12 +28,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from conftest import NASTY, ROOT, clustered_interactions  # sets what JAX reads at its import
+from conftest import NASTY, ROOT, clustered_interactions, without_sums  # sets what JAX reads at its import
 
 from hyper_params import hyper_params, takes
 from lib.files import atomic, write_parquet
 
-FAULTS = "traceback", "exit code", "line", "left behind", "difference"
 SECONDS, MEMORY, LONGEST = 60, 2**33, 1000  # of an attack, which is killed then; characters of a line
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u202e]")
 TEMPORARY = ".tmp", ".partial", ".reading"
@@ -157,9 +156,9 @@ class Attack:
             say("exit code", f"0, but {last[:300]}")
         elif self.code > 0 and not self.sent and not begins:
             say("exit code", f"{self.code}, but {last[:300]}")
-        # A .csv has titles as they are; who gives a name that steers the terminal reads it where it is said.
-        own = "--format=csv" in self.words or STEERING.search("".join(self.words))
-        for line in (self.errors if own else text).split("\n"):
+        for line in (self.errors if "--format=csv" in self.words else text).split(
+            "\n"
+        ):  # with titles as they are
             if len(line) > LONGEST or STEERING.search(line):
                 say("line", line[:200])
         if self.sent != signal.SIGKILL:
@@ -246,8 +245,13 @@ def settings(lab, rng):
     yield Attack(lab, command, *words, *["--train_steps=3"] * command.startswith(("distill", "stream"))).end()
 
 
+def make_huge(path):
+    with open(path, "wb") as file:
+        file.truncate(10**10)
+
+
 def damage(path, rng):
-    """Damages a file in one of many ways; its name."""
+    """Damages a file in one of many ways, or puts something else in its place; its name."""
     content = path.read_bytes()
     spot, bit = rng.randrange(len(content)), 1 << rng.randrange(8)
     word = rng.choice([*re.finditer(rb'[\d.]+|"[^"]*"|\w+', content)])
@@ -265,7 +269,10 @@ def damage(path, rng):
         np.savez(other, **{**arrays, name: np.roll(arrays[name], 1)})
         damaged.append(other.getvalue())
     path.unlink()
-    path.mkdir() if rng.random() < 0.03 else path.write_bytes(rng.choice(damaged))
+    if rng.random() < 0.9:
+        path.write_bytes(rng.choice(damaged))
+    else:
+        rng.choice([Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), make_huge])(path)
     return path.name
 
 
@@ -277,16 +284,18 @@ def files(lab, rng):
         assert whole.code == 0, whole.errors
         lab.outputs[command] = lab.output(whole)
         lab.renew()
-    of_run, is_sure = command in OF_RUN and rng.random() < 0.7, False
+    is_sure = False
     if command == PREPARE:
         lab.write_raw(*rng.choices([".csv", ".csv.gz", ".parquet", ".jsonl", ".zip"], k=2))
         name = damage(lab.places[rng.choice(["raw", "titles"])], rng)
-    elif of_run:
-        if is_sure := rng.random() < 0.7:  # else, as from before there were sums
-            name = damage(lab.places["run"] / rng.choice(FILES), rng)
+    elif command in OF_RUN and rng.random() < 0.7:
+        run, is_sure = lab.places["run"], rng.random() < 0.7
+        if is_sure and rng.random() < 0.1:
+            (run / (name := rng.choice(FILES))).unlink()
+        elif is_sure:
+            name = damage(run / rng.choice(FILES), rng)
         else:
-            (lab.places["run"] / "sums.json").unlink()
-            name = damage(lab.places["run"] / rng.choice(FILES[:-1]), rng)
+            name = damage(without_sums(run) / rng.choice(FILES[:-1]), rng)
     else:
         name = damage(lab.places["data"] / "tiny" / rng.choice(DATA), rng)
         is_sure = name in DATA[:2] and command in OF_RUN  # which knows the data by their fingerprint
@@ -373,17 +382,15 @@ def main():
         lab = Lab(Path(base))
         for number, kind in enumerate(chosen):
             lab.renew()
-            began = time.monotonic()
+            counts[kind].update(attacks=1, seconds=-time.monotonic())
             for attack in kind(lab, random.Random(f"{options.seed} {number}")):
                 counts[kind].update({"commands", *(fault for fault, _ in attack.faults)})
                 for fault, what in attack.faults:
                     print(f"{number} {kind.__name__}, {fault}: {ascii(what)}\n    {attack}", flush=True)
                     failures += 1
-            counts[kind].update({"attacks": 1, "seconds": time.monotonic() - began})
-    columns = "attacks", "commands", *FAULTS, "seconds"
-    print("".join(f"{word:>12}" for word in ("", *columns)))
-    for kind in counts:
-        print(f"{kind.__name__:>12}" + "".join(f"{counts[kind][word]:12.0f}" for word in columns))
+            counts[kind].update(seconds=time.monotonic())
+    for kind, count in counts.items():
+        print(f"{kind.__name__:>9}: {', '.join(f'{number:.0f} {what}' for what, number in count.items())}")
     sys.exit(failures > 0)
 
 
