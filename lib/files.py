@@ -29,10 +29,10 @@ def refusal(error):
 
 
 def check_regular(path):
-    """Raises UserError if the path is a pipe or a device, whose reading may never end."""
+    """Raises UserError if the path is a pipe or a device: reading may never end, a file would replace it."""
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{path} cannot be read: it is a pipe or a device, and no file")
+        raise UserError(f"{path} is no file, but a pipe or a device")
 
 
 def read_text(path, remedy):
@@ -71,13 +71,15 @@ def naming(path):
 def atomic(path):
     """Opens path for writing in binary; the whole file appears when the block ends, or none if it fails.
 
-    Several may write one path at once: the last to end wins, and nothing of the others is left.
+    Several may write one path at once: the last to end wins, and nothing of the others is left. Of a symbolic
+    link, it is the target that is written.
 
     Raises:
-        UserError: the folder of path does not exist.
+        UserError: the folder of path does not exist, or path is a device.
         OSError: the system refuses, as on a full disk; it names the path.
     """
-    path = Path(path)
+    check_regular(path)
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     if not path.parent.is_dir():
         command = f"mkdir -p {shlex.quote(str(path.parent))}"
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}; `{command}` makes it")

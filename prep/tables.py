@@ -121,8 +121,8 @@ def unreadable(file, error):
 def reader_of(file):
     """The DuckDB function that reads a Parquet or JSON file."""
     if file.kind == "parquet":
-        return f"read_parquet({quoted(file.path)})"
-    return f"read_json_auto({quoted(file.path)}, maximum_object_size={LONGEST_ROW}, sample_size=-1)"
+        return f"read_parquet({_of_one(file)})"
+    return f"read_json_auto({_of_one(file)}, maximum_object_size={LONGEST_ROW}, sample_size=-1)"
 
 
 def source_of(file, layout):
@@ -135,7 +135,7 @@ def source_of(file, layout):
     delimiter, quote = quoted(layout.delimiter), quoted(layout.quote)
     nothing = "['']" if layout.escape == "\\" else "['', '\\N']"  # \N as MySQL and PostgreSQL write it
     source = (
-        f"read_csv({quoted(file.path)}, auto_detect=false, compression='none', delim={delimiter}, "
+        f"read_csv({_of_one(file)}, auto_detect=false, compression='none', delim={delimiter}, "
         f"quote={quote}, escape={quoted(layout.escape)}, header=false, skip={layout.skip}, "
         f"columns={{{types}}}, max_line_size={LONGEST_ROW}, buffer_size={2 * LONGEST_ROW}, "
         f"store_rejects=true, rejects_limit=0, null_padding={_is_marked(layout)}, nullstr={nothing})"
@@ -519,6 +519,11 @@ def titles_of(titles, item_ids):
 def quoted(text):
     """A text in SQL."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def _of_one(file):
+    """The path of a Plain in SQL; DuckDB would take a name such as a*.csv for a pattern of many files."""
+    return quoted(re.sub(r"[*?[]", r"[\g<0>]", str(file.path)))
 
 
 def _identifier(name):

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lib.errors import UserError
 from lib.files import atomic, write_files
 
 
@@ -64,3 +65,18 @@ def test_what_a_killed_writer_has_left_goes_and_nothing_else(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask, "as of any other file"
+
+
+def test_no_file_takes_the_place_of_a_pipe_and_the_target_of_a_link_is_written(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is no file, but a pipe or a device"), atomic(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
+    with atomic(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "folder" / "file").read_bytes() == b"new"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with atomic(tmp_path / "loop"):
+        pass

@@ -15,6 +15,7 @@ from test_sources import known, zip_of
 
 import data
 from lib.errors import UserError
+from lib.files import atomic, write_parquet
 from prep import filters, preprocess, tables
 from prep.plain import LONGEST_ROW
 
@@ -92,6 +93,20 @@ def test_many_surplus_fields_make_one_bad_row_in_no_time(tmp_path, surplus):
     assert time.monotonic() - began < 5
     assert (reading.rows, reading.bad, reading.examples[0][1]) == (51, 1, 27)
     assert len(reading.interactions.user) == 50
+
+
+@pytest.mark.parametrize("name", ["a*.csv", "a?.csv", "[a].csv", "[a]*.parquet", "?.json"])
+def test_a_name_that_looks_like_a_pattern_is_that_of_one_file(tmp_path, name):
+    for one, user in (("a.csv", 9), ("aa.csv", 9), (name, 1)):
+        rows = pd.DataFrame({"user": [user, user], "item": [2, 3]})
+        if one.endswith(".parquet"):
+            with atomic(tmp_path / one) as file:
+                write_parquet(file, rows)
+        else:
+            write(
+                tmp_path / one, rows.to_json(orient="records") if "json" in one else rows.to_csv(index=False)
+            )
+    assert pairs_of(reading_of(tmp_path / name).interactions) == [(1, 2, 1.0), (1, 3, 1.0)]
 
 
 def test_a_row_that_is_too_long_is_named(tmp_path):
