@@ -18,13 +18,11 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is 
 for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
     if getattr(sys, name) is None:  # closed: the next file that is opened would take its place
         setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))
+os.environ.pop("MPLBACKEND", None)  # of a notebook from whose shell this is called: it is not installed here
 
-from lib.errors import Output  # noqa: E402  after what it imports could open files
+from lib.errors import Output  # noqa: E402  not before the streams are open
 
-for name, errors in (
-    ("stdout", "replace"),
-    ("stderr", "backslashreplace"),
-):  # of ∞, where the output is ASCII
+for name, errors in (("stdout", "replace"), ("stderr", "backslashreplace")):  # of ∞ in ASCII, say
     stream = getattr(sys, name)
     about = stream.encoding, errors, None, stream.line_buffering, stream.write_through
     setattr(sys, name, Output(stream.detach(), *about))

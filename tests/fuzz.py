@@ -33,9 +33,9 @@ from conftest import NASTY, ROOT, clustered_interactions, without_sums  # sets w
 from hyper_params import hyper_params, takes
 from lib.files import atomic, write_parquet
 
-SECONDS, MEMORY, LONGEST = 60, 2**33, 1000  # of an attack, which is killed then; characters of a line
-STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u202e]")
+SECONDS, MEMORY, LONGEST = 180, 2**33, 1000  # of an attack, which is killed then; characters of a line
 TEMPORARY = ".tmp", ".partial", ".reading"
+COMPLAINT = re.compile(r"^(?!note: ).*(Errno|Error\b|Exception|Warning:)", re.MULTILINE)
 NO_LIMIT = resource.RLIM_INFINITY
 
 # {places} are of a Lab.
@@ -150,16 +150,13 @@ class Attack:
         begins = last.startswith((f"{self.script.removesuffix('.py')}: ", "interrupted"))
         if "Traceback (most" in text or "Fatal Python" in text or (self.code < 0 and not self.sent):
             say("traceback", f"{self.code}: {text[-400:]}")
-        elif self.code == 0 and re.search(
-            r"(?m)^(?!note: ).*(Errno|Error\b|Exception|Warning:)", self.errors
-        ):
+        elif self.code == 0 and re.search(COMPLAINT, self.errors):
             say("exit code", f"0, but {last[:300]}")
         elif self.code > 0 and not self.sent and not begins:
             say("exit code", f"{self.code}, but {last[:300]}")
-        for line in (self.errors if "--format=csv" in self.words else text).split(
-            "\n"
-        ):  # with titles as they are
-            if len(line) > LONGEST or STEERING.search(line):
+        said = self.errors if "--format=csv" in self.words else text  # a .csv has titles as they are
+        for line in said.split("\n"):
+            if len(line) > LONGEST or not line.isprintable():
                 say("line", line[:200])
         if self.sent != signal.SIGKILL:
             left = [path for path in self.lab.folder.rglob(".*") if path.suffix in TEMPORARY]
@@ -188,14 +185,18 @@ class Lab:
         self.raw = pd.DataFrame({key: [f"{k}{n}" for n in ids] for (key, k), ids in zip(*pairs)})
         self.titles = self.raw[["item"]].drop_duplicates().assign(title="Film")
         self.renew()
-        prepared = Attack(self, PREPARE.replace("own", "tiny").replace("{results}", str(base / "data"))).end()
-        assert prepared.code == 0, prepared.errors
+        self.sound(PREPARE.replace("own", "tiny").replace("{results}", str(base / "data")))
         self.renew()
         began = time.monotonic()
-        done = Attack(self, SMALL).end()
-        assert done.code == 0, done.errors
+        self.sound(SMALL)
         self.seconds, self.result = time.monotonic() - began, self.read_result()
         next(self.folder.glob("results/distill-*")).rename(base / "run")
+
+    def sound(self, command):
+        """A command that must succeed, once it has ended."""
+        done = Attack(self, command).end()
+        assert done.code == 0, done.errors
+        return done
 
     def renew(self):
         """Empties the folder of an attack, but for copies of the run, the data set and the raw table."""
@@ -280,9 +281,7 @@ def files(lab, rng):
     """A damaged file, which every script that reads it names, or reads as it was; or a damaged raw table."""
     command = rng.choice([*OF_RUN, OF_DATA, PREPARE])
     if command not in lab.outputs:
-        whole = Attack(lab, command).end()
-        assert whole.code == 0, whole.errors
-        lab.outputs[command] = lab.output(whole)
+        lab.outputs[command] = lab.output(lab.sound(command))
         lab.renew()
     is_sure = False
     if command == PREPARE:
@@ -300,9 +299,9 @@ def files(lab, rng):
         name = damage(lab.places["data"] / "tiny" / rng.choice(DATA), rng)
         is_sure = name in DATA[:2] and command in OF_RUN  # which knows the data by their fingerprint
     done = Attack(lab, command).end()
-    if is_sure and done.code == 0 and name not in done.out + done.errors:
-        if lab.output(done) != lab.outputs[command]:
-            done.faults.append(("difference", f"{name} is damaged, and the output another"))
+    is_named = done.code or name in done.out + done.errors
+    if is_sure and not is_named and lab.output(done) != lab.outputs[command]:
+        done.faults.append(("difference", f"{name} is damaged, and the output another"))
     yield done
 
 

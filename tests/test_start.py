@@ -48,6 +48,11 @@ def test_nothing_that_is_printed_steers_the_terminal():
     assert (done.stdout, done.stderr) == ("a\ufffd[2J\ufffdb\nc\n", "-c: d\ufffd\n")
 
 
+def test_the_backend_of_a_notebook_is_not_asked_for():
+    done = run("run_script(lambda words: __import__('matplotlib'))", MPLBACKEND="that of a notebook")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_progress_bars_still_move():
     moves, written = ["\r  0%|", "\n", "\x1b[A", "\n\n\x1b[A\x1b[A", "\r"], io.BytesIO()
     output = Output(written, "utf-8", write_through=True)
