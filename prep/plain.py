@@ -9,7 +9,6 @@ import codecs
 import csv
 import glob
 import gzip
-import itertools
 import re
 import shutil
 import sys
@@ -268,13 +267,11 @@ def with_short_rows(file, layout, scratch):
 
     def lines():
         with open(file.path, "rb") as source:
-            for number in itertools.count(1):
-                if len(line := source.readline(LONGEST_ROW + 1)) > LONGEST_ROW:
+            for number, line in enumerate(iter(lambda: source.readline(LONGEST_ROW + 1), b""), 1):
+                if len(line) > LONGEST_ROW:
                     raise UserError(
                         f"{file.name}, line {number:,} is longer than {LONGEST_ROW:,} bytes. Remove it"
                     )
-                if not line:
-                    return
                 yield line
 
     def cut(line):

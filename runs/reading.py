@@ -44,28 +44,21 @@ def _check_complete(metrics):
     return metrics
 
 
-def _check_dataset(settings):
-    if "dataset" not in settings:
-        raise ValueError("it has no dataset")
-    return settings
+def _has_one_of(*keys):
+    """A validator of dicts."""
 
+    def check(values):
+        if not values.keys() & {*keys}:
+            raise ValueError(f"it has no {keys[0]}")
+        return values
 
-def _check_choice(result):
-    if not {"lamda", "choice"} & result.keys():
-        raise ValueError("it has no lamda")
-    return result
-
-
-def _check_yardsticks(yardsticks):
-    if "popularity" not in yardsticks:
-        raise ValueError("it has no popularity")
-    return yardsticks
+    return AfterValidator(check)
 
 
 Numbers = Annotated[dict[line, float | None], AfterValidator(_check_values)]
 Metrics = Annotated[Numbers, AfterValidator(_check_complete)]
 Kept = Annotated[dict[str, Any], AfterValidator(check_kept)]
-Settings = Annotated[Kept, AfterValidator(_check_dataset)]
+Settings = Annotated[Kept, _has_one_of("dataset")]
 place = Annotated[int, Field(ge=0, le=INT_MAX)]
 seconds = Annotated[float, Field(ge=0, le=1e9)]  # 30 years
 
@@ -131,10 +124,10 @@ class OwnResult(AnyResult):
     dataset: line
     step_seconds: seconds | None
     peak_rss_mb: from_zero
-    yardsticks: Annotated[dict[line, Measured], AfterValidator(_check_yardsticks)]
+    yardsticks: Annotated[dict[line, Measured], _has_one_of("popularity")]
 
 
-Result = Annotated[AnyResult, AfterValidator(_check_choice)]
+Result = Annotated[AnyResult, _has_one_of("lamda", "choice")]
 
 
 class Validation(TypedDict):
