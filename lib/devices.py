@@ -59,7 +59,8 @@ def join(coordinator, process_id, num_processes):
 def _keep_standard_output():
     """Reserves standard output for Python, because Gloo, in C++, prints a greeting there."""
     sys.stdout.flush()
-    sys.stdout = Output(os.fdopen(os.dup(1), "wb"), sys.stdout.encoding, sys.stdout.errors)
+    about = sys.stdout.encoding, sys.stdout.errors, None, sys.stdout.line_buffering
+    sys.stdout = Output(os.fdopen(os.dup(1), "wb"), *about)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
