@@ -90,7 +90,6 @@ def become(script, words, temporary, largest_file):
     """In a fork: does what `python script words` does, without the seconds of its imports, and ends."""
     os.closerange(3, 256)  # with the pipe on which subprocess waits for an exec
     sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
-    sys.stderr.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
     sys.modules.pop("lib.start", None)
@@ -248,7 +247,7 @@ def settings(lab, rng):
 
 def make_huge(path):
     with open(path, "wb") as file:
-        file.truncate(10**10)
+        file.truncate(2**27)
 
 
 def damage(path, rng):
