@@ -343,10 +343,10 @@ def test_known_and_new_users_get_the_same_from_the_same_history(run_script, dist
         (["--similar-to="], 1, "no item is left"),
         (["--similar-to=i1", "--include-seen"], 1, "--include-seen is about a user's history"),
         (["--similar-to=i1", "--explain"], 1, "--explain is about a user's history"),
-        (["--all", "--only=/nowhere.txt"], 1, "--only=/nowhere.txt cannot be read: No such file"),
-        (["--all", "--without=/"], 1, "--without=/ cannot be read: Is a directory"),
-        (["--all", "--only=/bin/sh"], 1, "--only=/bin/sh cannot be read: it is not text in UTF-8"),
-        (["--all", "--without=/dev/null"], 1, "--without=/dev/null is empty, and needs the id of an item"),
+        (["--all", "--only=/nowhere.txt"], 1, "recommend: /nowhere.txt cannot be read: No such file"),
+        (["--all", "--without=/"], 1, "recommend: / cannot be read: Is a directory"),
+        (["--all", "--only=/bin/sh"], 1, "/bin/sh is damaged: it is not text in UTF-8; --only needs"),
+        (["--all", "--without=/dev/null"], 1, "/dev/null is no file, but a pipe or a device"),
         (["--all", "--k=0"], 1, "at least 1"),
         (["--all", "--k=many"], 1, "recommend: argument --k: invalid int value"),
         (["--all", "--format=parquet"], 1, "needs --out"),
@@ -608,7 +608,7 @@ def test_runs_that_cannot_be_used(distilled_run, titled_data, tmp_path):
         ("steered", {"later": "\x1b[31m"}),
     ):
         np.savez(copy(name) / "distilled.npz", **{**arrays, "settings": json.dumps({**settings, **new})})
-        config = json.loads((distilled_run / "config.json").read_text())
+        config = json.loads((tmp_path / name / "config.json").read_text())
         config["settings"].update(new)
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     assert open_distilled(tmp_path / "moved").settings["data_dir"] == "/elsewhere"

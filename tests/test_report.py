@@ -14,6 +14,7 @@ import report
 from lib import plots
 from lib.errors import UserError
 from page import figures, leak
+from runs.reading import digest_of
 from runs.synthetic_users import load_dataset, open_distilled
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -29,9 +30,9 @@ def page(distilled_run, tmp_path_factory):
     run = shutil.copytree(
         distilled_run, tmp_path_factory.mktemp("results") / "<img src=x onerror='window.hacked=1'>"
     )
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((without_sums(run) / "config.json").read_text())
     config["command"] += " </script><script>window.hacked=1</script>"
-    (without_sums(run) / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_text(json.dumps(config))
     distilled = open_distilled(run)
     dataset = load_dataset(distilled)
     rows = distilled.rows / 2
@@ -291,6 +292,7 @@ def test_no_curve_without_numbers(tmp_path, capsys, text):
 
 def test_a_curve_of_one_validation(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(VALIDATION) + "\n")
+    (tmp_path / "sums.json").write_text(json.dumps({"metrics.jsonl": digest_of(tmp_path / "metrics.jsonl")}))
     for best in (0, None):
         assert "Learning curve" in report.curve(tmp_path, {"best_step": best})
 
