@@ -286,14 +286,12 @@ def _process_start():
 
 
 def _git_revision():
-    try:
-        return subprocess.run(
-            ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
+    def git(*words):
+        words, pipes = ["git", "--no-optional-locks", *words], {"capture_output": True, "text": True}
+        return subprocess.run(words, cwd=ROOT, check=True, timeout=10, **pipes).stdout.strip()
+
+    try:  # describe --dirty would lock the index: killed, it would leave the lock, and git commit nothing
+        is_dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("describe", "--always", "--abbrev=12") + "-dirty" * is_dirty
     except (OSError, subprocess.SubprocessError):
         return None

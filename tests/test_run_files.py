@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from lib.checks import read_json
 from lib.errors import UserError, one_line
 from lib.files import atomic, empty_folder, read_npz
-from runs import trials
+from runs import folder, trials
 from runs.folder import Run
 from runs.reading import digest_of, read_validations
 
@@ -143,6 +144,24 @@ def test_a_validation_in_a_checkpoint_that_lacks_a_key_is_named(tmp_path):
         UserError, match="checkpoint.npz is damaged: a validation has no step; --resume=false"
     ):
         line["step"]
+
+
+def test_the_revision_is_asked_for_without_a_lock(tmp_path, monkeypatch):
+    """Else, a killed run could leave the lock, with which git commits nothing."""
+    git = lambda *words: subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a", *words], cwd=tmp_path
+    )
+    file, index = tmp_path / "file", tmp_path / ".git" / "index"
+    file.write_text("a")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-qm", "a"]):
+        git(*words).check_returncode()
+    monkeypatch.setattr(folder, "ROOT", tmp_path)
+    os.utime(file, (1, 1))  # as if it had changed: `git describe --dirty` would write the index anew
+    before = index.stat().st_ino, index.stat().st_mtime_ns
+    assert not folder._git_revision().endswith("-dirty")
+    file.write_text("b")
+    assert folder._git_revision().endswith("-dirty")
+    assert (index.stat().st_ino, index.stat().st_mtime_ns) == before
 
 
 def test_errors_are_one_short_printable_line():
