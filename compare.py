@@ -375,7 +375,8 @@ def main(arguments):
     rest = [word for word in arguments if word not in modes]
     modes += ["--data"] * any(word.partition("=")[0] == "--data" for word in rest)
     if len(modes) > 1:
-        raise UserError(f"{modes[0]} and {modes[1]} do not go together")
+        instead = "; --mine takes --dataset=NAME" if modes == ["--mine", "--data"] else ""
+        raise UserError(f"{modes[0]} and {modes[1]} do not go together{instead}")
     mode, which = modes[0] if modes else None, {}
     if mode in OWN_KEYS and not {"-h", "--help"} & set(rest):
         which = {key: text for key, text in split(rest) if key in OWN_KEYS[mode]}

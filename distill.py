@@ -329,17 +329,20 @@ def initial_logits(settings, dataset):
     """Where the synthetic users start, (S, I) float: the train rows of S random real users.
 
     Where start_users of them share in one, an interaction of theirs is taken with a probability of one over
-    their number.
+    their number; where none is, all of the first are.
     With start=popularity, draws from softmax(L / tau) follow such a row in a share of OWN_SHARE, and else the
     popularity among all users. A large lamda then ranks by popularity, which so few rows cannot tell.
     """
-    rows, several = 0, settings["start_users"]
-    for place in range(several):
-        part = dataset.train_rows(dataset.sample_users(settings["user_support"], settings["seed"], place))
-        if several > 1:
-            taken = generator(settings["seed"], Stream.SHARES, place).random(part.nnz) < 1 / several
-            part.data = part.data * taken
-        rows = np.maximum(rows, part.toarray().astype(dtype_of(settings)))
+    count, several, seed = (settings[key] for key in ("user_support", "start_users", "seed"))
+    of_user = lambda place: dataset.train_rows(dataset.sample_users(count, seed, place))
+    rows = first = of_user(0).toarray().astype(dtype_of(settings))
+    if several > 1:
+        rows = np.zeros_like(first)
+        for place in range(several):
+            part = of_user(place)
+            part.data = part.data * (generator(seed, Stream.SHARES, place).random(part.nnz) < 1 / several)
+            rows = np.maximum(rows, part.toarray().astype(rows.dtype))
+        rows = np.where(rows.any(axis=1, keepdims=True), rows, first)
     if settings["start"] == "users":
         return rows
     popularity = (dataset.train_frequency() + 0.5).astype(rows.dtype)  # logarithms need more than 0

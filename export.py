@@ -99,7 +99,9 @@ def parse(arguments):
     add = parser.add_argument
     add("--run", required=True, help="a finished run of distill.py: its folder, or its name in results_dir")
     add("--format", required=True, choices=FORMATS)
-    values_help = "the weights (soft, the default), or interactions drawn from the logits (hard)"
+    values_help = (
+        "weights (soft, the default), or interactions (hard): drawn by the logits, all of sparse rows"
+    )
     add("--values", choices=("soft", "hard"), default="soft", help=values_help)
     add("--seed", type=int, default=0, help="of the hard draws (default 0)")
     add("--out", help="a folder; default: export-FORMAT-soft or export-FORMAT-hard-seedSEED in the run's own")

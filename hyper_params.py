@@ -49,8 +49,8 @@ hyper_params = {
     "user_support": "auto",    # S, how many synthetic users to learn (the paper: 500)
     "start": "auto",           # "users": each starts as a random real user (the paper); "popularity": mostly
                                # as the popularity among all users, of which short histories say little
-    "start_users": "auto",     # how many real users share in the start of each (the paper: 1). With 4, the
-                               # synthetic ones are hardly nearer to a real user than others are
+    "start_users": "auto",     # how many real users share in the start of each (the paper: 1; "auto": 4 for
+                               # sparse rows). Mixtures copy less of each real user: docs/privacy.md
     "rows": "soft",            # "soft": a synthetic user has a weight at every item, the sum of Gumbel draws
                                # (the paper); "sparse": at few items, in steps of 1/255, as histories have
     "row_length": 1.0,         # of sparse rows: their mean number of items, over that of real users
@@ -152,7 +152,8 @@ infinite_ae = {
     "user_support": -1,        # how many users to train on; -1: all
     "sampler": "random",       # which users: "random"; "head", the longest histories; "interactions", random
                                # interactions; "svp_cf", the hardest users; "distilled", the synthetic users
-                               # of a run; "distilled_hard", interactions drawn from their logits
+                               # of a run; "distilled_hard", interactions drawn from their logits or, of
+                               # sparse rows, all weights 1
     "distilled": "",           # that run: its folder, or its name in results_dir
     "lamda_grid": "auto",      # the lamdas to try; "auto" grows where the best lies at an end
 }
@@ -303,7 +304,8 @@ kinds = {
     "normalize": bool | auto,
     "item_discount": Annotated[float, Field(ge=-1, le=1)] | auto,
     "user_support": count | everything | auto,
-    **dict.fromkeys(("num_per_user", "start_users"), count | auto),
+    "num_per_user": count | auto,
+    "start_users": Annotated[int, Field(ge=1, le=100)] | auto,
     "start": Literal["users", "popularity"] | auto,
     "recipe": Literal[
         "plain", "sparse", "gentle", "popular", "squared", "squared-few", "generalized-few", "interactions",

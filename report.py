@@ -280,11 +280,12 @@ def main(arguments):
     page = render(distilled, dataset, leaks).encode(errors="replace")  # a name may be no text
     leaks_as_json = json.dumps(leaks, indent=1, ensure_ascii=False).encode() + b"\n"
     write_files(folder, {"leak.json": leaks_as_json, "report.html": page})
-    starts = {kind: measures["jaccard"]["start"] for kind, measures in leaks["references"].items()}
+    nearest = leaks["references"]["train"]["jaccard"]
     print(
-        f"{starts['train']:,} of {len(distilled.rows):,} synthetic users are nearest, by their top items, to "
-        "a training history they started from"
-        + (f"; to that user's held-out interactions: {starts['held_out']:,}" if "held_out" in starts else "")
+        f"by their top items, {nearest['start']:,} of {len(distilled.rows):,} synthetic users are nearest to "
+        f"a training history they started from; {nearest['near']:,} are nearer to one than 95 % of real users"
+        f" are to another's; median overlap {nearest['synthetic']['50%']:.2f}, of real users "
+        f"{nearest['real']['50%']:.2f}"
     )
     print(f"written: {folder / 'report.html'} ({len(page) / 1e6:.1f} MB), {folder / 'leak.json'}")
 

@@ -197,10 +197,11 @@ def last_lines(settings, dataset, result, system):
         )
     elif result["best_step"] == 0:
         tau = ", or a gumbel_tau of 2 or more" if settings["gumbel_tau"] < 2 else ""
-        groups = ", or --noise_groups=-1" if settings["noise_groups"] != -1 else ""
+        soft = settings["rows"] == "soft"
+        groups = ", or --noise_groups=-1" if soft and settings["noise_groups"] != -1 else ""
         yield (
             "NOTHING WAS LEARNT: no step was better on validation than the start, so the "
-            f"{settings['user_support']:,} synthetic users are the real users they began as. "
+            f"{settings['user_support']:,} synthetic users are what they began as. "
             f"Try another learning_rate{tau}{groups}."
         )
     by, shown = settings["best_by"], settings["metrics"]

@@ -76,11 +76,11 @@ def _usable_runs(results):
 
 
 def warn_if_not_learnt(run):
-    """Says on stderr, of SyntheticUsers whose best step is the start, that they are real users' histories."""
+    """Says on stderr, of SyntheticUsers whose kept step is the start, that they have learnt nothing."""
     if run.result["best_step"] == 0:
         print(
-            f"warning: no step of {run.folder} was better than its start, so its {len(run.rows):,} synthetic "
-            "users are the histories of real users",
+            f"warning: {run.folder} keeps its start, so its {len(run.rows):,} synthetic users are what they "
+            "began as, interactions of real users",
             file=sys.stderr,
         )
 

@@ -1,5 +1,6 @@
 """distill.py through its command line: what it leaves and says; no accident changes a bit of it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -234,7 +235,11 @@ def test_a_start_that_several_users_share_has_a_part_of_each(tiny):
     for rows in of_each:
         shared = (start & rows).sum() / rows.sum()  # a quarter of its own, and some that others gave
         assert 0.2 < shared < 0.5
-    lengths = start.sum() / len(start)
+    short = dataclasses.replace(tiny, train=tiny.train.multiply(np.arange(tiny.items) < 20).tocsr())
+    start = distill.initial_logits({**settings, "start_users": 20}, short)
+    first = short.train_rows(short.sample_users(40, 1)).toarray()
+    assert start.any(axis=1)[first.any(axis=1)].all(), "not empty, unless the first user is"
+    lengths = distill.initial_logits(settings, tiny).sum() / 40
     assert 0.7 * tiny.lengths[data.TRAIN].mean() < lengths < 1.3 * tiny.lengths[data.TRAIN].mean()
 
 
