@@ -511,7 +511,8 @@ def search_with_kills(launch, tmp_path, url, disturb, runs=6):
     done = [trial.user_attrs["run"] for trial in study.get_trials() if trial.state == TrialState.COMPLETE]
     assert len(done) == len(set(done)) == runs and not {"RUNNING", "WAITING"} & set(states(study))
     finished = (tmp_path / "finished").read_text().split()
-    assert len(finished) == len(set(finished)) == runs
+    # A run that was killed between its result and this list is not in the list, and is not made again.
+    assert len(finished) == len(set(finished)) and runs - len(killed) <= len(finished) <= runs
 
 
 def test_it_goes_on_after_ctrl_c_and_after_it_was_killed(launch, tmp_path, monkeypatch):
