@@ -196,6 +196,7 @@ def lock(path, message=None):
     Args:
         message: the text of the InUse if another process holds the lock; None waits for that process.
     """
+    check_regular(path)
     with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))

@@ -11,7 +11,7 @@ import pytest
 
 from lib.checks import read_json
 from lib.errors import UserError, one_line
-from lib.files import atomic, empty_folder, read_npz
+from lib.files import atomic, empty_folder, lock, read_npz
 from runs import folder, trials
 from runs.folder import Run
 from runs.reading import digest_of, read_validations
@@ -127,6 +127,8 @@ def test_a_pipe_and_a_device_are_not_read(tmp_path, make):
     for read in (lambda: read_json(path, dict, ""), lambda: read_npz(path, ""), lambda: digest_of(path)):
         with pytest.raises(UserError, match=f"^{path} is no file, but a pipe or a device$"):
             read()
+    with pytest.raises(UserError, match="is no file, but a pipe or a device$"), lock(path):
+        pass
 
 
 def test_a_text_that_is_too_large_is_not_read(tmp_path):
