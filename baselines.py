@@ -204,7 +204,8 @@ def check(settings, dataset):
         raise UserError(f"{name} recommends only to users it was trained on: leave user_support at -1")
     if name in KNOWN_USERS_ONLY and dataset.new_users:
         raise UserError(
-            f"{name} recommends only to users it was trained on, and {dataset.name} asks about others"
+            f"{name} recommends only to users it was trained on, and {dataset.name} asks about others: try "
+            "a model that is solved, such as ease, or mvae or recvae"
         )
     rows = users if settings["user_support"] == -1 else settings["user_support"]
     if settings["sampler"] == "interactions":  # they spread over more users

@@ -281,7 +281,8 @@ metrics_of_lists = "Coverage", "Gini", "Popularity", "Novelty"
 cutoffs = 10, 20, 50, 100
 _names, _cutoffs = "|".join((*metrics_of_users, *metrics_of_lists)), "|".join(map(str, cutoffs))
 _metric = rf"^(({_names})@({_cutoffs})|AUC)$"
-metric = Annotated[str, Field(pattern=_metric, description="metrics of eval.py, such as Recall@20")]
+_example = "metrics of eval.py, at 10, 20, 50 or 100, such as Recall@20"
+metric = Annotated[str, Field(pattern=_metric, description=_example)]
 _name = r"^[^./\\\p{Cc}][^/\\\p{Cc}]*$"
 name = Annotated[str, Field(pattern=_name, description="a plain name, without slashes and controls")]
 kinds = {

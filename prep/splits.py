@@ -56,8 +56,8 @@ def divide(interactions, split, seed, every_user):
         return split_users(interactions.user, interactions.item, seed)
     if interactions.time is None:
         raise UserError(
-            f"--split={split} needs times, and there is no column of them. Name it with --time-col, or try "
-            f"--split={RANDOM}"
+            f"--split={split} needs times, and there is no column of them. Name it with --time-col; of a "
+            f"prepared data set, split the raw file. Or try --split={RANDOM}"
         )
     if split == LAST:
         return split_last(interactions.user, interactions.time, seed), {}, {}
