@@ -36,14 +36,13 @@ from runs.batches import FED, HELD_OUT, batch_users, make_batches
 from runs.evaluation import Evaluation, show
 from runs.lifecycle import begin, dtype_of, execute, make_kernel, run_job
 from runs.loop import Loop
-from runs.rows import make_rows
+from runs.rows import PROGRAMS, make_rows
 from runs.synthetic_users import open_distilled, pack_ids
 
 LAMDA_FACTOR = 3  # between the lamdas that are tried at the end, from the step's own upwards
 OWN_SHARE = 0.2  # of a start by popularity
 REHEARSAL_USERS = 2000  # validate a rehearsal, at most
 REHEARSAL_SCORES = 5 * 10**7  # fewer users, but a quarter of these at least, where the items are many
-PROGRAMS = 16  # of each kind that stay compiled, since rehearsals repeat a few recipes
 
 
 class Params(NamedTuple):
@@ -334,12 +333,11 @@ def initial_logits(settings, dataset):
     popularity among all users. A large lamda then ranks by popularity, which so few rows cannot tell.
     """
     count, several, seed = (settings[key] for key in ("user_support", "start_users", "seed"))
-    of_user = lambda place: dataset.train_rows(dataset.sample_users(count, seed, place))
-    rows = first = of_user(0).toarray().astype(dtype_of(settings))
+    parts = [dataset.train_rows(dataset.sample_users(count, seed, place)) for place in range(several)]
+    rows = first = parts[0].toarray().astype(dtype_of(settings))
     if several > 1:
         rows = np.zeros_like(first)
-        for place in range(several):
-            part = of_user(place)
+        for place, part in enumerate(parts):
             part.data = part.data * (generator(seed, Stream.SHARES, place).random(part.nnz) < 1 / several)
             rows = np.maximum(rows, part.toarray().astype(rows.dtype))
         rows = np.where(rows.any(axis=1, keepdims=True), rows, first)

@@ -18,7 +18,7 @@ import optax
 import model
 from data import TRAIN
 
-PROGRAMS = 16  # kinds that stay compiled, since rehearsals repeat a few recipes
+PROGRAMS = 16  # of each kind that stay compiled, since rehearsals repeat a few recipes
 GROWTH = 4  # sparse weights may grow to this many times their start
 EARLY_LENGTH, EARLY_SHARE = 4, 0.4  # sparse rows are so many times as long at first; for this share of steps
 

@@ -19,7 +19,7 @@ from data import View, sample_negatives
 from hyper_params import hyper_params as SETTINGS
 from lib import devices
 from lib.errors import UserError
-from lib.metric_names import ALL_METRICS, CUTOFFS, PER_USER_METRICS
+from lib.metric_names import ALL_METRICS, CUTOFFS, METRICS, PER_USER_METRICS
 from lib.settings import check
 from runs.evaluation import show
 from runs.lifecycle import format_number
@@ -210,6 +210,7 @@ def test_a_perfectly_even_and_a_perfectly_uneven_catalogue():
 
 
 def test_the_setting_takes_every_metric_and_no_other_name():
+    assert list(METRICS) == SETTINGS["metrics"]
     assert check({"metrics": list(ALL_METRICS)})
     for wrong in ("HR@11", "HR", "AUC@10", "xHR@10", "HR@100x"):
         with pytest.raises(UserError, match="metrics must be a list of one or more metrics of eval.py"):
