@@ -31,11 +31,15 @@ class Output(io.TextIOWrapper):
         return super().write(text[:start] + "\n".join(map(printable, text[start:].split("\n"))))
 
 
+def shortened(value, most=LONGEST_WORD):
+    """The value's text, without its middle if it is longer than so many characters."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 3 :]}"
+
+
 def one_line(text):
     """The text as a printable line; a very long word, such as a value that was given, loses its middle."""
-    shorten = lambda text, most: text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 3 :]}"
-    words = " ".join(shorten(word, LONGEST_WORD) for word in str(text).split())
-    return printable(shorten(words, LONGEST_LINE))
+    return printable(shortened(" ".join(map(shortened, str(text).split())), LONGEST_LINE))
 
 
 class UserError(Exception):

@@ -12,7 +12,7 @@ import data
 import model
 from eval import summarise
 from lib import devices
-from lib.errors import UserError, run_script
+from lib.errors import UserError, run_script, shortened
 from lib.files import read_npz
 from lib.settings import resolve, without_effect
 from runs import published, recipes, reference_models
@@ -91,7 +91,7 @@ def _first_lines(settings, changed, reasons, dataset):
         f"{dataset.name}: {dataset.users:,} users, {dataset.items:,} items, {train:,} train / "
         f"{validation:,} validation / {test:,} test interactions"
     )
-    other = ", ".join(f"{key}={value}" for key, value in changed.items() if key != "dataset")
+    other = ", ".join(f"{key}={shortened(value)}" for key, value in changed.items() if key != "dataset")
     yield f"settings other than in hyper_params.py: {other or 'none'}"
     if reasons:
         yield recipes.say(settings, reasons)

@@ -293,6 +293,9 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
     fails(run_script("distill.py", *here, *TINY, "--noise_groups=9"), "noise_groups is 9")
     fails(run_script("distill.py", *here, *TINY, "--gumbel_tau=-1"), "gumbel_tau must be a number from")
     fails(run_script("distill.py", *here, "--dataset=nothing"), "there is no data set", "./prep.sh nothing")
+    long = run_script("distill.py", here[0], *TINY, f"--results_dir={tmp_path / ('x' * 3000)}")
+    fails(long, "File name too long")
+    assert max(map(len, long.stdout.splitlines())) < 1000
     user, item = np.repeat(np.arange(20), 4), np.tile(np.arange(4), 20)
     write_layout(tmp_path / "data" / "tiny", user, item, np.tile([0, 0, 0, 2], 20))
     fails(
