@@ -33,9 +33,9 @@ from lib.settings import resolve, split
 from paper import make_runs, own_data, own_runs, plan, record
 from paper.plan import (
     ALL,
-    BUDGETS,
     DATASETS,
     EVERYONE,
+    FIGURE,
     LEARNERS,
     LEARNT_FROM,
     NOISE,
@@ -242,10 +242,10 @@ def line(matched, part, system, dataset, places, metrics):
 def strategies(matched):
     """[plots.Panel], one a data set with runs; x is the share of all users in percent."""
     panels, names = [], labels(matched, "strategies", (*STRATEGIES, EVERYONE))
-    for dataset in WHOLE:
+    for dataset, (budgets, _) in FIGURE.items():
         runs = [run for run in matched.values() if run and run.dataset == dataset]
         users = next((run.statistics.users for run in runs if run.statistics), None)
-        places = {budget: 100 * budget / users for budget in BUDGETS} if users else {}
+        places = {budget: 100 * budget / users for budget in budgets} if users else {}
         line_at = lambda system, places: line(
             matched, "strategies", system.name, dataset, places, plots.STRATEGY_METRICS
         )
