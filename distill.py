@@ -408,6 +408,8 @@ def check_fits(settings, dataset, mesh):
             f"user_support is {asked}, but {dataset.name} has {dataset.users:,} users: {why}. "
             "Try --user_support=auto"
         )
+    if settings["max_overlap"] < 1 and jax.process_count() > 1:
+        raise UserError("max_overlap needs all real users in one process. Leave out --distributed=true")
     if settings["noise_groups"] > s:
         raise UserError(f"noise_groups is {settings['noise_groups']}, more than user_support ({s})")
     number_bytes, free = np.dtype(dtype_of(settings)).itemsize, devices.free_bytes(mesh)

@@ -54,6 +54,8 @@ hyper_params = {
     "rows": "soft",            # "soft": a synthetic user has a weight at every item, the sum of Gumbel draws
                                # (the paper); "sparse": at few items, in steps of 1/255, as histories have
     "row_length": 1.0,         # of sparse rows: their mean number of items, over that of real users
+    "max_overlap": 1.0,        # of sparse rows: the largest overlap with any real user's train history, items
+                               # of both over items of either; they lose items until it holds: docs/privacy.md
     "num_per_user": "auto",    # n, Gumbel draws that are summed into one synthetic user (the paper: 200). Too
                                # many for the number of items make all synthetic users alike
     "gumbel_tau": 10.0,        # temperature of a draw
@@ -256,7 +258,7 @@ no_effect = [
     ("lamda_grid", "learn_lamda", True),
     ("lamda", "learn_lamda", False),
     ("keep_prob", "objective", "reconstruct"),
-    ("row_length", "rows", "soft"),
+    *((key, "rows", "soft") for key in ("row_length", "max_overlap")),
     *((key, "rows", "sparse") for key in ("num_per_user", "gumbel_tau", "noise_groups")),
     *((key, "distributed", False) for key in ("coordinator", "num_processes", "process_id")),
     *((key, "model", model) for key in ("epochs", "log_freq", "patience") for model in _closed_forms),
@@ -292,6 +294,7 @@ kinds = {
     **dict.fromkeys(("patience", "log_freq", "epochs"), count),
     **dict.fromkeys(("gumbel_tau", "row_length"), positive),
     "lamda": positive | auto,
+    "max_overlap": Annotated[float, Field(ge=0, le=1)],
     "rows": Literal["soft", "sparse"],
     **dict.fromkeys(("data_dir", "results_dir"), text),
     **dict.fromkeys(("batch_size", "sampled_items"), count | everything | auto),

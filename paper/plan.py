@@ -30,11 +30,7 @@ WHOLE = "magazine", "ml-1m"  # which have the models that learn by descent, and 
 FEW_USERS = "ml-latest-small", "ml-latest-small-last"  # too few for SUMMARY synthetic ones
 SEEDS, BUDGETS = (1, 2, 3), (10, 20, 50, 100, 200, 500, 1000)
 # The panels of the first figure: how many users a model is trained on, and seeds. Douban takes minutes a run.
-FIGURE = {
-    "magazine": (BUDGETS, SEEDS),
-    "ml-1m": (BUDGETS, SEEDS),
-    "douban": ((10, 50, 100, 500), SEEDS[:1]),
-}
+FIGURE = {"magazine": (BUDGETS, SEEDS), "ml-1m": (BUDGETS, SEEDS), "douban": ((10, 50, 100, 500), SEEDS[:1])}
 SUMMARY = 500  # synthetic users, in the table and for other learners
 # MF, NeuMF, MVAE, LightGCN, and all runs outside the table but those of distill.py, were made when this
 # metric was the default of best_by. With None in its place they follow hyper_params.py as the others do, and

@@ -35,10 +35,12 @@ class Rows(NamedTuple):
 
 def make_rows(settings, dataset):
     """The Rows of the settings; equal settings and data have the same one, with what it has compiled."""
-    users = settings["user_support"]
+    users, overlap = settings["user_support"], settings["max_overlap"]
     if settings["rows"] == "sparse":
         most = int(users * settings["row_length"] * dataset.lengths[TRAIN].mean())
-        return sparse(most, settings["train_steps"])
+        kind = sparse(most, settings["train_steps"])
+        finish = lambda *step: jnp.asarray(keep_apart(kind.finish(*step), dataset.train, overlap))
+        return kind._replace(finish=finish) if overlap < 1 else kind
     groups = settings["noise_groups"] if settings["noise_groups"] > 0 else users
     return soft(settings["gumbel_tau"], settings["num_per_user"], groups, settings["start"] == "users")
 
@@ -90,3 +92,35 @@ def keep_few(most, steps):
         return updates._replace(logits=kept - params.logits), step + 1
 
     return optax.GradientTransformation(lambda params: jnp.zeros([], jnp.int32), update)
+
+
+def keep_apart(rows, histories, most):
+    """The rows, (S, I) as NumPy, without their lightest items that bring one too near to a history.
+
+    Overlap is that of Jaccard: how many items both have, over how many either has. While the nearest
+    history's is above `most`, a row loses the lightest item that it shares with that history.
+
+    Args:
+        rows: (S, I), not negative.
+        histories: CSR (U, I).
+        most: from 0 to 1.
+    """
+    rows, by_item = np.array(rows), histories.tocsc()
+    part = lambda matrix, index: matrix.indices[matrix.indptr[index] : matrix.indptr[index + 1]]
+    lengths = np.diff(histories.indptr)
+    for row in rows:
+        size, shared = np.count_nonzero(row), np.zeros(len(lengths), np.int64)
+        for item in np.flatnonzero(row):
+            shared[part(by_item, item)] += 1
+        while size:
+            overlap = shared / (size + lengths - shared)
+            nearest = overlap.argmax()
+            if overlap[nearest] <= most:
+                break
+            items = part(histories, nearest)
+            items = items[row[items] > 0]
+            lightest = items[row[items].argmin()]
+            row[lightest] = 0
+            shared[part(by_item, lightest)] -= 1
+            size -= 1
+    return rows

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse as sp
 from conftest import ROOT, environment_of, environment_without_cache, without_sums, write_layout
 
 import data
@@ -27,7 +28,7 @@ from lib.metric_names import METRICS
 from lib.settings import resolve
 from runs import batches, lifecycle, published, recipes
 from runs.evaluation import Evaluation
-from runs.rows import GROWTH, make_rows
+from runs.rows import GROWTH, keep_apart, make_rows
 from runs.synthetic_users import open_distilled, to_matrix
 
 STEPS = 200
@@ -795,7 +796,13 @@ def test_sparse_rows_are_few_bytes_that_every_script_reads(tiny, tiny_data, tmp_
 
 def test_sparse_rows_shrink_to_their_length(tiny):
     """Each update leaves logits from 0 to GROWTH, so few of which are above 0 as the schedule allows."""
-    settings = {"user_support": 10, "row_length": 0.5, "rows": "sparse", "train_steps": 10}
+    settings = {
+        "user_support": 10,
+        "row_length": 0.5,
+        "max_overlap": 1.0,
+        "rows": "sparse",
+        "train_steps": 10,
+    }
     most, optimizer = int(5 * tiny.lengths[data.TRAIN].mean()), make_rows(settings, tiny).project
     params = distill.Params(jnp.asarray(tiny.train[:10].toarray(), jnp.float32), jnp.zeros(()))
     state, rng, counts = optimizer.init(params), np.random.default_rng(0), []
@@ -808,3 +815,40 @@ def test_sparse_rows_shrink_to_their_length(tiny):
     assert float(params.log_lamda) == 10, "lamda is left alone"
     assert counts[0] > 2 * most and counts == sorted(counts, reverse=True) and counts[6:] == [counts[-1]] * 4
     assert 0.95 * most <= counts[-1] <= most
+
+
+def jaccard(row, history):
+    """Of two sets; that of nothing with nothing is 0."""
+    return len(row & history) / max(len(row | history), 1)
+
+
+@pytest.mark.parametrize("most", [0, 0.35, 0.5, 1])
+def test_rows_are_kept_apart_from_every_history(most):
+    """As with sets, one item at a time."""
+    rng = np.random.default_rng(1)
+    histories = (rng.random((30, 12)) < 0.4) * 1.0
+    histories[3] = 0
+    rows = (rng.random((8, 12)) < 0.5) * rng.random((8, 12))
+    rows[2] = 0
+    sets = [set(np.flatnonzero(history)) for history in histories]
+    kept = keep_apart(rows, sp.csr_matrix(histories), most)
+    for row, new in zip(rows, kept):
+        while row.any():
+            overlaps = [jaccard(set(np.flatnonzero(row)), history) for history in sets]
+            if max(overlaps) <= most:
+                break
+            shared = sets[int(np.argmax(overlaps))] & set(np.flatnonzero(row))
+            row[min(shared, key=lambda item: row[item])] = 0
+        assert (new == row).all()
+    assert kept.any() or most == 0
+
+
+def test_a_run_whose_users_are_kept_apart(tiny, tiny_data, tmp_path, run_script):
+    arguments = "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--user_support=10"
+    few = "--rows=sparse", "--max_overlap=0.3", "--train_steps=12", "--log_freq=6"
+    assert run_script("distill.py", *arguments, *few).returncode == 0
+    [folder] = folders(tmp_path)
+    rows = open_distilled(folder).rows
+    real = [set(tiny.train[user].indices) for user in range(tiny.users)]
+    assert max(jaccard(set(np.flatnonzero(row)), history) for row in rows for history in real) <= 0.3
+    assert rows.any()
