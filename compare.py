@@ -73,7 +73,12 @@ FIRST = {
     plan.FULL.name: ("∞-AE", ALL),
     plan.DISTILLED.name: ("∞-AE", f"{plan.SUMMARY} synthetic users (Distill-CF)"),
 }
-TITLES = {"ndcg": "NDCG@10", **DATASETS, "learners": "Synthetic users for other models"}
+TITLES = {
+    "ndcg": "NDCG@10",
+    **DATASETS,
+    "learners": "Synthetic users for other models",
+    "sizes": "Sizes of what they are trained on",
+}
 
 
 # ---- The tables ----------------------------------------------------------------------------------------
@@ -144,8 +149,34 @@ def learners(matched):
     return markdown(["NDCG@10 of", "trained on", "chosen by", *map(DATASETS.get, WHOLE)], rows)
 
 
+def sizes(matched):
+    """The Markdown table of how large the learners' train data are: entries, and kB of a plain format.
+
+    An item's number takes two bytes, a sparse weight one, and a soft weight, at every item, four. What is
+    sampled has about as many interactions a user as the data.
+    """
+    known = {run.dataset: run.statistics for run in matched.values() if run and run.statistics}
+    rows = []
+    for sample in (*LEARNT_FROM, ALL):
+        sampler, system = LEARNT_FROM.get(sample, (None, None))
+        each = {plan.DISTILLED: 4, plan.SPARSE: 2 + 1}[system] if sampler == "distilled" else 2
+        texts = []
+        for dataset in WHOLE:
+            if dataset not in known:
+                texts += ["missing"] * 2
+                continue
+            data = known[dataset]
+            width = data.items if each == 4 else data.per_user
+            entries = data.interactions if sample == ALL else round(plan.SUMMARY * width)
+            texts += [f"{entries:,}", f"{entries * each / 1000:,.0f}"]
+        rows.append([sample, *texts])
+    heads = [head for dataset in WHOLE for head in (f"{DATASETS[dataset]}: entries", "kB")]
+    return markdown(["trained on", *heads], rows)
+
+
 def to_markdown(matched):
-    """{name: Markdown} of all tables: "first" of four rows, "ndcg", all metrics by data set, "learners"."""
+    """{name: Markdown} of all tables: "first" of four rows, "ndcg", all metrics by data set, "learners" and
+    the "sizes" of what they learn from."""
     rows = rows_of(summary(matched))
     own, papers = HEAD.index("NDCG@10"), HEAD.index("paper, NDCG@10")
 
@@ -171,6 +202,7 @@ def to_markdown(matched):
         "ndcg": markdown(ndcg_head, ndcg_rows) + (f"\n\n{note}" if note else ""),
         **{name: f"{markdown(HEAD, part.values())}\n\n{CAPTION}" for name, part in rows.items()},
         "learners": learners(matched),
+        "sizes": sizes(matched),
     }
 
 
@@ -347,7 +379,7 @@ def fill_pages(tables):
     Raises:
         UserError: as `fill`.
     """
-    pages = (README, ("first",)), (record.DOCS / "results.md", ("ndcg", *DATASETS, "learners"))
+    pages = (README, ("first",)), (record.DOCS / "results.md", ("ndcg", *DATASETS, "learners", "sizes"))
     texts = {
         path: fill(path.read_text(encoding="utf-8"), tables, path.name, required) for path, required in pages
     }

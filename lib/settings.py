@@ -124,14 +124,20 @@ def adapter(key):
     return make_adapter(hyper_params.kinds.get(key) or KIND_OF_TYPE[type(known[key])])
 
 
+@cache
+def _kind_names(key, word):
+    """Whether what a key's value may be has the word, as JSON Schema says it."""
+    return json.dumps(word) in json.dumps(adapter(key).json_schema())
+
+
 def holds_list(key):
     """Whether a key's value may be a list."""
-    return '"array"' in json.dumps(adapter(key).json_schema())
+    return _kind_names(key, "array")
 
 
 def is_open(key, value):
     """Whether a value is the "auto" of a key that has one, and no name of a folder, say."""
-    return value == "auto" and (key not in _known() or '"auto"' in json.dumps(adapter(key).json_schema()))
+    return value == "auto" and (key not in _known() or _kind_names(key, "auto"))
 
 
 def check(block):

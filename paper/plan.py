@@ -203,7 +203,7 @@ class Runs:
             self._matches[planned] = [
                 run
                 for run in self.runs
-                if run.script == planned.script
+                if (run.script, run.dataset) == (planned.script, planned.dataset)
                 and (settings := own_settings(run))
                 and _is_planned(run, planned, *settings)
             ]
