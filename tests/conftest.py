@@ -12,10 +12,10 @@ from pathlib import Path
 # writing its loops, that takes a quarter as long.
 COMPILED_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=1 {COMPILED_FAST}"
-# All share one cache, which is deleted at the end.
-compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+# All processes share one cache, which the first of them deletes at the end.
+compiled = None if "PYTEST_XDIST_WORKER" in os.environ else tempfile.TemporaryDirectory(prefix="compiled-")
 CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": compiled.name,
+    "JAX_COMPILATION_CACHE_DIR": compiled.name if compiled else os.environ["JAX_COMPILATION_CACHE_DIR"],
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }

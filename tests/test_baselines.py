@@ -352,14 +352,14 @@ def test_few_users_whom_one_does_not_score_are_enough(model):
     ],
 )
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(planted, tmp_path, run_script, model, grid):
-    arguments = [f"--grid={json.dumps(grid)}", "--epochs=60", "--patience=60"]
+    arguments = [f"--grid={json.dumps(grid)}", "--epochs=30", "--patience=30"]
     whole = run_script("baselines.py", *command(planted, tmp_path / "whole", model, *arguments))
     assert whole.returncode == 0, whole.stderr
     cut = [sys.executable, str(ROOT / "baselines.py"), *command(planted, tmp_path / "cut", model, *arguments)]
     process = subprocess.Popen(
         cut, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
-    next(line for line in process.stdout if "epoch 20" in line)
+    next(line for line in process.stdout if "epoch 10" in line)
     process.send_signal(signal.SIGTERM)
     rest = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM and "the same command goes on from there" in rest

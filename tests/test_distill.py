@@ -133,12 +133,11 @@ def test_a_finished_run_is_not_run_again(finished, run_script):
     assert "finished before" in again.stdout and (folder / "result.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path, number, code):
-    """Stopped once after its first validation, once more later; SIGKILL gives it no moment to prepare."""
+def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path):
+    """Stopped twice: by SIGKILL, which gives it no moment to prepare, after its first validation."""
     arguments = [*finished[2], f"--results_dir={tmp_path}"]
     command = [sys.executable, "-u", "distill.py", *arguments]
-    for after in ("step   25", "step  100"):
+    for number, code, after in ((signal.SIGKILL, -9, "step   25"), (signal.SIGTERM, 143, "step  100")):
         with subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -306,7 +305,7 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
     assert not (tmp_path / "results").exists() or not folders(tmp_path / "results")
 
 
-@pytest.mark.parametrize("users, items", [(1, 3), (3, 5), (40, 5)])
+@pytest.mark.parametrize("users, items", [(1, 3), (40, 5)])
 def test_very_few_users_and_items_make_a_run(tmp_path, run_script, users, items):
     """Three interactions of each user, one in every part; the settings are the defaults."""
     place = np.arange(3 * users)
