@@ -278,13 +278,14 @@ def strategies(matched):
         runs = [run for run in matched.values() if run and run.dataset == dataset]
         users = next((run.statistics.users for run in runs if run.statistics), None)
         places = {budget: 100 * budget / users for budget in budgets} if users else {}
-        line_at = lambda system, places: line(
-            matched, "strategies", system.name, dataset, places, plots.STRATEGY_METRICS
+        line_at = lambda part, system, places: line(
+            matched, part, system.name, dataset, places, plots.STRATEGY_METRICS
         )
-        lines = {names[system.name]: line_at(system, places) for system in STRATEGIES}
-        lines[f"∞-AE, {names[ALL]}"] = line_at(EVERYONE, {None: 100})
+        lines = {names[system.name]: line_at("strategies", system, places) for system in STRATEGIES}
+        lines[f"∞-AE, {names[ALL]}"] = line_at("strategies", EVERYONE, {None: 100})
         if any(map(len, lines.values())):
-            panels.append(plots.Panel(DATASETS[dataset], users, lines))
+            lines[f"{plan.EASE.name}, {ALL}"] = line_at("table", plan.EASE, {None: 100})
+            panels.append(plots.Panel(DATASETS[dataset], users, lines, levels=2))
     return panels
 
 

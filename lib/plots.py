@@ -60,11 +60,13 @@ class Panel(NamedTuple):
 
     users: U; if it is unknown, None, the column has no axis of S.
     lines: {label: DataFrame of x (the share of users in percent), STRATEGY_METRICS and their deviations}.
+    levels: how many of them, the last, are models of all users.
     """
 
     title: str
     users: int | None
     lines: dict
+    levels: int = 1
 
 
 @contextmanager
@@ -135,19 +137,20 @@ def strategies(panels, kind="png"):
     deviation.
 
     Args:
-        panels: [Panel]; its last label is the model of all users, drawn from side to side. A label without
-            lines stands in the legend alone.
+        panels: [Panel]; models of all users are drawn from side to side. A label without lines stands in the
+            legend alone.
     """
     figure = Figure(figsize=(5.2 * len(panels), 6.8), layout="constrained")
     grid = figure.subplots(2, len(panels), sharex="col", squeeze=False)
     for column, panel in zip(grid.T, panels):
-        *labels, everyone = panel.lines
-        strategies = {label: panel.lines[label] for label in labels}
+        labels = list(panel.lines)
+        strategies = {label: panel.lines[label] for label in labels[: -panel.levels]}
         shares = sorted({share for line in strategies.values() for share in line["x"]})
         for axes, metric in zip(column, STRATEGY_METRICS):
             _plot_lines(axes, strategies, metric)
-            level = panel.lines[everyone][metric].max()  # of one row; NaN of none
-            axes.axhline(level, color=system_style(everyone)[0], linestyle="--", label=everyone)
+            for label in labels[-panel.levels :]:
+                level = panel.lines[label][metric].max()  # of one row; NaN of none
+                axes.axhline(level, color=system_style(label)[0], linestyle="--", label=label)
             if shares:  # matplotlib has no logarithmic axis of nothing
                 axes.set_xscale("log")
                 _label_log(axes.xaxis)

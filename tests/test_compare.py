@@ -364,12 +364,14 @@ def test_the_figure_has_a_line_for_each_strategy(results):
         "SVP-CF users",
         "Distill-CF",
         "∞-AE, all users",
+        "EASE, all users",
     ]
     assert [name.partition(" (")[0] for name in lines] == names
     distilled = lines["Distill-CF (6 of 42 runs)"]
     assert list(distilled["x"]) == [10, 100] and distilled["HR@10"].tolist() == pytest.approx([22.1, 23.0])
     assert distilled["PSP@10 deviation"].tolist() == pytest.approx([1, 1])
     assert lines["∞-AE, all users (1 of 2 runs)"]["HR@10"].tolist() == [33]
+    assert lines["EASE, all users"]["HR@10"].tolist() == [34]
     picture = plots.strategies([panel], "svg").decode()
     assert plots.strategies([panel], "svg").decode() == picture
     drawn = (*lines, panel.title, "PSP@10, %", "S, number of users", "users, % of all")

@@ -55,6 +55,13 @@ def test_a_column_may_have_one_of_its_parts_alone(users):
         assert b"<!-- head users -->" in plots.strategies([plots.Panel("", users, lines)], "svg")
 
 
+def test_models_of_all_users_lie_from_side_to_side():
+    lines = {"head users": LINE, "∞-AE, all users": LINE[:1], "EASE, all users": LINE[1:]}
+    one, two = (plots.strategies([plots.Panel("", 90, lines, levels)], "svg") for levels in (1, 2))
+    dashed = [svg.count(b"stroke-dasharray") for svg in (one, two)]
+    assert dashed[1] == dashed[0] + 3, "in two metrics and the legend"
+
+
 def test_lines_of_one_system_differ_in_their_strokes():
     svg = plots.lines({f"Distill-CF {name}": LINE for name in "ab"}, "HR@10", "x", "", "svg").decode()
     assert svg.count("stroke-dasharray") == 2, "the second line, and its part of the legend"
