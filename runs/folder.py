@@ -68,7 +68,8 @@ class Run:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
         path = self.folder / "log.txt"
-        with naming(path), open(path, "a", encoding="utf-8") as file:
+        at_once = lambda path, flags: os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe is refused
+        with naming(path), open(path, "a", encoding="utf-8", opener=at_once) as file:
             file.write(line + "\n")
 
     def save(self, name, content):

@@ -131,6 +131,12 @@ def test_a_pipe_and_a_device_are_not_read(tmp_path, make):
         pass
 
 
+def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "log.txt")
+    with pytest.raises(OSError, match="No such device or address.*log.txt"):
+        run_in(tmp_path).say("a line")
+
+
 def test_a_text_that_is_too_large_is_not_read(tmp_path):
     with open(tmp_path / "a.json", "wb") as file:
         file.truncate(10**10)
