@@ -196,8 +196,8 @@ def last_lines(settings, dataset, result, system):
             f"with. `python compare.py --data={dataset.name}` shows whether another model serves better."
         )
     elif result["best_step"] == 0:
-        tau = ", or a gumbel_tau of 2 or more" if settings["gumbel_tau"] < 2 else ""
         soft = settings["rows"] == "soft"
+        tau = ", or a gumbel_tau of 2 or more" if soft and settings["gumbel_tau"] < 2 else ""
         groups = ", or --noise_groups=-1" if soft and settings["noise_groups"] != -1 else ""
         yield (
             "NOTHING WAS LEARNT: no step was better on validation than the start, so the "

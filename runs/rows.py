@@ -35,8 +35,9 @@ class Rows(NamedTuple):
 
 def make_rows(settings, dataset):
     """The Rows of the settings; equal settings and data have the same one, with what it has compiled."""
-    users, overlap = settings["user_support"], settings["max_overlap"]
+    users = settings["user_support"]
     if settings["rows"] == "sparse":
+        overlap = settings["max_overlap"]
         most = int(users * settings["row_length"] * dataset.lengths[TRAIN].mean())
         kind = sparse(most, settings["train_steps"])
         finish = lambda *step: jnp.asarray(keep_apart(kind.finish(*step), dataset.train, overlap))
