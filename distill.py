@@ -265,6 +265,8 @@ def test(settings, run, evaluation, dataset, kernel, loop):
     metrics = evaluation.test(scores_of(kernel, rows, [alpha]))
     weights = data.item_weights(dataset, settings["item_discount"])
     kind = make_rows(settings, dataset)
+    if size := kind.describe(best.rows):
+        run.say(size)
     arrays = {
         **kind.arrays(*best),
         "item_weights": np.ones(dataset.items, np.float32) if weights is None else weights,

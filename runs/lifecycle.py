@@ -199,10 +199,11 @@ def last_lines(settings, dataset, result, system):
         soft = settings["rows"] == "soft"
         tau = ", or a gumbel_tau of 2 or more" if soft and settings["gumbel_tau"] < 2 else ""
         groups = ", or --noise_groups=-1" if soft and settings["noise_groups"] != -1 else ""
+        apart = "" if soft or settings["max_overlap"] == 1 else ", or a larger max_overlap"
         yield (
             "NOTHING WAS LEARNT: no step was better on validation than the start, so the "
             f"{settings['user_support']:,} synthetic users are what they began as. "
-            f"Try another learning_rate{tau}{groups}."
+            f"Try another learning_rate{tau}{groups}{apart}."
         )
     by, shown = settings["best_by"], settings["metrics"]
     for name, metrics in result["yardsticks"].items():

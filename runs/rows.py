@@ -31,6 +31,7 @@ class Rows(NamedTuple):
     project: optax.GradientTransformation  # of {"logits": L}: what follows a step of the optimizer
     arrays: Callable  # (X_syn, L) -> {name: array} for distilled.npz
     compressed: bool  # whether that file is
+    describe: Callable = lambda rows: ""  # X_syn -> a line on its size
 
 
 def make_rows(settings, dataset):
@@ -75,7 +76,13 @@ def sparse(most, steps):
     sample = jax.jit(lambda key, logits: logits / GROWTH)
     finish = lambda key, step, logits: model.to_bytes(model.keep_largest(logits / GROWTH, most))
     arrays = lambda rows, logits: {"data": np.asarray(255 * rows).round().astype(np.uint8)}
-    return Rows(sample, finish, keep_few(most, steps), arrays, compressed=True)
+    return Rows(sample, finish, keep_few(most, steps), arrays, compressed=True, describe=_lengths)
+
+
+def _lengths(rows):
+    lengths = np.count_nonzero(rows, axis=1)
+    empty = f"; {(lengths == 0).sum():,} have none" if not lengths.all() else ""
+    return f"{len(lengths):,} synthetic users have {lengths.sum():,} interactions{empty}"
 
 
 def keep_few(most, steps):
