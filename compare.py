@@ -427,7 +427,7 @@ def main(arguments):
         return make_runs.show_plan(plan.missing_runs(runs), matched, options)
     if mode == "--run":
         failed = make_runs.make(options)
-        plan.keep(plan.match(plan.read_runs(results)[0]))
+        plan.keep(plan.read_runs(results)[0])
         runs, damaged = plan.read_runs(results)
         matched = plan.match(runs)
     show(runs, matched, damaged, results)

@@ -354,12 +354,19 @@ def missing_runs(runs):
     return [*by_settings.values(), *unknown]
 
 
-def keep(matched):
-    """Adds to the record the runs of clean revisions that it lacks; of the table's, users' metrics, too.
+def keep(runs):
+    """Adds to the record the planned runs of clean revisions that it lacks; of the table's, users' metrics.
 
-    It is called once, after the last run: a record written earlier would be an uncommitted change.
+    With a learner comes the run whose synthetic users it learnt from, even if the record has another one like
+    it. It is called once, after the last run: a record written earlier would be an uncommitted change.
+
+    Args:
+        runs: Runs.
     """
+    matched = match(runs)
     new = {run.name: run for run in matched.values() if run and run.folder and run.clean}
+    teachers = {run.settings.get("distilled") for run in matched.values() if run}
+    new |= {run.name: run for run in runs.runs if run.name in teachers and run.folder and run.clean}
     in_table = {run.name for planned, run in matched.items() if run and planned.part == "table"}
     if new:
-        record.keep(list(new.values()), in_table)
+        record.keep(list(new.values()), in_table | teachers)  # a teacher is a run of the table

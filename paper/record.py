@@ -11,7 +11,7 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -84,7 +84,7 @@ class FinishedRun(NamedTuple):
         return values
 
 
-RECORDED = FinishedRun._fields[:8]  # what a line of the record holds, beside its sums
+RECORDED = FinishedRun._fields[:8]  # what a line of the record holds, beside its sums and `auto`
 
 
 class Data(Size):
@@ -102,6 +102,7 @@ class Line(TypedDict):
     versions: dict[line, line]
     devices: line
     result: Result
+    auto: NotRequired[dict[line, line]]  # early lines lack it
     users: line | None
 
 
@@ -168,7 +169,8 @@ def _read_line(text, users, line_number):
         raise UserError(f"{altered}: the SHA-256 of its line is another; {restore(LINES)}")
     try:
         content = parse_json(text, Line)
-        fields, users_sum = {key: content[key] for key in RECORDED}, content["users"]
+        fields = {key: content[key] for key in RECORDED} | {"auto": content.get("auto", {})}
+        users_sum = content["users"]
     except (ValueError, UserError) as error:
         raise UserError(
             f"{altered}: it does not describe a finished run ({error}); {restore(LINES)}"
@@ -209,7 +211,7 @@ def _keep(runs, need_users):
 
 def _to_line(run, users):
     """The text of a run's line; users: (U,) float32, or None."""
-    line = {key: getattr(run, key) for key in RECORDED}
+    line = {key: getattr(run, key) for key in RECORDED} | ({"auto": run.auto} if run.auto else {})
     line["users"] = None if users is None else digest(users.tobytes())
     body = json.dumps(line, ensure_ascii=False)[:-1]
     return f'{body}, "sha256": "{digest(body.encode())}"}}'

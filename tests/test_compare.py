@@ -544,6 +544,15 @@ def test_a_new_setting_loses_no_run_and_a_changed_one_does(results, monkeypatch)
         assert baselines - made_of(results).keys() == set(planned_of("EASE", results))
 
 
+def test_a_recorded_run_whose_step_rehearsals_chose_is_the_planned_one(tmp_path):
+    planned = planned_of("∞-AE on Distill-CF, S = 500", tmp_path)[0]
+    path = finished_run(tmp_path, planned, 33.0, keep_step=60)
+    assert Runs(record.read_folder(tmp_path)[0] + KNOWN).find(planned) is None, "else it was asked for"
+    edit(path / "config.json", auto={"keep_step": "by rehearsals"})
+    plan.keep(Runs([record.read_run(path)] + KNOWN))
+    assert Runs(record.read_record() + KNOWN).find(planned).name == path.name
+
+
 def test_a_run_of_other_settings_or_without_a_setting_that_the_plan_gives_is_not_found(results):
     path = next(results.glob("table-ml-1m-EASE*"))
     config = json.loads((path / "config.json").read_text())
@@ -668,7 +677,7 @@ def test_the_record_is_locked_while_runs_are_added(docs, monkeypatch):
 
 def test_the_record_says_nothing_of_the_machine_and_counts_as_the_runs(results, docs, tmp_path):
     made = match(results)
-    plan.keep(made)
+    plan.keep(plan.read_runs(results)[0])
     kept = match(tmp_path / "nothing")
     assert {planned for planned, run in kept.items() if run} == made_of(results).keys()
     assert compare.to_markdown(kept) == compare.to_markdown(made)
@@ -678,12 +687,12 @@ def test_the_record_says_nothing_of_the_machine_and_counts_as_the_runs(results, 
     names = [json.loads(line)["name"] for line in text.splitlines()]
     assert names == sorted(names) and len(names) == len({run.name for run in made.values() if run})
     assert len(np.load(docs / "results-users.npz").files) == 5, "of the table alone"
-    plan.keep(match(results))
+    plan.keep(plan.read_runs(results)[0])
     assert (docs / "results.jsonl").read_text(encoding="utf-8") == text
 
 
 def test_a_record_that_has_been_altered_is_refused(results, docs):
-    plan.keep(match(results))
+    plan.keep(plan.read_runs(results)[0])
     lines = (docs / "results.jsonl").read_text(encoding="utf-8").splitlines()
     place = next(number for number, line in enumerate(lines) if "table-ml-1m-EASE" in line)
     for altered in (
@@ -718,7 +727,7 @@ def test_a_record_that_has_been_altered_is_refused(results, docs):
 
 
 def test_users_of_the_record_that_have_been_altered_are_refused(results, docs):
-    plan.keep(match(results))
+    plan.keep(plan.read_runs(results)[0])
     users = dict(np.load(docs / "results-users.npz"))
     name = "table-ml-1m-EASE-None-1"
     swapped = users[name][::-1]  # of the same mean
@@ -749,7 +758,7 @@ def test_a_learner_of_the_record_is_found_when_its_teacher_has_been_made_again(r
     [first, second, _] = planned_of("MVAE", results, at="500 synthetic users", part="learners")
     assert "--distilled=of-old" in first.arguments and second.arguments is None
     finished_run(results, first, 20.0)
-    plan.keep(match(results))
+    plan.keep(plan.read_runs(results)[0])
     for path in (folder, next(results.glob("learners-*"))):
         delete(path)
     again = finished_run(results, teacher, 33.0, name="of-today")
@@ -758,6 +767,14 @@ def test_a_learner_of_the_record_is_found_when_its_teacher_has_been_made_again(r
     learner = "learners", "MVAE", "ml-1m", "500 synthetic users"
     [first, _, _] = [planned for planned in plan.plan(runs) if planned[:4] == learner]
     assert "--distilled=of-today" in first.arguments and runs.find(first).result["test"]["NDCG@10"] == 20
+    finished_run(results, planned_of("iALS", results, at="500 synthetic users", part="learners")[0], 21.0)
+    plan.keep(plan.read_runs(results)[0])
+    recorded = Runs(record.read_record())
+    assert {"of-old", "of-today"} <= {run.name for run in recorded.runs}, (
+        "the learner's teacher comes with it"
+    )
+    ials = [planned for planned in plan.plan(recorded) if planned[:4] == ("learners", "iALS", *learner[2:])]
+    assert recorded.find(ials[0]).result["test"]["NDCG@10"] == 21
 
 
 def test_run_keeps_what_a_clean_revision_has_made(results, docs, tmp_path, monkeypatch, capsys):
