@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 
 def make_rows(settings, dataset):
-    """The Rows of the settings; equal settings and data have the same one, with what it has compiled."""
+    """The Rows of the settings; equal settings and data share what is compiled."""
     users = settings["user_support"]
     if settings["rows"] == "sparse":
         overlap = settings["max_overlap"]

@@ -305,7 +305,7 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
     assert not (tmp_path / "results").exists() or not folders(tmp_path / "results")
 
 
-@pytest.mark.parametrize("users, items", [(1, 3), (40, 5)])
+@pytest.mark.parametrize("users, items", [(1, 3), (3, 5), (40, 5)])
 def test_very_few_users_and_items_make_a_run(tmp_path, run_script, users, items):
     """Three interactions of each user, one in every part; the settings are the defaults."""
     place = np.arange(3 * users)
