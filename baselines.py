@@ -41,7 +41,8 @@ from runs.loop import Loop
 
 FURTHER_TRAININGS = 4  # at most, of a model that learns by gradient descent, or iALS: each can take minutes
 POSITIVE = {"ease": ["l2"], "edlae": ["l2"], "ials": ["l2"], "rp3beta": ["alpha"]}  # their keys above 0
-KNOWN_USERS_ONLY = ("mf", "neumf", "lightgcn")  # recommend to nobody but the users they were trained on
+KNOWN_USERS_ONLY = ("neumf",)  # recommend to nobody but the users they were trained on
+BY_PAIRS = ("mf", "lightgcn")  # learn from pairs of an item that a user has and one that he lacks
 
 
 def describe(setting):
@@ -103,11 +104,18 @@ def fit_closed_form(settings, evaluation, loop, rows):
 # ---- Gradient descent ----------------------------------------------------------------------------------
 
 
-def make_learner(name, shape, setting):
-    """The rivals.descent.Learner of this name for a matrix of a shape, with its own part of the setting."""
+def make_learner(name, shape, setting, known=True):
+    """The rivals.descent.Learner of this name for a matrix of a shape, with its own part of the setting.
+
+    known: whether it is to score the users that it is trained on.
+    """
     shared = ("learning_rate", "batch_size")
     own = {key: value for key, value in setting.items() if key not in shared}
-    return learners.LEARNERS[name](*shape, **own)
+    learner = learners.LEARNERS[name](*shape, **own)
+    if learner.fold_in and not known:
+        tables, scores = learner.fold_in
+        learner = learner._replace(tables=tables, scores=scores)
+    return learner
 
 
 def make_scores(learner, params, histories, mesh):
@@ -117,14 +125,17 @@ def make_scores(learner, params, histories, mesh):
     return lambda users, context: (scores(tables, users, context),)
 
 
-def fit_by_descent(settings, evaluation, loop, rows):
-    """Trains every setting of the grid until it stops getting better; as fit_closed_form."""
+def fit_by_descent(settings, evaluation, loop, rows, known):
+    """Trains every setting of the grid until it stops getting better; as fit_closed_form.
+
+    known: whether the users who are asked about are those it is trained on.
+    """
     histories = descent.histories_of(rows)
 
     def grid(tried):
         return grow(settings, qualities_of(evaluation, loop, tried), FURTHER_TRAININGS)
 
-    learner_of = lambda stage: make_learner(settings["model"], rows.shape, grid(stage)[stage])
+    learner_of = lambda stage: make_learner(settings["model"], rows.shape, grid(stage)[stage], known)
     if line := loop.best_line():
         loop.best = loop.restored("best", learner_of(line["setting"]).initialise(jax.random.key(0)))
     train(settings, evaluation, loop, learner_of(loop.stage), histories, grid(loop.stage))
@@ -207,6 +218,8 @@ def check(settings, dataset):
             f"{name} recommends only to users it was trained on, and {dataset.name} asks about others: try "
             "a model that is solved, such as ease, or mvae or recvae"
         )
+    if name in BY_PAIRS and settings["sampler"] == "distilled":
+        raise UserError(f"{name} learns from interactions, not from weights: try --sampler=distilled_hard")
     rows = users if settings["user_support"] == -1 else settings["user_support"]
     if settings["sampler"] == "interactions":  # they spread over more users
         rows = users
@@ -244,8 +257,11 @@ def least_bytes(name, users, items, interactions, setting):
 def train_and_test(settings, run, evaluation, dataset, mesh):
     """All of a run; its result."""
     loop, rows = Loop(run, evaluation, mesh), samplers.sample(settings, dataset)
-    closed = settings["model"] in CLOSED_FORMS
-    metrics, grid = (fit_closed_form if closed else fit_by_descent)(settings, evaluation, loop, rows)
+    if settings["model"] in CLOSED_FORMS:
+        metrics, grid = fit_closed_form(settings, evaluation, loop, rows)
+    else:
+        known = settings["user_support"] == -1 and not dataset.new_users
+        metrics, grid = fit_by_descent(settings, evaluation, loop, rows, known)
     line = loop.best_line()
     if note := grids.note(grid, qualities_of(evaluation, loop, len(grid)), "grid"):
         run.say(note)

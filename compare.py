@@ -137,7 +137,7 @@ def learners(matched):
     """The Markdown table of NDCG@10 by model and what it was trained on."""
     rows = []
     for on_sample, on_all in LEARNERS:
-        for sample in (*LEARNT_FROM, ALL):
+        for sample in (*plan.samples_of(on_sample), ALL):
             system, texts = on_all if sample == ALL else on_sample, []
             for dataset in WHOLE:
                 runs = select(matched, "learners", system.name, dataset, sample)

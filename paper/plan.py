@@ -87,13 +87,15 @@ _SIZE = (f"--user_support={SUMMARY}",)
 DISTILLED_FEW = System("∞-AE on Distill-CF, S = 167", "distill")  # a quarter of the users, as by default
 DISTILLED = System(f"∞-AE on Distill-CF, S = {SUMMARY}", "distill", _SIZE, in_paper="distill")
 SPARSE = System(f"∞-AE on Distill-CF, S = {SUMMARY}, sparse", "distill", (*_SIZE, "--rows=sparse"))
+MF = _baseline("MF", "mf", best_by=CHOSEN_BEFORE)
+# Twice as many epochs would gain LightGCN little on ML-1M, and take long.
+LIGHTGCN = _baseline("LightGCN", "lightgcn", "--epochs=150", best_by=CHOSEN_BEFORE)
 BY_DESCENT = (
-    _baseline("MF", "mf", best_by=CHOSEN_BEFORE),
+    MF,
     _baseline("NeuMF", "neumf", best_by=CHOSEN_BEFORE),
     MVAE,
     _baseline("RecVAE", "recvae", "--epochs=80"),  # its authors train for 50
-    # Twice as many epochs would gain LightGCN little on ML-1M, and take long.
-    _baseline("LightGCN", "lightgcn", "--epochs=150", best_by=CHOSEN_BEFORE),
+    LIGHTGCN,
 )
 TABLE = (
     _baseline("PopRec", "pop", seeds=SEEDS[:1]),
@@ -134,7 +136,8 @@ LEARNT_FROM = {  # a learner's train data: its sampler, and whose synthetic user
 }
 EASE_BEFORE = EASE._replace(best_by=CHOSEN_BEFORE)
 _EASE = System("EASE", "baselines", ("--model=ease", f"--grid={json.dumps(_WIDE)}"), best_by=CHOSEN_BEFORE)
-LEARNERS = (_EASE, EASE_BEFORE), (IALS, IALS), (MVAE, MVAE)  # each on SUMMARY users, and on all users
+# Each on SUMMARY users, and on all users.
+LEARNERS = (_EASE, EASE_BEFORE), (IALS, IALS), (MVAE, MVAE), (MF, MF), (LIGHTGCN, LIGHTGCN)
 NOISE = (0, 0.02, 0.05, 0.1)
 # Nothing is random in the first two without noise: one seed.
 NOISY = EASE_BEFORE, FULL._replace(best_by=CHOSEN_BEFORE), DISTILLED
@@ -144,6 +147,12 @@ STREAM = (
     System("random users", "stream", ("--memory=random", "--normalize=false"), best_by=CHOSEN_BEFORE),
 )
 NOISE_DATASET = STREAM_DATASET = "ml-1m"
+
+
+def samples_of(learner):
+    """The keys of LEARNT_FROM that a System learns from: those with weights only if it knows weights."""
+    weightless = learner in (MF, LIGHTGCN)
+    return [name for name, (sampler, _) in LEARNT_FROM.items() if not (weightless and sampler == "distilled")]
 
 
 def systems_of(dataset):
@@ -299,7 +308,7 @@ def plan(runs):
             rows += [("strategies", system, dataset, budget, size) for system in of_panel]
     for dataset in WHOLE:
         for on_sample, on_all in LEARNERS:
-            rows += [("learners", on_sample, dataset, sample, ()) for sample in LEARNT_FROM]
+            rows += [("learners", on_sample, dataset, sample, ()) for sample in samples_of(on_sample)]
             rows.append(("learners", on_all, dataset, ALL, ()))
     for share in NOISE:
         for system in NOISY:

@@ -344,6 +344,21 @@ def test_few_users_whom_one_does_not_score_are_enough(model):
         assert scores.shape == (5, 20) and np.isfinite(scores).all() and scores.any()
 
 
+@pytest.mark.parametrize("model", ["mf", "lightgcn"])
+def test_users_it_was_not_trained_on_are_folded_in(planted, popularity, tmp_path, run_script, model):
+    """Half the users teach it what all of them like."""
+    arguments = "--user_support=150", f"--grid={json.dumps([QUICK[model]])}", "--epochs=60"
+    done = run_script("baselines.py", *command(planted, tmp_path, model, *arguments))
+    assert done.returncode == 0, done.stderr
+    assert result_of(tmp_path, model)["test"]["NDCG@10"] > popularity + 3
+
+
+def test_weights_are_refused_by_models_of_pairs():
+    settings = {"model": "mf", "grid": [QUICK["mf"]], "user_support": 9, "sampler": "distilled"}
+    with pytest.raises(UserError, match="from interactions, not from weights: try --sampler=distilled_hard"):
+        baselines.check(settings, SimpleNamespace(users=30, items=20, new_users=None))
+
+
 @pytest.mark.parametrize(
     "model, grid",
     [
@@ -517,7 +532,7 @@ def test_eight_devices_give_the_same_metrics(planted, tmp_path, run_script):
         ("svd_ae", ['--grid=[{"dimensions": 1}]'], "dimensions must be a whole number from 2"),
         ("ials", ['--grid=[{"dimensions": 8}]'], "needs a positive l2"),
         ("ials", ['--grid=[{"l2": 1, "seed": 3}]'], "ials has no 'seed'; it has l2, unobserved"),
-        ("mf", ["--user_support=100"], "recommends only to users it was trained on"),
+        ("neumf", ["--user_support=100"], "recommends only to users it was trained on"),
         ("ease", ["--user_support=301"], "301, but planted has 300 users"),
         ("ease", ['--grid=[{"l2": 0}]'], "needs a positive l2"),
         ("edlae", ['--grid=[{"l2": 1, "dropout": 1}]'], "dropout must be a number from 0 below 1"),

@@ -517,7 +517,7 @@ def test_a_new_setting_loses_no_run_and_a_changed_one_does(results, monkeypatch)
     before = made_of(results).keys()
     distilled = {planned for planned in before if planned.script == "distill"}
     baselines = {planned for planned in before if planned.script == "baselines"}
-    assert len(distilled) == 6 and len(baselines) == 4
+    assert len(distilled) == 6 and len(baselines) == 6
     for key, value in (("a_new_number", 3), ("a_new_switch", False), ("a_new_text", "words")):
         monkeypatch.setitem(hyper_params.hyper_params, key, value)
         monkeypatch.setitem(hyper_params.takes, "baselines", (*hyper_params.takes["baselines"], key))

@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings, strategies
 from scipy.stats import norm
+from sklearn.linear_model import Ridge
 
 from hyper_params import grids, kinds
 from lib.files import ROOT
@@ -274,12 +275,57 @@ def test_bpr_of_lightgcn_in_numpy():
     assert np.asarray(scores) == pytest.approx((x @ y.T)[[5, 0]], abs=1e-6)
 
 
+def test_mf_folds_users_in_by_ridge_regression_of_the_known_ones():
+    """From the mean embedding of a user's items to that of the user, with an intercept."""
+    rng = np.random.default_rng(5)
+    matrix = some_matrix(rng, 30, 9, 0.4)
+    learner = learners.mf(30, 9, dimensions=4)
+    params = {**learner.initialise(jax.random.key(0)), "bias": jax.random.normal(jax.random.key(2), (9,))}
+    tables, scores = learner.fold_in
+    context = (rng.random((6, 9)) < 0.4).astype(np.int8)
+    context[2] = 0
+    found = scores(tables(params, descent.histories_of(matrix)), jnp.arange(6), jnp.asarray(context))
+    p, q, b = (np.asarray(params[name], float) for name in ("user", "item", "bias"))
+    mean_of = lambda rows: np.array([q[row > 0].mean(0) if row.any() else np.zeros(4) for row in rows])
+    known = mean_of(matrix.toarray())
+    strength = learners.FOLD_IN_RIDGE * np.square(known - known.mean(0)).sum() / 4
+    expected = Ridge(strength).fit(known, p).predict(mean_of(context)) @ q.T + b
+    assert np.asarray(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_lightgcn_folds_users_in_by_the_sum_over_their_items():
+    """Their embedding is 0 before the first layer; the items' own stay as they were trained."""
+    matrix = some_matrix(np.random.default_rng(4), 6, 9, 0.4)
+    histories = descent.histories_of(matrix)
+    learner = learners.lightgcn(6, 9, dimensions=4, l2=0.3, layers=3)
+    params = learner.initialise(jax.random.key(0))
+    context = np.zeros((2, 9), np.float32)
+    context[0, [1, 4, 5]] = 1
+    tables, scores = learner.fold_in
+    scores = np.asarray(scores(tables(params, histories), None, jnp.asarray(context)))
+    dense = matrix.toarray().astype(float)
+    degree_user, degree_item = np.maximum(dense.sum(1), 1), np.maximum(dense.sum(0), 1)
+    link = dense / np.sqrt(np.outer(degree_user, degree_item))
+    user, item = np.asarray(params["user"], float), np.asarray(params["item"], float)
+    items, new = [item], [np.zeros(4)]
+    for _ in range(3):
+        new.append(sum(items[-1][i] / np.sqrt(3 * degree_item[i]) for i in (1, 4, 5)))
+        user, item = link @ item, link.T @ user
+        items.append(item)
+    expected = np.mean(new, 0) @ np.mean(items, 0).T
+    assert scores[0] / np.linalg.norm(scores[0]) == pytest.approx(
+        expected / np.linalg.norm(expected), abs=1e-5
+    )
+    assert not scores[1].any()
+
+
 @pytest.mark.parametrize("name", learners.LEARNERS)
 def test_every_learner_is_made_and_trained_in_the_same_way(name):
     """From users, items and a setting of its grid; its loss falls, and it scores every item."""
     make = learners.LEARNERS[name]
     assert list(inspect.signature(make).parameters)[:2] == ["users", "items"]
-    setting = {**grids[name][0], "dimensions": 8}
+    small = {key: 8 for key in ("dimensions", "hidden") if key in grids[name][0]}
+    setting = {**grids[name][0], **small}
     own = {key: value for key, value in setting.items() if key not in ("learning_rate", "batch_size")}
     matrix = some_matrix(np.random.default_rng(0))
     histories, learner, optimizer = descent.histories_of(matrix), make(30, 40, **own), optax.adam(0.02)

@@ -83,13 +83,17 @@ def test_no_training_sees_what_a_new_user_does(tmp_path):
 
 
 def test_every_script_asks_the_new_users(tiny_data, tmp_path, run_script):
-    """infinite_ae.py against the kernel regression itself; MF, which knows no others, refuses."""
+    """infinite_ae.py against the kernel regression itself; NeuMF, which knows no others, refuses."""
     where = ["--dataset=tiny-users", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"]
     small = ["--user_support=8", "--train_steps=2", "--num_per_user=20"]
     said = run_script("distill.py", *where, *small)
     assert said.returncode == 0, said.stderr
     assert "nothing is trained on 37 further users: 12 validate, 25 are tested" in said.stdout
-    for script, *more in (("baselines.py", "--model=ease"), ("infinite_ae.py", "--lamda_grid=[1]")):
+    for script, *more in (
+        ("baselines.py", "--model=ease"),
+        ("baselines.py", "--model=mf", "--epochs=5"),
+        ("infinite_ae.py", "--lamda_grid=[1]"),
+    ):
         assert run_script(script, *where, *more).returncode == 0
     dataset = data.load("tiny-users", tiny_data)
     new = dataset.new_users
@@ -104,7 +108,7 @@ def test_every_script_asks_the_new_users(tiny_data, tmp_path, run_script):
     expected = [100 * hit / min(10, count) for hit, count in zip(hits, new.lengths[TEST]) if count]
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["HR@10"] == pytest.approx(np.mean(expected), abs=0.5)
-    refused = run_script("baselines.py", *where, "--model=mf")
+    refused = run_script("baselines.py", *where, "--model=neumf")
     assert refused.returncode == 1 and "tiny-users asks about others" in refused.stderr
     [run] = tmp_path.glob("distill-*")
     asked = run_script("recommend.py", f"--run={run}", f"--user={new.user_ids[3]}", "--k=3", "--explain")
