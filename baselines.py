@@ -107,7 +107,7 @@ def fit_closed_form(settings, evaluation, loop, rows):
 def make_learner(name, shape, setting, known=True):
     """The rivals.descent.Learner of this name for a matrix of a shape, with its own part of the setting.
 
-    known: whether it is to score the users that it is trained on.
+    known: whether those who are asked about are the users it is trained on; else its `fold_in` scores them.
     """
     shared = ("learning_rate", "batch_size")
     own = {key: value for key, value in setting.items() if key not in shared}
@@ -128,7 +128,7 @@ def make_scores(learner, params, histories, mesh):
 def fit_by_descent(settings, evaluation, loop, rows, known):
     """Trains every setting of the grid until it stops getting better; as fit_closed_form.
 
-    known: whether the users who are asked about are those it is trained on.
+    known: as for make_learner.
     """
     histories = descent.histories_of(rows)
 
@@ -216,7 +216,7 @@ def check(settings, dataset):
     if name in KNOWN_USERS_ONLY and dataset.new_users:
         raise UserError(
             f"{name} recommends only to users it was trained on, and {dataset.name} asks about others: try "
-            "a model that is solved, such as ease, or mvae or recvae"
+            "another model, such as ease, mf or mvae"
         )
     if name in BY_PAIRS and settings["sampler"] == "distilled":
         raise UserError(f"{name} learns from interactions, not from weights: try --sampler=distilled_hard")

@@ -167,7 +167,7 @@ def sizes(matched):
                 continue
             data = known[dataset]
             width = data.items if each == 4 else data.per_user
-            entries = data.interactions if sample == ALL else round(plan.SUMMARY * width)
+            entries = data.interactions if sample == ALL else int(plan.SUMMARY * width)
             texts += [f"{entries:,}", f"{entries * each / 1000:,.0f}"]
         rows.append([sample, *texts])
     heads = [head for dataset in WHOLE for head in (f"{DATASETS[dataset]}: entries", "kB")]

@@ -52,7 +52,7 @@ class Learner(NamedTuple):
     tables: Callable  # (params, histories) -> tables, which `scores` uses for all users
     scores: Callable  # (tables, users (B,), context (B, I)) -> (B, I)
     by_user: bool  # whether examples number the users; else they number the interactions
-    # `tables` and `scores` for users it was not trained on; None: those above are for all, or for known ones
+    # `tables` and `scores` that need no user of training; None: those above need none, or know no others
     fold_in: tuple[Callable, Callable] | None = None
     passes: tuple[Pass, ...] = ()  # that make an epoch; (): one, which trains all params by `loss`
     refresh: Callable = lambda params: params  # params -> params, before each epoch

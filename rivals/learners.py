@@ -9,8 +9,8 @@
 Each is a function from its hyper-parameters to a `Learner`. LEARNERS, at the end of this file, lists them and
 says how to add one. U users, I items, B examples in a batch, d dimensions, n negatives.
 
-MF and LightGCN have embeddings of the users they were trained on. `fold_in` gives one to anybody else, from
-the items of their context, and leaves those of the items as they are.
+MF and LightGCN have embeddings of the users they were trained on. Their `fold_in` does without: anybody's
+embedding comes from the items of the context, and those of the items stay as they are.
 """
 
 import jax
@@ -58,6 +58,8 @@ def _norm(*rows):
 def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
     """Matrix factorisation: <p_u, q_i> + b_i.
 
+    The p of a user it was not trained on is a linear map of the mean q of the items of the context.
+
     Args:
         users, items: U, I.
         dimensions: d.
@@ -81,7 +83,7 @@ def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
         return _bpr(positive, negative, batch.negatives) + l2 * _norm(user, item, others)
 
     def tables_of_others(params, histories):
-        """A linear map to a user's embedding from the mean embedding of the items, fitted on those known."""
+        """Ridge regression of the known users' embeddings on the means of their items' embeddings."""
 
         def mean_item(user):
             row = dense_rows(histories, user[None], items)[0]
@@ -101,7 +103,7 @@ def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
 
 
 def _scores_of_others(tables, users, context):
-    """Scores (B, I) for a context (B, I): an embedding is the mean of what its items send, and a constant."""
+    """Scores (B, I) for a context (B, I): an embedding is the mean of "sent" over its items, plus "user"."""
     mean = context / jnp.maximum(context.sum(1, keepdims=True), 1)
     return (mean @ tables["sent"] + tables["user"]) @ tables["item"].T + tables["bias"]
 

@@ -9,7 +9,8 @@ sampler gives all of the data.
     interactions    a share S/U of all train interactions, drawn evenly
     svp_cf          the S users whom a small proxy model finds hardest (Sachdeva et al., WSDM 2022)
     distilled       the synthetic users of a run, float32 weights from 0 to 1
-    distilled_hard  interactions drawn from that run's logits, about as many as a real user has
+    distilled_hard  interactions drawn from that run's logits, about as many as a real user has; of a run with
+                    sparse rows, the items of the rows, without their weights
 
 SAMPLERS, below, lists the first four and says how to add one. U users, I items, m rows of a sample.
 """
