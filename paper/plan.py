@@ -136,8 +136,22 @@ LEARNT_FROM = {  # a learner's train data: its sampler, and whose synthetic user
 }
 EASE_BEFORE = EASE._replace(best_by=CHOSEN_BEFORE)
 _EASE = System("EASE", "baselines", ("--model=ease", f"--grid={json.dumps(_WIDE)}"), best_by=CHOSEN_BEFORE)
+# Four settings, as for all users. A grid that is given does not grow: along dimensions that takes hours.
+_MF = [
+    {"dimensions": 128, "l2": l2, "negatives": 4, "learning_rate": 0.005, "batch_size": 8192}
+    for l2 in (1e-3, 2e-3, 4e-3, 8e-3)
+]
+_LIGHTGCN = [
+    {"dimensions": 64, "layers": layers, "l2": l2, "negatives": 4, "learning_rate": 0.02, "batch_size": 65536}
+    for layers in (2, 3)
+    for l2 in (3e-4, 1e-3)
+]
+OF_PAIRS = tuple(
+    system._replace(arguments=(*system.arguments, f"--grid={json.dumps(grid)}"))
+    for system, grid in ((MF, _MF), (LIGHTGCN, _LIGHTGCN))
+)
 # Each on SUMMARY users, and on all users.
-LEARNERS = (_EASE, EASE_BEFORE), (IALS, IALS), (MVAE, MVAE), (MF, MF), (LIGHTGCN, LIGHTGCN)
+LEARNERS = (_EASE, EASE_BEFORE), (IALS, IALS), (MVAE, MVAE), *zip(OF_PAIRS, (MF, LIGHTGCN))
 NOISE = (0, 0.02, 0.05, 0.1)
 # Nothing is random in the first two without noise: one seed.
 NOISY = EASE_BEFORE, FULL._replace(best_by=CHOSEN_BEFORE), DISTILLED
@@ -151,7 +165,7 @@ NOISE_DATASET = STREAM_DATASET = "ml-1m"
 
 def samples_of(learner):
     """The keys of LEARNT_FROM that a System can learn from: one that learns from pairs takes no weights."""
-    weightless = learner in (MF, LIGHTGCN)
+    weightless = learner in OF_PAIRS
     return [name for name, (sampler, _) in LEARNT_FROM.items() if not (weightless and sampler == "distilled")]
 
 
