@@ -20,7 +20,7 @@ import optax
 from rivals.autoencoders import mvae, recvae
 from rivals.descent import Batch, Learner, dense_rows, draw_negatives, params_as_tables
 
-USERS_AT_ONCE = 16  # NeuMF scores this many users together: each needs I hidden layers
+USERS_AT_ONCE = 16  # scored by NeuMF, where each needs I hidden layers, and made dense by MF's fold-in
 FOLD_IN_RIDGE = 0.1  # of MF, in parts of the mean eigenvalue; 0.001 to 1 differ little on ML-1M's validation
 
 
@@ -86,8 +86,7 @@ def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
         """Ridge regression of the known users' embeddings on the means of their items' embeddings."""
 
         def mean_item(user):
-            row = dense_rows(histories, user[None], items)[0]
-            return row / jnp.maximum(row.sum(), 1) @ params["item"]
+            return _shares(dense_rows(histories, user[None], items))[0] @ params["item"]
 
         known = jax.lax.map(mean_item, jnp.arange(users), batch_size=USERS_AT_ONCE)
         centre, user_centre = known.mean(0), params["user"].mean(0)
@@ -104,8 +103,12 @@ def mf(users, items, dimensions=64, l2=1e-4, dropout=0.0, negatives=1):
 
 def _scores_of_others(tables, users, context):
     """Scores (B, I) for a context (B, I): an embedding is the mean of "sent" over its items, plus "user"."""
-    mean = context / jnp.maximum(context.sum(1, keepdims=True), 1)
-    return (mean @ tables["sent"] + tables["user"]) @ tables["item"].T + tables["bias"]
+    return (_shares(context) @ tables["sent"] + tables["user"]) @ tables["item"].T + tables["bias"]
+
+
+def _shares(rows):
+    """Rows (B, I) divided by their sums: times a table of the items, its means; 0 for an empty row."""
+    return rows / jnp.maximum(rows.sum(1, keepdims=True), 1)
 
 
 def neumf(users, items, dimensions=32, l2=1e-5, dropout=0.0, negatives=4):

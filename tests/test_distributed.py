@@ -76,6 +76,7 @@ def result(results):
     [
         [*DISTILL, "--validation_users=40", "--sampled_items=9"],
         [*DISTILL, "--objective=reconstruct", "--batch_size=-1"],
+        ["infinite_ae.py", "--dataset=tiny"],
         ["infinite_ae.py", "--dataset=tiny", "--user_support=100"],  # of fewer, items tie
     ],
 )
