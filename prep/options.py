@@ -75,7 +75,7 @@ def parse(arguments, description):
         default=0.01,
     )
     add("sha256", "the checksum that --url or --file must have, if not the known one", type=str.lower)
-    add("data_dir", "the folder of all data sets; default %(default)s", type=Path, default=Path("data"))
+    add("data-dir", "the folder of all data sets; default %(default)s", type=Path, default=Path("data"))
     add(
         "split",
         "random, each user's interactions at random; users, no model is trained on those who validate or are "

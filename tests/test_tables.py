@@ -408,7 +408,7 @@ def test_another_file_or_other_options_under_a_name_that_is_taken_are_refused(tm
     rows = "".join(f"{u},{i},{u + i}\n" for u in range(8) for i in range(9))
     path, other = write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", rows + "9,9,9\n")
     command = lambda file, *more: preprocess.main(
-        [f"--file={file}", "--name=mine", f"--data_dir={tmp_path}", "--user-col=0", *more]
+        [f"--file={file}", "--name=mine", f"--data-dir={tmp_path}", "--user-col=0", *more]
     )
     command(path, "--item-col=1")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").iterdir()}
