@@ -14,11 +14,14 @@ import data
 import distill
 import eval as evaluation
 from data import CONTEXT, DROPPED, TEST, TRAIN, VALIDATION
+from hyper_params import grids
 from lib import devices
 from lib.errors import UserError
 from prep import filters, from_python, preprocess, splits, tables
 from runs.synthetic_users import open_distilled
 
+# Nothing that validation decides.
+QUICK = "--recipe=plain", "--keep_step=3", "--keep_lamda=step", "--user_support=8", "--train_steps=3"
 moments = strategies.sampled_from([-np.inf, *range(12)])
 
 
@@ -68,15 +71,13 @@ def test_no_training_sees_what_a_new_user_does(tmp_path):
     rng = np.random.default_rng(0)
     user, item = np.nonzero(rng.random((60, 40)) < 0.3)
     part, _, _ = splits.split_users(user, item, 1)
-    is_new, small = np.isin(user, user[part == CONTEXT]), {"user_support": 8, "train_steps": 3, "log_freq": 3}
-    poisoned = item.copy()
+    is_new, poisoned = np.isin(user, user[part == CONTEXT]), item.copy()
     poisoned[is_new] = 39 - item[is_new]
     rows = []
     for name, items in (("whole", item), ("poisoned", poisoned)):
         write_layout(tmp_path / name, user, items, part)
         run = distill.main(
-            [f"--dataset={name}", f"--data_dir={tmp_path}", f"--results_dir={tmp_path}", "--keep_step=3"]
-            + [f"--{key}={value}" for key, value in small.items()]
+            [f"--dataset={name}", f"--data_dir={tmp_path}", f"--results_dir={tmp_path}", *QUICK]
         )
         rows.append(open_distilled(run).rows)
     assert (rows[0] == rows[1]).all()
@@ -85,13 +86,12 @@ def test_no_training_sees_what_a_new_user_does(tmp_path):
 def test_every_script_asks_the_new_users(tiny_data, tmp_path, run_script):
     """infinite_ae.py against the kernel regression itself; NeuMF, which knows no others, refuses."""
     where = ["--dataset=tiny-users", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}"]
-    small = ["--user_support=8", "--train_steps=2", "--num_per_user=20"]
-    said = run_script("distill.py", *where, *small)
+    said = run_script("distill.py", *where, *QUICK)
     assert said.returncode == 0, said.stderr
     assert "nothing is trained on 37 further users: 12 validate, 25 are tested" in said.stdout
     for script, *more in (
         ("baselines.py", "--model=ease"),
-        ("baselines.py", "--model=mf", "--epochs=5"),
+        ("baselines.py", "--model=mf", f"--grid={json.dumps(grids['mf'][:1])}", "--epochs=5"),
         ("infinite_ae.py", "--lamda_grid=[1]"),
     ):
         assert run_script(script, *where, *more).returncode == 0
