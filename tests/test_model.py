@@ -22,7 +22,7 @@ def float64():
 def test_kernel_is_the_ntk_of_the_paper_s_network(depth):
     rng = np.random.default_rng(depth)
     x, y = ((rng.random((m, 30)) < 0.3).astype(float) for m in (5, 4))
-    kernel = model.Kernel(depth, normalize=False)
+    kernel = jax.jit(model.Kernel(depth, normalize=False))
     np.testing.assert_allclose(kernel(x, y), arc_cosine_ntk(x, y, depth), rtol=1e-6)
     np.testing.assert_allclose(kernel(x), arc_cosine_ntk(x, x, depth), rtol=1e-6)
 
@@ -36,13 +36,11 @@ def test_kernel_of_rows_that_are_nearly_the_same_in_single_precision(depth, norm
     rows[3] = rows[4] = rows[5]
     scaled = rows * (np.sqrt(3000) / np.linalg.norm(rows, axis=1, keepdims=True) if normalize else 1)
     with jax.enable_x64(False):
-        kernel, single = model.Kernel(depth, normalize), jnp.asarray(rows, jnp.float32)
+        kernel, single = jax.jit(model.Kernel(depth, normalize)), jnp.asarray(rows, jnp.float32)
         np.testing.assert_allclose(kernel(single), arc_cosine_ntk(scaled, scaled, depth), rtol=1e-5)
-        solved = lambda rows: model.ridge(kernel(rows), rows, 1e-4)
-        assert (
-            np.isfinite(solved(single)).all()
-            and np.isfinite(jax.grad(lambda rows: (solved(rows) ** 2).sum())(single)).all()
-        )
+        size = lambda rows: (model.ridge(kernel(rows), rows, 1e-4) ** 2).sum()
+        value, gradient = jax.jit(jax.value_and_grad(size))(single)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_kernel_is_the_limit_of_a_wide_network():
@@ -62,10 +60,10 @@ def test_normalized_kernel_sees_only_directions():
     rng = np.random.default_rng(1)
     x, y = rng.random((4, 9)), rng.random((3, 9))
     scaled = [rows / np.linalg.norm(rows, axis=1, keepdims=True) * 3 for rows in (x, y)]
-    kernel = model.Kernel(1, normalize=True)
-    np.testing.assert_allclose(kernel(7 * x, y), model.Kernel(1, normalize=False)(*scaled), rtol=1e-6)
+    kernel, plain = (jax.jit(model.Kernel(1, normalize)) for normalize in (True, False))
+    np.testing.assert_allclose(kernel(7 * x, y), plain(*scaled), rtol=1e-6)
     assert np.isfinite(kernel(np.zeros((1, 9)), y)).all(), "an empty history"
-    assert np.isfinite(jax.grad(lambda rows: kernel(rows).sum())(jnp.zeros((2, 9)))).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda rows: kernel(rows).sum()))(jnp.zeros((2, 9)))).all()
 
 
 @pytest.mark.parametrize("block", [model.BLOCK, 2])
@@ -75,11 +73,12 @@ def test_ridge_solves_its_equation(monkeypatch, block):
     root = rng.standard_normal((6, 6))
     gram, labels = root @ root.T, rng.standard_normal((6, 4))
     expected = np.linalg.inv(gram + 0.3 * np.trace(gram) / 6 * np.eye(6)) @ labels
-    np.testing.assert_allclose(model.ridge(gram, labels, 0.3), expected, rtol=1e-8)
-    check_grads(lambda gram: model.ridge(gram + gram.T, labels, 0.3), (gram,), order=1)
+    solve = jax.jit(lambda gram, lamda: model.ridge(gram, labels, lamda))
+    np.testing.assert_allclose(solve(gram, 0.3), expected, rtol=1e-8)
+    check_grads(jax.jit(lambda gram: solve(gram + gram.T, 0.3)), (gram,), order=1)
     for place in (0, 5):
         gram[place, place] = -9
-        assert np.isnan(model.ridge(gram, labels, 0.0)).all(), "not positive definite"
+        assert np.isnan(solve(gram, 0.0)).all(), "not positive definite"
 
 
 def plain_sample(key, logits, tau, draws, noise_groups):
@@ -113,19 +112,16 @@ def test_products_have_the_derivative_of_the_plain_sampler(noise_groups):
     key, weights = jax.random.key(6), np.random.default_rng(7).standard_normal((5, 9))
     size = -(-5 // noise_groups)
 
+    @jax.jit
     def plain(logits):
         keys = jax.random.split(key, -(-5 // size))
         noise = jnp.stack([jax.random.gumbel(keys[user // size], (3, 9), logits.dtype) for user in range(5)])
         return jnp.clip(jax.nn.softmax((logits[:, None] + noise) / 2.0, axis=-1).sum(1), 0, 1)
 
-    shared = lambda logits: model.sample(key, logits, 2.0, 3, noise_groups)
+    shared = jax.jit(lambda logits: model.sample(key, logits, 2.0, 3, noise_groups))
     np.testing.assert_allclose(shared(logits), plain(logits), rtol=1e-10)
-    np.testing.assert_allclose(
-        jax.grad(lambda x: (weights * shared(x)).sum())(logits),
-        jax.grad(lambda x: (weights * plain(x)).sum())(logits),
-        rtol=1e-8,
-        atol=1e-14,
-    )
+    slope_of = lambda form: jax.jit(jax.grad(lambda logits: (weights * form(logits)).sum()))(logits)
+    np.testing.assert_allclose(slope_of(shared), slope_of(plain), rtol=1e-8, atol=1e-14)
 
 
 def test_both_forms_of_the_draws_agree_in_float32_where_they_meet():
@@ -145,7 +141,7 @@ def test_both_forms_of_the_draws_agree_in_float32_where_they_meet():
 @pytest.mark.parametrize("users", [5, 8, 11])
 def test_the_factors_of_ridge_are_ridge_then_predict_on_either_side(users):
     rng = np.random.default_rng(4)
-    kernel, rows = model.Kernel(1, True), jnp.asarray(rng.random((6, 8)))
+    kernel, rows = jax.jit(model.Kernel(1, True)), jnp.asarray(rng.random((6, 8)))
     gram, cross = kernel(rows), kernel(jnp.asarray(rng.random((users, 8))), rows)
     expected = model.predict(cross, model.ridge(gram, rows, 0.1))
     np.testing.assert_allclose(
@@ -161,6 +157,7 @@ def test_gradient_through_sampling_kernel_and_solve(tau, normalize):
     logits, targets = jnp.asarray(rng.standard_normal((4, 8))), jnp.asarray(rng.random((5, 8)) < 0.5)
     kernel = model.Kernel(1, normalize)
 
+    @jax.jit
     def loss(logits, log_lamda):
         rows = model.sample(jax.random.key(1), logits, tau, 3, 2)
         cross = kernel(targets.astype(rows.dtype), rows)
@@ -179,6 +176,7 @@ def test_derivative_of_every_loss_with_hidden_items_and_item_weights_by_finite_d
     fed, targets = jnp.asarray(part == 1), jnp.asarray(part == 2)
     kernel = model.Kernel(1, True, weights)
 
+    @jax.jit
     def loss(logits, log_lamda):
         rows = model.sample(jax.random.key(1), logits, 2.0, 3, 1)
         alpha = model.ridge(kernel(rows), rows, jnp.exp(log_lamda))
@@ -193,11 +191,11 @@ def test_derivative_of_every_loss_with_hidden_items_and_item_weights_by_finite_d
 def test_a_row_with_itself_is_exact_and_has_a_sound_gradient(depth, normalize):
     """In float32 the closed form is off by 1e-4 there; in float64 it tells what is right."""
     rows = np.random.default_rng(12).random((20, 300)) * (np.random.default_rng(13).random((20, 300)) < 0.1)
-    kernel = model.Kernel(depth, normalize)
+    kernel = jax.jit(model.Kernel(depth, normalize))
     with jax.enable_x64():
         expected = np.diag(kernel(jnp.asarray(rows), jnp.asarray(rows)))
     np.testing.assert_allclose(np.diag(kernel(jnp.asarray(rows, jnp.float32))), expected, rtol=1e-6)
-    gradient = jax.grad(lambda rows: jnp.trace(kernel(rows)))(jnp.asarray(rows, jnp.float32))
+    gradient = jax.jit(jax.grad(lambda rows: jnp.trace(kernel(rows))))(jnp.asarray(rows, jnp.float32))
     slope = 0 if normalize else 2 * (depth + 1) * 2 * rows / 300
     np.testing.assert_allclose(gradient, np.broadcast_to(slope, rows.shape), atol=2e-6)
 
@@ -241,7 +239,7 @@ def test_generalized_cross_entropy_against_a_loop(power):
 def test_generalized_cross_entropy_pulls_as_the_cross_entropy_does_where_the_power_is_small():
     rng = np.random.default_rng(17)
     scores, targets = rng.standard_normal((3, 8)), rng.random((3, 8)) < 0.4
-    slope = lambda loss: jax.grad(lambda scores: loss(scores).sum())(scores)
+    slope = lambda loss: jax.jit(jax.grad(lambda scores: loss(scores).sum()))(scores)
     np.testing.assert_allclose(
         slope(lambda scores: model.generalized_cross_entropy(scores, targets, None, 1.0, 2.0, 1e-6)),
         slope(lambda scores: model.cross_entropy(scores, targets, None, 1.0, 2.0)),
@@ -307,10 +305,14 @@ def test_the_kernel_of_rows_given_at_some_items_is_that_of_the_whole_rows(normal
         lambda columns: kernel.of_part(part.astype(float), items, columns),
         lambda columns: kernel.of_places(places, columns),
     ]
-    expected, *given = (form(jnp.asarray(columns)) for form in forms)
-    slopes = [jax.grad(lambda columns: (form(columns) * change).sum()) for form in forms]
-    expected_slope, *given_slopes = (slope(jnp.asarray(columns)) for slope in slopes)
-    for values, slope in zip(given, given_slopes, strict=True):
+
+    def value_and_slope(form):
+        total = lambda columns: ((form(columns) * change).sum(), form(columns))
+        slope, values = jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(columns))
+        return values, slope
+
+    (expected, expected_slope), *given = map(value_and_slope, forms)
+    for values, slope in given:
         np.testing.assert_allclose(values, expected, rtol=1e-9)
         np.testing.assert_allclose(slope, expected_slope, rtol=1e-7, atol=1e-12)
 
@@ -319,7 +321,7 @@ def test_the_kernel_of_rows_given_at_some_items_is_that_of_the_whole_rows(normal
 def test_items_are_weighted_before_all_else(normalize):
     rng = np.random.default_rng(15)
     x, y, weights = rng.random((4, 9)), rng.random((3, 9)), rng.random(9) + 0.5
-    plain, weighted = model.Kernel(1, normalize), model.Kernel(1, normalize, weights)
+    plain, weighted = (jax.jit(model.Kernel(1, normalize, each)) for each in (None, weights))
     np.testing.assert_allclose(weighted(x, y), plain(x * weights, y * weights), rtol=1e-6)
     np.testing.assert_allclose(weighted(x), plain(x * weights), rtol=1e-6)
 
@@ -327,9 +329,8 @@ def test_items_are_weighted_before_all_else(normalize):
 @pytest.mark.parametrize("loss", [model.cross_entropy, model.generalized_cross_entropy, model.squared_error])
 def test_the_loss_of_a_user_whose_every_item_is_hidden_is_zero_with_a_finite_gradient(loss):
     hidden = jnp.ones((1, 4), bool)
-    value, gradient = jax.value_and_grad(lambda scores: loss(scores, ~hidden, hidden, 0.5).sum())(
-        jnp.ones((1, 4))
-    )
+    of = jax.jit(jax.value_and_grad(lambda scores: loss(scores, ~hidden, hidden, 0.5).sum()))
+    value, gradient = of(jnp.ones((1, 4)))
     assert value == 0 and np.isfinite(gradient).all()
 
 
@@ -341,7 +342,7 @@ def test_a_hidden_item_changes_no_softmax_however_high_its_score(loss):
         jnp.zeros((4, 9), bool).at[:, 5].set(True),
     )
     targets = (rng.random((4, 9)) < 0.5) & ~np.asarray(hidden)
-    of = jax.value_and_grad(lambda scores: loss(scores, targets, hidden, 0.5).sum())
+    of = jax.jit(jax.value_and_grad(lambda scores: loss(scores, targets, hidden, 0.5).sum()))
     (value, slope), (expected, expected_slope) = (of(scores.at[:, 5].set(high)) for high in (1e4, 0.0))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-6)
