@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from functools import partial
+from functools import cache, partial
 from typing import get_args
 
 import jax
@@ -20,6 +20,12 @@ from lib.files import ROOT
 from rivals import autoencoders, descent, learners
 
 
+def compiled(learner):
+    """The Learner with its functions compiled: one operation at a time, compiling them takes seconds."""
+    names = "initialise", "draw", "loss", "tables", "scores"
+    return learner._replace(**{name: jax.jit(getattr(learner, name)) for name in names})
+
+
 def some_matrix(rng, users=30, items=40, share=0.2):
     return sp.csr_matrix((rng.random((users, items)) < share).astype(np.int8))
 
@@ -32,9 +38,8 @@ def test_negatives_are_never_positive(seed, share):
     matrix = matrix[np.diff(matrix.indptr) < 9]
     if matrix.nnz:
         user = jnp.asarray(rng.integers(matrix.shape[0], size=50))
-        negatives = np.asarray(
-            descent.draw_negatives(jax.random.key(seed), descent.histories_of(matrix), user, 9, 6)
-        )
+        draw = jax.jit(partial(descent.draw_negatives, items=9, count=6))
+        negatives = np.asarray(draw(jax.random.key(seed), descent.histories_of(matrix), user))
         assert negatives.min() >= 0 and negatives.max() < 9
         assert not matrix.toarray()[np.asarray(user)[:, None], negatives].any()
 
@@ -85,6 +90,7 @@ def test_propagation_is_the_mean_of_the_powers_of_a_dense_graph(layers):
 def test_the_loss_of_mvae_in_numpy():
     """Without dropout; the latent noise is repeated with the same key."""
     learner = autoencoders.mvae(6, 40, hidden=7, dimensions=3, dropout=0.0, kl_weight=0.3, anneal_steps=10)
+    learner = compiled(learner)
     params = learner.initialise(jax.random.key(1))
     rows = some_matrix(np.random.default_rng(2), 6).toarray().astype(np.float64)
     double = jax.tree.map(lambda array: np.asarray(array, np.float64), params)
@@ -115,7 +121,7 @@ def test_the_composite_prior_in_a_loop():
         standard, wide = normal_density(code[place], 0, 0), normal_density(code[place], 0, 10)
         earlier = normal_density(code[place], mean[place], log_variance[place])
         expected[place] = np.log(0.15 * standard + 0.75 * earlier + 0.1 * wide)
-    found = autoencoders.composite_prior(*(jnp.asarray(each) for each in (code, mean, log_variance)))
+    found = jax.jit(autoencoders.composite_prior)(*(jnp.asarray(each) for each in (code, mean, log_variance)))
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -179,10 +185,12 @@ def test_each_pass_of_recvae_trains_its_own_part():
     histories, optimizer = descent.histories_of(some_matrix(np.random.default_rng(0))), optax.adam(0.01)
     params = learner.initialise(jax.random.key(0))
     state = descent.start_optimizer(learner, optimizer, params)
+    epoch_of = cache(
+        lambda *passes: descent.make_epoch(learner._replace(passes=passes), histories, optimizer, 10)[0]
+    )
     for number, passes in enumerate([(encoder, decoder), (encoder,), (decoder,), (encoder,)]):
-        epoch, _ = descent.make_epoch(learner._replace(passes=passes), histories, optimizer, 10)
         before, before_state = params, state
-        params, state, _ = epoch(params, state, jax.random.key(number), 0)
+        params, state, _ = epoch_of(*passes)(params, state, jax.random.key(number), 0)
         for entry in ("encoder", "decoder"):
             trained = entry in [one.entry for one in passes]
             assert is_same(params[entry], before[entry]) != trained
@@ -227,7 +235,7 @@ def test_passes_take_turns_as_a_plain_loop_does():
 
 def test_neumf_scores_every_pair_as_its_loss_does():
     """The scores of all items, whose first layer is split in two, against the loss of one pair at a time."""
-    learner = learners.neumf(5, 40, dimensions=4, l2=0.0)
+    learner = compiled(learners.neumf(5, 40, dimensions=4, l2=0.0))
     params = jax.tree.map(lambda array: array + 0.1, learner.initialise(jax.random.key(0)))
     scores = np.asarray(learner.scores(params, jnp.arange(5), None), np.float64)
     for user, item, other in [(0, 3, 7), (4, 39, 0), (2, 11, 12)]:
@@ -239,7 +247,7 @@ def test_neumf_scores_every_pair_as_its_loss_does():
 
 
 def test_bpr_of_mf_in_numpy():
-    learner = learners.mf(6, 9, dimensions=4, l2=0.01)
+    learner = compiled(learners.mf(6, 9, dimensions=4, l2=0.01))
     params = {**learner.initialise(jax.random.key(0)), "bias": jax.random.normal(jax.random.key(2), (9,))}
     p, q, b = (np.asarray(params[name], np.float64) for name in ("user", "item", "bias"))
     pairs = [(0, 3, 4), (5, 8, 0)]
@@ -258,7 +266,7 @@ def test_bpr_of_lightgcn_in_numpy():
     """Scores are of the propagated embeddings, the squared norms of those before."""
     matrix = some_matrix(np.random.default_rng(4), 6, 9, 0.4)
     histories = descent.histories_of(matrix)
-    learner = learners.lightgcn(6, 9, dimensions=4, l2=0.3, layers=2)
+    learner = compiled(learners.lightgcn(6, 9, dimensions=4, l2=0.3, layers=2))
     params = learner.initialise(jax.random.key(0))
     far = learners.propagate(histories, params, 2)
     (p, q), (x, y) = (
@@ -279,9 +287,9 @@ def test_mf_folds_users_in_by_ridge_regression_of_the_known_ones():
     """From the mean embedding of a user's items to that of the user, with an intercept."""
     rng = np.random.default_rng(5)
     matrix = some_matrix(rng, 30, 9, 0.4)
-    learner = learners.mf(30, 9, dimensions=4)
+    learner = compiled(learners.mf(30, 9, dimensions=4))
     params = {**learner.initialise(jax.random.key(0)), "bias": jax.random.normal(jax.random.key(2), (9,))}
-    tables, scores = learner.fold_in
+    tables, scores = map(jax.jit, learner.fold_in)
     context = (rng.random((6, 9)) < 0.4).astype(np.int8)
     context[2] = 0
     found = scores(tables(params, descent.histories_of(matrix)), jnp.arange(6), jnp.asarray(context))
@@ -301,7 +309,7 @@ def test_lightgcn_folds_users_in_by_the_sum_over_their_items():
     params = learner.initialise(jax.random.key(0))
     context = np.zeros((2, 9), np.float32)
     context[0, [1, 4, 5]] = 1
-    tables, scores = learner.fold_in
+    tables, scores = map(jax.jit, learner.fold_in)
     scores = np.asarray(scores(tables(params, histories), None, jnp.asarray(context)))
     dense = matrix.toarray().astype(float)
     degree_user, degree_item = np.maximum(dense.sum(1), 1), np.maximum(dense.sum(0), 1)
@@ -328,7 +336,8 @@ def test_every_learner_is_made_and_trained_in_the_same_way(name):
     setting = {**grids[name][0], **small}
     own = {key: value for key, value in setting.items() if key not in ("learning_rate", "batch_size")}
     matrix = some_matrix(np.random.default_rng(0))
-    histories, learner, optimizer = descent.histories_of(matrix), make(30, 40, **own), optax.adam(0.02)
+    histories, learner = descent.histories_of(matrix), make(30, 40, **own)
+    optimizer = optax.adam(0.02)
     params = learner.initialise(jax.random.key(0))
     state, losses = descent.start_optimizer(learner, optimizer, params), []
     epoch, steps = descent.make_epoch(learner, histories, optimizer, 64)
@@ -415,7 +424,7 @@ def test_an_epoch_sees_every_example_once_and_leaves_out_what_fills_no_batch():
 def test_a_user_who_has_every_item_is_compared_with_none(make):
     """The last item, which an index of -1 would be, changes nothing."""
     histories = descent.histories_of(sp.csr_matrix(np.array([[1, 1, 1, 1], [1, 0, 0, 1]], np.int8)))
-    learner = make(2, 4, dimensions=8, l2=0.1, negatives=3)
+    learner = compiled(make(2, 4, dimensions=8, l2=0.1, negatives=3))
     batch = learner.draw(histories, jnp.array([0, 4]), jax.random.key(0))
     assert (
         batch.user.tolist() == [0, 1]
@@ -423,7 +432,7 @@ def test_a_user_who_has_every_item_is_compared_with_none(make):
         and set(batch.negatives[1].tolist()) <= {1, 2}
     )
     params = learner.initialise(jax.random.key(1))
-    gradient = jax.grad(learner.loss)(params, batch, histories, jax.random.key(2), 0)
+    gradient = jax.jit(jax.grad(learner.loss))(params, batch, histories, jax.random.key(2), 0)
     of_items = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
