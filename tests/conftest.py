@@ -26,6 +26,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+from lib import plots
 from lib.errors import run_script as run_script_as_main
 
 
@@ -98,6 +99,13 @@ def shorten_rehearsals(monkeypatch):
 
     monkeypatch.setattr(trials, "MOST_DRAWS", 1)
     monkeypatch.setattr(trials, "FREE", 0)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For tests of something else: the picture of a small run takes as long as its steps."""
+    for draw in (plots.curve, plots.grid):
+        monkeypatch.setattr(plots, draw.__name__, lambda *_: b"")
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,8 @@ from runs.evaluation import Evaluation
 from runs.rows import GROWTH, keep_apart, make_rows
 from runs.synthetic_users import open_distilled, to_matrix
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 STEPS = 200
 TINY = [
     "--dataset=tiny",

@@ -18,6 +18,8 @@ from lib.errors import UserError
 from lib.random_streams import Stream, generator
 from rivals import samplers
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def run(run_script, data_dir, results, *arguments, **options):
     done = run_script(

@@ -17,6 +17,8 @@ from lib.settings import resolve
 from prep.filters import split_interactions
 from runs import recipes, trials
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def settings_of(results, *words):
     return resolve([f"--results_dir={results}", *words], "", "distill")[0]
