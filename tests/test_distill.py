@@ -14,7 +14,14 @@ import numpy as np
 import optax
 import pytest
 import scipy.sparse as sp
-from conftest import ROOT, environment_of, environment_without_cache, without_sums, write_layout
+from conftest import (
+    ROOT,
+    environment_of,
+    environment_without_cache,
+    shorten_rehearsals,
+    without_sums,
+    write_layout,
+)
 
 import data
 import distill
@@ -308,8 +315,9 @@ def test_faults_of_settings_and_data_are_one_line(tiny_data, tmp_path, run_scrip
 
 
 @pytest.mark.parametrize("users, items", [(1, 3), (3, 5), (40, 5)])
-def test_very_few_users_and_items_make_a_run(tmp_path, run_script, users, items):
+def test_very_few_users_and_items_make_a_run(tmp_path, run_script, monkeypatch, users, items):
     """Three interactions of each user, one in every part; the settings are the defaults."""
+    shorten_rehearsals(monkeypatch)
     place = np.arange(3 * users)
     user, part = place // 3, place % 3
     write_layout(tmp_path / "tiny", user, (user + part) % items, part)
@@ -847,7 +855,7 @@ def test_rows_are_kept_apart_from_every_history(most):
 def test_a_run_whose_users_are_kept_apart(tiny, tiny_data, tmp_path, run_script):
     arguments = "--dataset=tiny", f"--data_dir={tiny_data}", f"--results_dir={tmp_path}", "--user_support=10"
     few = "--rows=sparse", "--max_overlap=0.15", "--train_steps=12", "--log_freq=6"
-    done = run_script("distill.py", *arguments, *few)
+    done = run_script("distill.py", *arguments, *few, "--recipe=plain", "--keep_step=12", "--keep_lamda=step")
     [folder] = folders(tmp_path)
     rows = open_distilled(folder).rows
     says = f"10 synthetic users have {(rows > 0).sum()} interactions; {(~rows.any(axis=1)).sum()} have none"

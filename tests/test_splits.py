@@ -20,8 +20,6 @@ from lib.errors import UserError
 from prep import filters, from_python, preprocess, splits, tables
 from runs.synthetic_users import open_distilled
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 # Nothing that validation decides.
 QUICK = "--recipe=plain", "--keep_step=3", "--keep_lamda=step", "--user_support=8", "--train_steps=3"
 moments = strategies.sampled_from([-np.inf, *range(12)])
