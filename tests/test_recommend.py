@@ -192,7 +192,7 @@ def test_contributions_against_a_loop(opened, monkeypatch):
     columns, scores = recommender.rank(sp.csr_matrix(histories), 5)
     monkeypatch.setattr(recommender_module, "HISTORIES_AT_ONCE", 16)
     found = recommender.contributions(sp.csr_matrix(histories * 2), columns)
-    kernel = model.Kernel(1, distilled.settings["normalize"], distilled.item_weights)
+    kernel = jax.jit(model.Kernel(1, distilled.settings["normalize"], distilled.item_weights))
     alpha = np.asarray(model.ridge(kernel(distilled.rows), distilled.rows, distilled.lamda))
 
     def totals(histories, listed):
