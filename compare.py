@@ -41,6 +41,9 @@ from paper.plan import (
     NOISE,
     NOISE_DATASET,
     NOISY,
+    SIZE_DATASET,
+    SIZED,
+    SIZED_BUDGETS,
     STRATEGIES,
     STREAM,
     STREAM_DATASET,
@@ -64,6 +67,8 @@ from paper.summaries import (
 from runs.published import NDCG_AT_10
 
 README = Path(__file__).parent / "README.md"
+# Bytes an entry: two for the item's number, one for a sparse weight; four for a soft one at the item's place.
+BYTES = {"soft": 4, "sparse": 2 + 1, "ids": 2}
 HEAD = ["", *METRICS, "chosen by", "settings", "paper, NDCG@10", P]  # of the tables with all metrics
 # The README's first table: its data sets; of each system, what it is and what it was trained on.
 FIRST_DATASETS = "ml-1m", "magazine"
@@ -149,26 +154,39 @@ def learners(matched):
     return markdown(["NDCG@10 of", "trained on", "chosen by", *map(DATASETS.get, WHOLE)], rows)
 
 
-def sizes(matched):
-    """The Markdown table of how large the learners' train data are: entries, and kB of a plain format.
+def statistics(matched):
+    """{data set: the recipes.Statistics of its data}, of those with runs that have them."""
+    return {run.dataset: run.statistics for run in matched.values() if run and run.statistics}
 
-    An item's number takes two bytes, a sparse weight one, and a soft weight, at every item, four. What is
-    sampled has about as many interactions a user as the data.
+
+def size_of(data, users, kind):
+    """(entries, bytes) of so many users of a data set in a plain format, BYTES an entry.
+
+    Soft rows have an entry at every item. All others have about as many interactions a user as the data.
+
+    Args:
+        data: recipes.Statistics.
+        kind: a key of BYTES.
     """
-    known = {run.dataset: run.statistics for run in matched.values() if run and run.statistics}
-    rows = []
+    entries = int(users * (data.items if kind == "soft" else data.per_user))
+    return entries, entries * BYTES[kind]
+
+
+def sizes(matched):
+    """The Markdown table of how large the learners' train data are: entries, and kB, as in `size_of`."""
+    known, rows = statistics(matched), []
     for sample in (*LEARNT_FROM, ALL):
         sampler, system = LEARNT_FROM.get(sample, (None, None))
-        each = {plan.DISTILLED: 4, plan.SPARSE: 2 + 1}[system] if sampler == "distilled" else 2
+        weights = {plan.DISTILLED: "soft", plan.SPARSE: "sparse"}.get(system)
+        kind = weights if sampler == "distilled" else "ids"
         texts = []
         for dataset in WHOLE:
             if dataset not in known:
                 texts += ["missing"] * 2
                 continue
             data = known[dataset]
-            width = data.items if each == 4 else data.per_user
-            entries = data.interactions if sample == ALL else int(plan.SUMMARY * width)
-            texts += [f"{entries:,}", f"{entries * each / 1000:,.0f}"]
+            entries, size = size_of(data, data.users if sample == ALL else plan.SUMMARY, kind)
+            texts += [f"{entries:,}", f"{size / 1000:,.0f}"]
         rows.append([sample, *texts])
     heads = [head for dataset in WHOLE for head in (f"{DATASETS[dataset]}: entries", "kB")]
     return markdown(["trained on", *heads], rows)
@@ -237,15 +255,19 @@ def uncommitted(matched):
 KINDS = ("pdf", "png", "svg")
 HOLLOW = "; hollow points lack seeds"
 NOISE_AXIS, STREAM_AXIS = "random interactions, % of train", "parts of the users that have arrived"
+SIZE_AXIS = "train data, kB"
 
 
-def labels(matched, part, systems):
-    """{system's name: its label in a figure, which tells how many of its planned runs are missing}."""
+def labels(matched, part, systems, dataset=None):
+    """{system's name: its label in a figure, which tells how many of its planned runs are missing}.
+
+    dataset: the figure's, None if it has several.
+    """
     by_name = {}
     for system in systems:
         points = {}  # whether each planned run is made, by the point of the figure
         for planned, run in matched.items():
-            if planned[:2] == (part, system.name):
+            if planned[:2] == (part, system.name) and dataset in (None, planned.dataset):
                 points.setdefault(planned[2:4], []).append(run is not None)
         made, count = (sum(map(total, points.values())) for total in (sum, len))
         partly = any(0 < sum(seeds) < len(seeds) for seeds in points.values())
@@ -289,6 +311,27 @@ def strategies(matched):
     return panels
 
 
+def by_size(matched):
+    """{label: `line`}, x the kB of what a model is trained on, by `size_of`; {} if the data are unknown."""
+    data = statistics(matched).get(SIZE_DATASET)
+    if data is None:
+        return {}
+    budgets, _ = FIGURE[SIZE_DATASET]
+    drawn = (  # part, system, its label, its numbers of users, kind
+        ("strategies", plan.SOFT, "Distill-CF, soft rows", budgets, "soft"),
+        ("sizes", SIZED, SIZED.name, SIZED_BUDGETS, "sparse"),
+        ("strategies", plan.RANDOM, plan.RANDOM.name, budgets, "ids"),
+        ("strategies", EVERYONE, f"∞-AE, {ALL}", (None,), "ids"),
+        ("table", plan.EASE, f"EASE, {ALL}", (None,), "ids"),
+    )
+    lines = {}
+    for part, system, label, points, kind in drawn:
+        places = {point: size_of(data, point or data.users, kind)[1] / 1000 for point in points}
+        name = labels(matched, part, (system,), SIZE_DATASET)[system.name].replace(system.name, label, 1)
+        lines[name] = line(matched, part, system.name, SIZE_DATASET, places, ("NDCG@10",))
+    return lines
+
+
 def noise(matched):
     """{label: `line`}, x the random interactions in percent of train."""
     names, places = labels(matched, "noise", NOISY), {share: 100 * share for share in NOISE}
@@ -318,16 +361,15 @@ def stream(matched):
 
 def figures(matched):
     """({file's name: bytes}, [a line on each figure that lacks runs])."""
-    panels, by_noise, by_part = strategies(matched), noise(matched), stream(matched)
-    drawings = (
-        ("results", [panel.lines for panel in panels], partial(plots.strategies, panels)),
-        ("noise", [by_noise], partial(plots.lines, by_noise, "NDCG@10", NOISE_AXIS, DATASETS[NOISE_DATASET])),
-        (
-            "stream",
-            [by_part],
-            partial(plots.lines, by_part, "NDCG@10", STREAM_AXIS, DATASETS[STREAM_DATASET]),
-        ),
-    )
+    panels = strategies(matched)
+    drawings = [("results", [panel.lines for panel in panels], partial(plots.strategies, panels))]
+    for name, lines, axis, dataset, log_x in (
+        ("sizes", by_size(matched), SIZE_AXIS, SIZE_DATASET, True),
+        ("noise", noise(matched), NOISE_AXIS, NOISE_DATASET, False),
+        ("stream", stream(matched), STREAM_AXIS, STREAM_DATASET, False),
+    ):
+        draw = partial(plots.lines, lines, "NDCG@10", axis, DATASETS[dataset], log_x=log_x)
+        drawings.append((name, [lines], draw))
     files, notes = {}, []
     for name, of_panels, draw in drawings:
         names = [f"{name}.{kind}" for kind in KINDS]

@@ -281,8 +281,9 @@ def _mark(axes, place, text=None):
 
 
 def _label_log(axis):
-    """Ticks at 1, 2 and 5 of every power of ten, as plain numbers."""
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    """Ticks at 1, 2 and 5 of every power of ten, as plain numbers; on a long axis, at 1 and 3."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1, 3)))
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_locator(ticker.NullLocator())
 

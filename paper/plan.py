@@ -1,8 +1,8 @@
 """Which runs the paper's table and figures need, and which of them have been made.
 
-The plan has five parts: the table of systems; the strategies, ∞-AE on ever more users that are picked or
-distilled; the learners, other models on distilled users; noise in the train interactions; and a stream of
-users. One run can serve several parts.
+The plan has six parts: the table of systems; the strategies, ∞-AE on ever more users that are picked or
+distilled; the sizes, sparse rows beside them; the learners, other models on distilled users; noise in the
+train interactions; and a stream of users. One run can serve several parts.
 
 A planned run is found by comparing its settings one by one. A run may lack a setting that is newer than it:
 the run counts as made with the value in hyper_params.py, unless the plan sets that setting.
@@ -25,9 +25,10 @@ DATASETS = {
     "douban": "Douban",
     "ml-latest-small": "MovieLens-latest-small",
     "ml-latest-small-last": "MovieLens-latest-small, last",
+    "ml-100k-time": "MovieLens-100K, by time",
 }
 WHOLE = "magazine", "ml-1m"  # which have the models that learn by descent, and synthetic users for others
-FEW_USERS = "ml-latest-small", "ml-latest-small-last"  # too few for SUMMARY synthetic ones
+FEW_USERS = "ml-latest-small", "ml-latest-small-last", "ml-100k-time"  # too few for SUMMARY synthetic ones
 SEEDS, BUDGETS = (1, 2, 3), (10, 20, 50, 100, 200, 500, 1000)
 # The panels of the first figure: on how many users a model is trained, and how many seeds at most. A run on
 # Douban takes minutes.
@@ -63,7 +64,7 @@ class System(NamedTuple):
 
 
 class PlannedRun(NamedTuple):
-    part: str  # "table", "strategies", "learners", "noise" or "stream"
+    part: str  # "table", "strategies", "sizes", "learners", "noise" or "stream"
     system: str
     dataset: str
     point: object  # where on the part's x axis: number of users, share of noise, a learner's train data
@@ -84,7 +85,7 @@ FULL = System("∞-AE, all users", "infinite_ae", seeds=SEEDS[:1], in_paper="inf
 _WEIGHTS = "--normalize=true", "--item_discount=0.25"
 WEIGHTED = System("∞-AE, all users, items weighted", "infinite_ae", _WEIGHTS, SEEDS[:1])
 _SIZE = (f"--user_support={SUMMARY}",)
-DISTILLED_FEW = System("∞-AE on Distill-CF, S = 167", "distill")  # a quarter of the users, as by default
+DISTILLED_FEW = System("∞-AE on Distill-CF, S = U/4", "distill")  # as by default
 DISTILLED = System(f"∞-AE on Distill-CF, S = {SUMMARY}", "distill", _SIZE, in_paper="distill")
 SPARSE = System(f"∞-AE on Distill-CF, S = {SUMMARY}, sparse", "distill", (*_SIZE, "--rows=sparse"))
 MF = _baseline("MF", "mf", best_by=CHOSEN_BEFORE)
@@ -116,14 +117,19 @@ TABLE = (
 # grid of its own. No seed changes the head users.
 _FEW, _SPARSE = "--lamda_grid=[0.03, 0.1, 0.3, 1, 3, 10, 30]", "--lamda_grid=[0.1, 1, 10, 30, 100, 300, 1000]"
 ALL = "all users"
+RANDOM = System("random users", "infinite_ae", ("--sampler=random", _FEW), best_by=CHOSEN_BEFORE)
+SOFT = System("Distill-CF", "distill")
 STRATEGIES = (
-    System("random users", "infinite_ae", ("--sampler=random", _FEW), best_by=CHOSEN_BEFORE),
+    RANDOM,
     System("random interactions", "infinite_ae", ("--sampler=interactions", _SPARSE), best_by=CHOSEN_BEFORE),
     System("head users", "infinite_ae", ("--sampler=head", _FEW), SEEDS[:1], CHOSEN_BEFORE),
     System("SVP-CF users", "infinite_ae", ("--sampler=svp_cf", _FEW), best_by=CHOSEN_BEFORE),
-    System("Distill-CF", "distill"),
+    SOFT,
 )
 EVERYONE = FULL._replace(name=ALL, best_by=CHOSEN_BEFORE)
+# Drawn by size beside the strategies of the same data.
+SIZED = System("Distill-CF, sparse rows", "distill", ("--rows=sparse",))
+SIZED_BUDGETS = (50, 100, 200, SUMMARY, 1000)
 # Fewer users have a smaller X'X, and soft weights a smaller one still; interactions drawn from the logits are
 # mostly chance and need a large l2.
 _WIDE = [{"l2": l2} for l2 in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)]
@@ -160,7 +166,7 @@ STREAM = (
     System("synthetic users", "stream", ("--memory=distilled",), best_by=CHOSEN_BEFORE),
     System("random users", "stream", ("--memory=random", "--normalize=false"), best_by=CHOSEN_BEFORE),
 )
-NOISE_DATASET = STREAM_DATASET = "ml-1m"
+SIZE_DATASET = NOISE_DATASET = STREAM_DATASET = "ml-1m"
 
 
 def samples_of(learner):
@@ -320,6 +326,8 @@ def plan(runs):
             size = (f"--user_support={budget}",)
             of_panel = (system._replace(seeds=system.seeds[:seeds]) for system in STRATEGIES)
             rows += [("strategies", system, dataset, budget, size) for system in of_panel]
+    for budget in SIZED_BUDGETS:
+        rows.append(("sizes", SIZED, SIZE_DATASET, budget, (f"--user_support={budget}",)))
     for dataset in WHOLE:
         for on_sample, on_all in LEARNERS:
             rows += [("learners", on_sample, dataset, sample, ()) for sample in samples_of(on_sample)]

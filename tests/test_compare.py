@@ -38,9 +38,10 @@ KNOWN = [
 
 @pytest.fixture(autouse=True)
 def docs(tmp_path, monkeypatch):
-    """An empty record, and pages with nothing but markers, in the place of the project's own."""
+    """An empty record, pages with nothing but markers, in the place of the project's own; figures as SVG."""
     folder = tmp_path / "docs"
     folder.mkdir()
+    monkeypatch.setattr(compare, "KINDS", ("svg",))
     monkeypatch.setattr(record, "DOCS", folder)
     monkeypatch.setattr(compare, "README", tmp_path / "README.md")
     (tmp_path / "README.md").write_text(
@@ -377,22 +378,25 @@ def test_the_figure_has_a_line_for_each_strategy(results):
     assert all(f"<!-- {text} -->" in picture for text in drawn)
 
 
-def test_a_figure_says_which_runs_it_lacks(results):
+def test_a_figure_says_which_runs_it_lacks(results, monkeypatch):
+    kinds = "png", "svg"
+    monkeypatch.setattr(compare, "KINDS", kinds)
     files, notes = compare.figures(match(results))
-    files_of = lambda name: [f"{name}.{kind}" for kind in ("pdf", "png", "svg")]
+    files_of = lambda name: [f"{name}.{kind}" for kind in kinds]
     assert [note.partition(":")[0] for note in notes] == [
-        ", ".join(files_of(name)) for name in ("results", "noise", "stream")
+        ", ".join(files_of(name)) for name in ("results", "sizes", "noise", "stream")
     ]
     assert "random users (6 of 42 runs)" in notes[0] and "head users (2 of 14 runs)" in notes[0]
-    assert "not drawn" in notes[2]
-    assert set(files) == {*files_of("results"), *files_of("noise")}, "with ∞-AE on no noise"
+    assert "not drawn" in notes[-1]
+    drawn = {*files_of("results"), *files_of("sizes"), *files_of("noise")}
+    assert set(files) == drawn, "with ∞-AE on no noise"
     for planned in planned_of("synthetic users", results, part="stream")[:2]:
         path = finished_run(results, planned, 30.0)
         result = json.loads((path / "result.json").read_text())
         part = {"validation": result["val"], "test": result["test"]}
         (path / "result.json").write_text(json.dumps({**result, "parts": [part, part]}))
     files, notes = compare.figures(match(results))
-    assert "synthetic users (2 of 3 seeds)" in notes[2] and "random users (0 of 3 seeds)" in notes[2]
+    assert "synthetic users (2 of 3 seeds)" in notes[-1] and "random users (0 of 3 seeds)" in notes[-1]
     assert b"<!-- synthetic users (2 of 3 seeds) -->" in files["stream.svg"]
     assert b"<!-- random users (0 of 3 seeds) -->" in files["stream.svg"]
 
@@ -409,7 +413,7 @@ def test_a_point_of_fewer_seeds_is_hollow_and_said(results):
     noisy = next(label for label in compare.noise(matched) if label.endswith("lack seeds)"))
     assert compare.noise(matched)[noisy]["missing"].tolist() == [1]
     files, notes = compare.figures(matched)
-    assert says in notes[0] and noisy in notes[1]
+    assert says in notes[0] and noisy in notes[2]
     assert f"<!-- {says} -->".encode() in files["results.svg"]
     whole = {label: line.assign(missing=0) for label, line in panel.lines.items()}
     filled = plots.strategies([panel._replace(lines=whole)], "svg")
@@ -437,6 +441,25 @@ def test_a_legend_lies_within_its_figure():
         figure.draw_without_rendering()
         box = figure.legends[0].get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, length
+
+
+def test_the_figure_of_sizes_has_the_bytes_of_rows_written_out(results):
+    """ml-1m of this file has 100 users, 50 items and 12,000 interactions, 120 a user."""
+    first, *_ = planned_of(plan.SIZED.name, results, at=50, part="sizes")
+    finished_run(results, first, 30.0)
+    lines = compare.by_size(match(results))
+    soft, ids, weights = np.zeros(50, np.float32), np.zeros(120, np.uint16), np.zeros(120, np.int8)
+    row_of = {"soft": soft.nbytes, "ids": ids.nbytes, "sparse": ids.nbytes + weights.nbytes}
+    assert {label: line["x"].tolist() for label, line in lines.items()} == {
+        "Distill-CF, soft rows (6 of 21 runs)": [users * row_of["soft"] / 1000 for users in (10, 100)],
+        "Distill-CF, sparse rows (1 of 15 runs; hollow points lack seeds)": [50 * row_of["sparse"] / 1000],
+        "random users (6 of 21 runs)": [users * row_of["ids"] / 1000 for users in (10, 100)],
+        "∞-AE, all users": [100 * row_of["ids"] / 1000],
+        "EASE, all users": [100 * row_of["ids"] / 1000],
+    }
+    soft = lines["Distill-CF, soft rows (6 of 21 runs)"]
+    assert soft["NDCG@10"].tolist() == pytest.approx([22.1, 23.0])
+    assert compare.by_size({}) == {}
 
 
 def test_learners_noise_and_stream(results):

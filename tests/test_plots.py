@@ -75,6 +75,19 @@ def test_the_number_of_users_stands_above_their_share():
         assert text in known and text not in unknown
 
 
+@pytest.mark.parametrize("last", [60, 20_000])
+def test_no_two_numbers_of_a_log_axis_overlap(last, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "to_bytes", lambda figure, kind: drawn.append(figure))
+    plots.lines({"a": LINE.assign(x=[2, last])}, "HR@10", "x", "title", log_x=True)
+    [figure] = drawn
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    inside = [box for box in boxes if figure.bbox.x0 <= box.x0 <= figure.bbox.x1]
+    assert len(inside) > 3
+    assert all(one.x1 < other.x0 for one, other in zip(inside, inside[1:]))
+
+
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_pictures_are_the_same_bytes_and_their_titles_text(name):
     """Neither a date nor a random id is in them, and a title is no formula."""
