@@ -12,6 +12,7 @@ import os
 import pickle
 import platform
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from lib.errors import Output, UserError
 JOIN_SECONDS = 120  # how long a process waits for the others to start
 GIB = 2**30  # bytes
 HEARTBEAT_SECONDS = 40  # how long a process may be silent before it counts as dead
+LEAVE_SECONDS = 1  # how long process 0 outlives the others, which take its end for a failure
 
 
 def join(coordinator, process_id, num_processes):
@@ -54,6 +56,23 @@ def join(coordinator, process_id, num_processes):
             f"the processes cannot be joined ({reason}). Without SLURM or Open MPI, "
             "every process needs --coordinator=HOST:PORT --num_processes=N --process_id=I."
         ) from error
+
+
+def leave(code):
+    """Ends this process, one of several, once all have come to their end; returns where it is the only one.
+
+    JAX's own end is left out: now and then the service in process 0 crashes while it shuts down, in gRPC.
+
+    Raises:
+        jax.errors.JaxRuntimeError: another process has ended before.
+    """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return
+    multihost_utils.sync_global_devices("the end")
+    sys.stdout.flush()
+    if jax.process_index() == 0:
+        time.sleep(LEAVE_SECONDS)
+    os._exit(code)
 
 
 def _keep_standard_output():

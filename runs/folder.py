@@ -154,6 +154,10 @@ class Validated(dict):
         raise UserError(f"checkpoint.npz is damaged: a validation has no {key}; {START_AGAIN}")
 
 
+class Stopped(SystemExit):
+    """All processes of the run stop after the same step; the exit code is the one that shells expect."""
+
+
 class Stop:
     """Within the block, a first SIGINT or SIGTERM is kept in `signal`; a second one interrupts at once."""
 

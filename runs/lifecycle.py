@@ -17,7 +17,7 @@ from lib.files import read_npz
 from lib.settings import resolve, without_effect
 from runs import published, recipes, reference_models
 from runs.evaluation import Evaluation, show
-from runs.folder import describe, open_run, peak_rss_mb
+from runs.folder import Stopped, describe, open_run, peak_rss_mb
 from runs.reading import START_AGAIN
 
 PER_USER = ("HR@10", "NDCG@10")  # kept of every user, to compare models by
@@ -26,7 +26,12 @@ PER_USER = ("HR@10", "NDCG@10")  # kept of every user, to compare models by
 def run_job(main):
     """lib.errors.run_script(main); of several processes, one that fails does not wait for the others."""
     try:
-        run_script(main, save_memory="Try a smaller batch_size or eval_batch_size.")
+        try:
+            run_script(main, save_memory="Try a smaller batch_size or eval_batch_size.")
+            devices.leave(0)
+        except Stopped as stop:
+            devices.leave(stop.code)
+            raise
     except (SystemExit, jax.errors.JaxRuntimeError) as error:
         # Above 128: a signal has stopped all processes, or the reader of the output has ended.
         ended = isinstance(error, SystemExit) and (not error.code or error.code in range(129, 256))

@@ -12,7 +12,6 @@ A script gives the step and the validation; everything else of a run that may be
 
 import math
 import signal
-import sys
 import time
 
 import jax
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from lib import devices
 from lib.errors import UserError
 from runs.evaluation import is_finite, show
-from runs.folder import Stop
+from runs.folder import Stop, Stopped
 from runs.reading import START_AGAIN
 
 CHECKPOINT_SECONDS = 60  # between two steps, a checkpoint is written when the last is this old
@@ -100,7 +99,7 @@ class Loop:
             name = signal.Signals(self._stop.signal or signal.SIGTERM)
             again = "the same command" + ("" if self.run.resume else ", with --resume=true,")
             self.run.say(f"{name.name}: stopped after {unit} {self.step}; {again} goes on from there")
-            sys.exit(128 + name)
+            raise Stopped(128 + name)
 
     # ---- Validations -----------------------------------------------------------------------------------
 
