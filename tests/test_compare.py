@@ -21,7 +21,7 @@ from lib import plots
 from lib.errors import InUse, UserError
 from lib.files import ROOT, lock
 from lib.metric_names import METRICS
-from paper import make_runs, plan, record, summaries
+from paper import figures, make_runs, own_runs, plan, record, summaries, tables
 from paper.plan import Runs
 from runs.folder import Run
 
@@ -41,7 +41,7 @@ def docs(tmp_path, monkeypatch):
     """An empty record, pages with nothing but markers, in the place of the project's own; figures as SVG."""
     folder = tmp_path / "docs"
     folder.mkdir()
-    monkeypatch.setattr(compare, "KINDS", ("svg",))
+    monkeypatch.setattr(figures, "KINDS", ("svg",))
     monkeypatch.setattr(record, "DOCS", folder)
     monkeypatch.setattr(compare, "README", tmp_path / "README.md")
     (tmp_path / "README.md").write_text(
@@ -123,7 +123,6 @@ def results(made_once, tmp_path, monkeypatch):
     budgets."""
     figure = {name: plan.FIGURE[name] for name in plan.WHOLE}
     monkeypatch.setattr(plan, "FIGURE", figure)
-    monkeypatch.setattr(compare, "FIGURE", figure)
     return Path(shutil.copytree(made_once, tmp_path / "results"))
 
 
@@ -154,14 +153,13 @@ def two_data_sets(monkeypatch):
     """The plan of the data sets that have everything, alone."""
     two = {name: plan.DATASETS[name] for name in plan.WHOLE}
     monkeypatch.setattr(plan, "DATASETS", two)
-    monkeypatch.setattr(compare, "DATASETS", two)
 
 
 def test_the_markdown_tables_byte_for_byte(two_data_sets, results):
-    tables = compare.to_markdown(match(results))
-    assert list(tables) == ["first", "ndcg", "magazine", "ml-1m", *OTHERS]
+    found = tables.to_markdown(match(results))
+    assert list(found) == ["first", "ndcg", "magazine", "ml-1m", *OTHERS]
     assert (
-        tables["first"]
+        found["first"]
         == """\
 | NDCG@10 of | trained on | MovieLens-1M | the paper's | Amazon Magazine | the paper's |
 | --- | --- | --- | --- | --- | --- |
@@ -171,7 +169,7 @@ def test_the_markdown_tables_byte_for_byte(two_data_sets, results):
 | ∞-AE | 500 synthetic users (Distill-CF) | missing | 32.52 | missing | 23.81 |"""
     )
     assert (
-        tables["ndcg"]
+        found["ndcg"]
         == """\
 | NDCG@10 | chosen by | Amazon Magazine | the paper's | MovieLens-1M | the paper's |
 | --- | --- | --- | --- | --- | --- |
@@ -192,7 +190,7 @@ def test_the_markdown_tables_byte_for_byte(two_data_sets, results):
 | ∞-AE on Distill-CF, S = 500, sparse | NDCG@10 | missing | | missing | |"""
     )
     assert (
-        tables["sizes"]
+        found["sizes"]
         == """\
 | trained on | Amazon Magazine: entries | kB | MovieLens-1M: entries | kB |
 | --- | --- | --- | --- | --- |
@@ -203,10 +201,10 @@ def test_the_markdown_tables_byte_for_byte(two_data_sets, results):
 | 500 random users | missing | missing | 60,000 | 120 |
 | all users | missing | missing | 12,000 | 24 |"""
     )
-    assert "0." not in tables["magazine"]
+    assert "0." not in found["magazine"]
     missing = "missing | " * 7  # below, a row's first six metrics are the same, and AUC stands last
     assert (
-        tables["ml-1m"]
+        found["ml-1m"]
         == f"""\
 | | HR@10 | HR@100 | NDCG@10 | NDCG@100 | PSP@10 | PSP@100 | AUC | chosen by | settings | paper, NDCG@10 \
 | p, users and seeds |
@@ -233,7 +231,7 @@ def test_the_markdown_tables_byte_for_byte(two_data_sets, results):
 
 def test_the_latex_and_csv_tables(two_data_sets, results):
     matched = match(results)
-    lines = compare.to_latex(matched).splitlines()
+    lines = tables.to_latex(matched).splitlines()
     assert lines[:5] == [
         r"\begin{tabular}{lrrrrrrrrrrr}",
         r"\toprule",
@@ -267,7 +265,7 @@ def test_the_test_knows_users_and_seeds():
 
 
 def test_with_single_seeds_it_is_the_paired_test_and_its_correction(results):
-    table = compare.summary(match(results)).set_index(["dataset", "system"]).loc["ml-1m"]
+    table = tables.summary(match(results)).set_index(["dataset", "system"]).loc["ml-1m"]
     ndcg_of = lambda name: np.load(results / name / "users.npz")["NDCG@10"].astype(np.float64)
     difference = ndcg_of("table-ml-1m-EASE-None-1") - ndcg_of("table-ml-1m-∞-AE,_all_users-None-1")
     t = difference.mean() / difference.std(ddof=1) * 10
@@ -307,10 +305,10 @@ def test_a_page_that_has_lost_a_marker_is_named_and_nothing_is_written(results, 
         page.write_text(text.replace(f"<!-- table: {marker} -->\n", "").replace("<!-- end -->\n", "", 1))
         before = [path.read_bytes() for path in (docs / "results.md", tmp_path / "README.md")]
         with pytest.raises(UserError, match=f"^{page.name}.*"):
-            compare.fill_pages(compare.to_markdown(match(results)))
+            compare.fill_pages(tables.to_markdown(match(results)))
         assert before == [path.read_bytes() for path in (docs / "results.md", tmp_path / "README.md")]
         page.write_text(text)
-    compare.fill_pages(compare.to_markdown(match(results)))
+    compare.fill_pages(tables.to_markdown(match(results)))
     assert "\n| MVAE | all users |" in (docs / "results.md").read_text(encoding="utf-8")
 
 
@@ -325,11 +323,10 @@ def recorded(docs, monkeypatch):
 def test_the_tables_of_the_pages_are_those_of_the_record(recorded, docs, tmp_path):
     """`python compare.py` fills them; an edited hyper_params.py is another plan, and has other tables."""
     matched = plan.match(recorded)
-    tables = compare.to_markdown(matched)
     pages = {tmp_path / "README.md": ROOT / "README.md", docs / "results.md": ROOT / "docs" / "results.md"}
     for copy, page in pages.items():
         copy.write_bytes(page.read_bytes())
-    compare.fill_pages(tables)
+    compare.fill_pages(tables.to_markdown(matched))
     for copy, page in pages.items():
         assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), (
             "python compare.py fills it"
@@ -354,7 +351,7 @@ def test_no_recorded_run_is_missing_when_distill_validates_at_other_steps(monkey
 
 
 def test_the_figure_has_a_line_for_each_strategy(results):
-    [panel] = compare.strategies(match(results))
+    [panel] = figures.strategies(match(results))
     assert (panel.title, panel.users) == ("MovieLens-1M", 100)
     lines = panel.lines
     names = [
@@ -380,8 +377,8 @@ def test_the_figure_has_a_line_for_each_strategy(results):
 
 def test_a_figure_says_which_runs_it_lacks(results, monkeypatch):
     kinds = "png", "svg"
-    monkeypatch.setattr(compare, "KINDS", kinds)
-    files, notes = compare.figures(match(results))
+    monkeypatch.setattr(figures, "KINDS", kinds)
+    files, notes = figures.draw_all(match(results))
     files_of = lambda name: [f"{name}.{kind}" for kind in kinds]
     assert [note.partition(":")[0] for note in notes] == [
         ", ".join(files_of(name)) for name in ("results", "sizes", "noise", "stream")
@@ -395,7 +392,7 @@ def test_a_figure_says_which_runs_it_lacks(results, monkeypatch):
         result = json.loads((path / "result.json").read_text())
         part = {"validation": result["val"], "test": result["test"]}
         (path / "result.json").write_text(json.dumps({**result, "parts": [part, part]}))
-    files, notes = compare.figures(match(results))
+    files, notes = figures.draw_all(match(results))
     assert "synthetic users (2 of 3 seeds)" in notes[-1] and "random users (0 of 3 seeds)" in notes[-1]
     assert b"<!-- synthetic users (2 of 3 seeds) -->" in files["stream.svg"]
     assert b"<!-- random users (0 of 3 seeds) -->" in files["stream.svg"]
@@ -406,13 +403,13 @@ def test_a_point_of_fewer_seeds_is_hollow_and_said(results):
     for planned in planned_of("∞-AE on Distill-CF, S = 500", results, at=0.1, part="noise")[:2]:
         finished_run(results, planned, 30.0)
     matched = match(results)
-    [panel] = compare.strategies(matched)
+    [panel] = figures.strategies(matched)
     says = "random users (5 of 42 runs; hollow points lack seeds)"
     assert panel.lines[says]["missing"].tolist() == [1, 0]
     assert panel.lines["head users (2 of 14 runs)"]["missing"].tolist() == [0, 0]
-    noisy = next(label for label in compare.noise(matched) if label.endswith("lack seeds)"))
-    assert compare.noise(matched)[noisy]["missing"].tolist() == [1]
-    files, notes = compare.figures(matched)
+    noisy = next(label for label in figures.noise(matched) if label.endswith("lack seeds)"))
+    assert figures.noise(matched)[noisy]["missing"].tolist() == [1]
+    files, notes = figures.draw_all(matched)
     assert says in notes[0] and noisy in notes[2]
     assert f"<!-- {says} -->".encode() in files["results.svg"]
     whole = {label: line.assign(missing=0) for label, line in panel.lines.items()}
@@ -425,7 +422,7 @@ def test_no_mean_over_the_runs_that_have_a_metric(results):
     path = next(results.glob("strategies-ml-1m-Distill-CF-10-1"))
     test = json.loads((path / "result.json").read_text())["test"]
     edit(path / "result.json", test={**test, "PSP@10": None})
-    [panel] = compare.strategies(match(results))
+    [panel] = figures.strategies(match(results))
     line = panel.lines["Distill-CF (6 of 42 runs)"]
     assert line["HR@10"].notna().all() and line["PSP@10"].isna().tolist() == [True, False]
 
@@ -447,7 +444,7 @@ def test_the_figure_of_sizes_has_the_bytes_of_rows_written_out(results):
     """ml-1m of this file has 100 users, 50 items and 12,000 interactions, 120 a user."""
     first, *_ = planned_of(plan.SIZED.name, results, at=50, part="sizes")
     finished_run(results, first, 30.0)
-    lines = compare.by_size(match(results))
+    lines = figures.by_size(match(results))
     soft, ids, weights = np.zeros(50, np.float32), np.zeros(120, np.uint16), np.zeros(120, np.int8)
     row_of = {"soft": soft.nbytes, "ids": ids.nbytes, "sparse": ids.nbytes + weights.nbytes}
     assert {label: line["x"].tolist() for label, line in lines.items()} == {
@@ -459,7 +456,7 @@ def test_the_figure_of_sizes_has_the_bytes_of_rows_written_out(results):
     }
     soft = lines["Distill-CF, soft rows (6 of 21 runs)"]
     assert soft["NDCG@10"].tolist() == pytest.approx([22.1, 23.0])
-    assert compare.by_size({}) == {}
+    assert figures.by_size({}) == {}
 
 
 def test_learners_noise_and_stream(results):
@@ -479,13 +476,13 @@ def test_learners_noise_and_stream(results):
                 results, planned, 30.0 + planned.seed + (share == 0), name=f"noise-{share}-{planned.seed}"
             )
     matched = match(results)
-    table = compare.learners(matched)
+    table = tables.learners(matched)
     assert "| EASE | 500 synthetic users | HR@100 | missing | 30.00 (1 of 3 seeds) |" in table
     assert "| EASE | all users | HR@100 | missing | 34.50 |" in table
-    drawn = compare.noise(matched)["EASE (4 of 10 runs)"]
+    drawn = figures.noise(matched)["EASE (4 of 10 runs)"]
     assert drawn["x"].tolist() == [0, 10]
     assert drawn["NDCG@10"].tolist() == [34.5, 32], "of two runs of the same settings, the first met"
-    assert not any(map(len, compare.stream(matched).values()))
+    assert not any(map(len, figures.stream(matched).values()))
     for planned, shift in zip(planned_of("synthetic users", results, part="stream"), (0, 2)):
         path = finished_run(results, planned, 30.0)
         result = json.loads((path / "result.json").read_text())
@@ -494,7 +491,7 @@ def test_learners_noise_and_stream(results):
             for ndcg in (20.0, 30.0)
         ]
         (path / "result.json").write_text(json.dumps({**result, "parts": parts}))
-    drawn = compare.stream(match(results))["synthetic users (2 of 3 seeds)"]
+    drawn = figures.stream(match(results))["synthetic users (2 of 3 seeds)"]
     assert drawn["NDCG@10"].tolist() == [21, 31] and drawn["x"].tolist() == [1, 2]
 
 
@@ -651,7 +648,7 @@ def test_users_of_another_run_are_refused(results, users):
     path = next(results.glob("table-ml-1m-EASE*"))
     np.savez(path / "users.npz", **{"HR@10": users, "NDCG@10": users})
     with pytest.raises(UserError, match="does not have the users' NDCG@10 .* delete"):
-        compare.summary(match(results))
+        tables.summary(match(results))
 
 
 def test_a_run_that_was_altered_is_named_and_left_out(results, capsys):
@@ -676,11 +673,11 @@ def test_a_run_that_was_altered_is_named_and_left_out(results, capsys):
         (path / name).write_bytes(whole)
     np.savez(path / "users.npz", **{key: values[::-1] for key, values in users.items()})  # of the same mean
     with pytest.raises(UserError, match="users.npz has been altered since the run ended"):
-        compare.summary(match(results))
+        tables.summary(match(results))
     compare.main(["--mine", f"--results_dir={results}", "--dataset=ml-1m"])
     assert f"left out: {path}/users.npz has been altered" in capsys.readouterr().out
     without_sums(path)
-    compare.summary(match(results))
+    tables.summary(match(results))
 
 
 # ---- The record ----------------------------------------------------------------------------------------
@@ -702,7 +699,7 @@ def test_the_record_says_nothing_of_the_machine_and_counts_as_the_runs(results, 
     plan.keep(plan.read_runs(results)[0])
     kept = match(tmp_path / "nothing")
     assert {planned for planned, run in kept.items() if run} == made_of(results).keys()
-    assert compare.to_markdown(kept) == compare.to_markdown(made)
+    assert tables.to_markdown(kept) == tables.to_markdown(made)
     assert all(run.folder is None for run in kept.values() if run)
     text = (docs / "results.jsonl").read_text(encoding="utf-8")
     assert "secret" not in text and str(tmp_path) not in text and "data_dir" not in text
@@ -936,12 +933,12 @@ def test_mine(own, capsys):
 
 def test_mine_draws_the_metric_over_the_number_of_users(own):
     names = ["ten-1", "ten-2", "ten-3", "hundred", "warm", "ease"]
-    groups, _ = compare.own_runs.group(compare.own_runs.read(own, names)[0])
-    [(label, line)] = compare.own_runs.by_size(groups).items()
+    groups, _ = own_runs.group(own_runs.read(own, names)[0])
+    [(label, line)] = own_runs.by_size(groups).items()
     assert label.startswith("∞-AE on Distill-CF") and "S =" not in label
     assert line.values.tolist() == [[10, 22, 1], [100, 30, 0]], "nor has it the run at another temperature"
     groups[0][:] = [run._replace(auto={**run.auto, "num_per_user": "as in the paper"}) for run in groups[0]]
-    assert len(compare.own_runs.by_size(groups)) == 1, "the others were given the same"
+    assert len(own_runs.by_size(groups)) == 1, "the others were given the same"
 
 
 def test_mine_of_some_runs_and_of_one_data_set(own, capsys):
