@@ -17,6 +17,7 @@ if __name__ == "__main__":
     import lib.start  # noqa: F401
 
 import inspect
+import json
 import math
 import time
 from functools import partial
@@ -204,7 +205,10 @@ def check_grid(name, grid):
                 raise UserError(f"grid: {name} has no '{key}'; it has {names}")
             checked(f"grid: {key}", value, grid_kinds.get(key, grid_kinds["others"]))
         if missing := [key for key in needed if not setting.get(key)]:
-            raise UserError(f"grid: {name} needs a positive {missing[0]} in every setting")
+            raise UserError(
+                f"grid: {name} needs a positive {' and '.join(missing)} in every setting, such as "
+                + json.dumps(default_grids[name][0])
+            )
 
 
 def check(settings, dataset):

@@ -78,7 +78,7 @@ def by_size(matched):
         ("strategies", plan.SOFT, "Distill-CF, soft rows", budgets, "soft"),
         ("sizes", plan.SIZED, plan.SIZED.name, plan.SIZED_BUDGETS, "sparse"),
         ("strategies", plan.RANDOM, plan.RANDOM.name, budgets, "ids"),
-        ("strategies", plan.EVERYONE, f"∞-AE, {plan.ALL}", (None,), "ids"),
+        ("table", plan.WEIGHTED, plan.WEIGHTED.name, (None,), "ids"),  # which has their kernel
         ("table", plan.EASE, f"EASE, {plan.ALL}", (None,), "ids"),
     )
     lines = {}

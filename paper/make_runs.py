@@ -41,7 +41,7 @@ def show_plan(missing, matched, options):
     seconds = [expected_seconds(planned, matched) for planned in missing]
     hours = sum(filter(None, seconds)) / 3600
     print(
-        f"{len(missing)} runs are missing, {sum(run is not None for run in matched.values())} are made"
+        f"{len(missing)} runs are missing, {len({run.name for run in matched.values() if run})} are made"
         + (f"; about {hours:.1f} hours, judging by the finished runs" if any(seconds) else "")
     )
 

@@ -10,8 +10,8 @@ from paper import plan, record
 from paper.summaries import CAPTION, P, cells, markdown, mean_text, moments, summarize
 from runs.published import NDCG_AT_10
 
-# Bytes an entry: two for the item's number, one for a sparse weight; four for a soft one at the item's place.
-BYTES = {"soft": 4, "sparse": 2 + 1, "ids": 2}
+# Bytes an entry: two for the item's number, one for a weight. A soft weight has no number: it has its place.
+BYTES = {"soft": 1, "sparse": 2 + 1, "ids": 2}
 HEAD = ["", *METRICS, "chosen by", "settings", "paper, NDCG@10", P]  # of the tables with all metrics
 # The README's first table: its data sets; of each system, what it is and what it was trained on.
 FIRST_DATASETS = "ml-1m", "magazine"

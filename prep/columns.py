@@ -265,6 +265,9 @@ def _said(layout, places, others):
         line += " (no header: columns by number, from 0)"
     for role, other in others.items():
         line += f"; --{role}-col={other} takes the other column that could be the {role}"
+    unused = [column for place, column in enumerate(layout.names or ()) if place not in places.values()]
+    if unused and (places[value] is None or places["time"] is None):
+        line += f"; not used: {listed(unused)}"
     return line
 
 

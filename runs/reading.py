@@ -18,7 +18,7 @@ from lib.files import check_regular
 from lib.metric_names import METRICS, OF_USERS
 from lib.settings import check_kept
 
-START_AGAIN = "--resume=false starts again and keeps the folder under another name"
+START_AGAIN = "the run's own command with --resume=false starts again and keeps the folder under another name"
 PERCENT = *OF_USERS, "Coverage"
 MOST = {**dict.fromkeys(PERCENT, 100), "AUC": 1, "Gini": 1, "Popularity": 1e15, "Novelty": 100}  # from 0
 ROUNDING = 0.01
