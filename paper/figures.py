@@ -53,9 +53,9 @@ def line(matched, part, system, dataset, places, metrics):
 def strategies(matched):
     """[plots.Panel], one a data set with runs; x is the share of all users in percent."""
     panels, names = [], labels(matched, "strategies", (*plan.STRATEGIES, plan.EVERYONE))
+    known = statistics(matched)
     for dataset, (budgets, _) in plan.FIGURE.items():
-        runs = [run for run in matched.values() if run and run.dataset == dataset]
-        users = next((run.statistics.users for run in runs if run.statistics), None)
+        users = known[dataset].users if dataset in known else None
         places = {budget: 100 * budget / users for budget in budgets} if users else {}
         line_at = lambda part, system, places: line(
             matched, part, system.name, dataset, places, plots.STRATEGY_METRICS

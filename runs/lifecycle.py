@@ -33,7 +33,7 @@ def run_job(main):
             devices.leave(stop.code)
             raise
     except (SystemExit, jax.errors.JaxRuntimeError) as error:
-        # Above 128: a signal has stopped all processes, or the reader of the output has ended.
+        # Above 128: a signal has stopped this process, or the reader of the output has ended.
         ended = isinstance(error, SystemExit) and (not error.code or error.code in range(129, 256))
         if not jax.distributed.is_initialized() or ended:
             raise

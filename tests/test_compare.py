@@ -376,7 +376,7 @@ def test_the_figure_has_a_line_for_each_strategy(results):
 
 
 def test_a_figure_says_which_runs_it_lacks(results, monkeypatch):
-    kinds = "png", "svg"
+    kinds = "pdf", "png", "svg"
     monkeypatch.setattr(figures, "KINDS", kinds)
     files, notes = figures.draw_all(match(results))
     files_of = lambda name: [f"{name}.{kind}" for kind in kinds]
